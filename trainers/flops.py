@@ -1,0 +1,46 @@
+"""Parameters and model FLOPs by arithmetic, so that a plan can count what it will not build.
+
+Convention, stated beside every utilisation figure: `6 * (active parameters without the input embedding)
++ 12 * layers * attention width * context / 2` model FLOPs per latent position (causal, forward and backward).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainers.spec import ModelShape
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterCount:
+    """`total` parameters, of which one position uses `active`; `embedding` is the input embedding's share of both."""
+
+    total: int
+    active: int
+    embedding: int
+
+
+def count_parameters(shape: ModelShape) -> ParameterCount:
+    """Count the decoder's parameters: untied embeddings, bias-free projections, RMSNorm gains."""
+    embedding = shape.vocab_size * shape.width
+    query_width, kv_width = shape.num_heads * shape.head_width, shape.num_kv_heads * shape.head_width
+    attention = shape.width * (2 * query_width + 2 * kv_width) + (2 * shape.head_width if shape.qk_norm else 0)
+    mlp = 3 * shape.width * shape.mlp_width
+    norms = 2 * shape.width
+    if shape.num_experts:
+        router = shape.width * shape.num_experts
+        total_layer = attention + norms + router + shape.num_experts * mlp
+        active_layer = attention + norms + router + shape.experts_per_token * mlp
+    else:
+        total_layer = active_layer = attention + norms + mlp
+    rest = 2 * embedding + shape.width
+    return ParameterCount(
+        shape.num_layers * total_layer + rest, shape.num_layers * active_layer + rest, embedding
+    )
+
+
+def flops_per_position(shape: ModelShape, context: int) -> float:
+    """Model FLOPs of one latent position, forward and backward, at `context` positions a sequence."""
+    count = count_parameters(shape)
+    attention = 12 * shape.num_layers * shape.num_heads * shape.head_width * context / 2
+    return 6.0 * (count.active - count.embedding) + attention

@@ -1,0 +1,43 @@
+"""The methods that can be compared, as an explicit table: a method is its phases, in one file.
+
+Nothing outside this folder knows a method by name, except the word `baseline` for the arm all others are held against.
+Without torch: planning and lineage read phases where nothing is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trainers.methods import baseline, tst
+from trainers.schedule import Phase
+from trainers.spec import TrialSpec
+
+BASELINE = "baseline"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """`label` is for people; `parameters` are the names that a spec of this method must have, and may have."""
+
+    name: str
+    label: str
+    parameters: tuple[str, ...]
+    phases: Callable[[TrialSpec], tuple[Phase, ...]]
+
+
+METHODS: dict[str, Method] = {
+    "baseline": Method("baseline", baseline.LABEL, baseline.PARAMETERS, baseline.phases),
+    "tst": Method("tst", tst.LABEL, tst.PARAMETERS, tst.phases),
+}
+
+
+def phases_of(spec: TrialSpec) -> tuple[Phase, ...]:
+    """The phases of a run, contiguous over `[0, total_steps)`, none empty. Raises `ValueError` naming a bad parameter."""
+    method = METHODS.get(spec.method)
+    if method is None:
+        raise ValueError(f"method: {spec.method!r} is not one of {', '.join(METHODS)}")
+    given = {name for name, _ in spec.parameters}
+    if given != set(method.parameters):
+        raise ValueError(f"method {spec.method}: parameters {sorted(given)} given, {sorted(method.parameters)} needed")
+    return tuple(phase for phase in method.phases(spec) if phase.end > phase.start)

@@ -1,0 +1,234 @@
+"""What a trial leaves behind: its curve, its clock, its costs, where it ran, how it ended.
+
+The contract between training, ledger and report. Standard library only. No record can hold a NaN: a run that diverged
+says so in its outcome.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, assert_never
+
+from trainers.spec import TrialSpec, spec_from_dict, spec_to_dict
+
+STAGES: tuple[str, ...] = ("tuning", "confirmation", "noise_floor")
+"""Why a trial was run. Only `confirmation` runs (and `noise_floor`, for the seed deviation) may enter a claim."""
+
+RECORD_SCHEMA = 1
+
+
+def _finite(name: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise ValueError(f"{name}: {value} is not a finite number")
+
+
+@dataclass(frozen=True, slots=True)
+class EvalPoint:
+    """Validation loss (nats per token, next-token, same tokens for every method) after `step` optimizer steps.
+
+    `tokens` counts data tokens read, `flops` model FLOPs, `seconds` the steady-state step clock up to here.
+    """
+
+    step: int
+    tokens: int
+    flops: float
+    seconds: float
+    loss: float
+    phase: str
+
+    def __post_init__(self) -> None:
+        for name in ("flops", "seconds", "loss"):
+            _finite(f"EvalPoint.{name}", getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True)
+class LossCurve:
+    """Validation points in order of their step, one a step."""
+
+    points: tuple[EvalPoint, ...]
+
+    def __post_init__(self) -> None:
+        steps = [point.step for point in self.points]
+        if steps != sorted(set(steps)):
+            raise ValueError("LossCurve: steps are not strictly increasing")
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseTiming:
+    """The steady-state clock of one phase: `steps` of `median_step_seconds` each, one step being `bag_size` wide."""
+
+    phase: str
+    bag_size: int
+    steps: int
+    median_step_seconds: float
+
+    def __post_init__(self) -> None:
+        _finite("PhaseTiming.median_step_seconds", self.median_step_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """`step_seconds` is the run's clock as if trained alone; `billed_seconds` adds start-up, compilation, evaluation,
+    checkpoints and restarts; `incurred_seconds` is what this sweep paid after shared prefixes. All per device."""
+
+    phases: tuple[PhaseTiming, ...]
+    devices: int
+    billed_seconds: float
+    incurred_seconds: float
+
+    @property
+    def step_seconds(self) -> float:
+        """Steps times the median step time of their phase, in seconds."""
+        return sum(phase.steps * phase.median_step_seconds for phase in self.phases)
+
+    @property
+    def gpu_hours(self) -> float:
+        """Device-hours of the steady-state clock: what enters a speedup."""
+        return self.devices * self.step_seconds / 3600
+
+    @property
+    def billed_gpu_hours(self) -> float:
+        """Device-hours with everything outside the clock, as if trained alone."""
+        return self.devices * self.billed_seconds / 3600
+
+    @property
+    def incurred_gpu_hours(self) -> float:
+        """Device-hours that this sweep spent for the trial; the shared parts are booked on the trial that ran them."""
+        return self.devices * self.incurred_seconds / 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a result comes from. `device` is the name people compare (`NVIDIA H200`, `AMD EPYC ...`),
+    `device_kind` is `cuda` or `cpu`; `execution` is the step's form (eager, compiled, captured)."""
+
+    git_commit: str
+    git_dirty: bool
+    device: str
+    device_kind: str
+    execution: str
+    versions: tuple[tuple[str, str], ...]
+    started_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The schedule ran to its end; `final_loss` is the validation loss there."""
+
+    final_loss: float
+
+    def __post_init__(self) -> None:
+        _finite("Finished.final_loss", self.final_loss)
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Ended on request before the schedule did, after `step` steps."""
+
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Diverged:
+    """The loss stopped being a finite number (or left all bounds) at `step`."""
+
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The program or the machine failed; says nothing about the method."""
+
+    reason: str
+
+
+Outcome = Finished | Stopped | Diverged | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One trial's result. `stage` is one of `STAGES`."""
+
+    spec: TrialSpec
+    stage: str
+    outcome: Outcome
+    curve: LossCurve
+    timing: Timing
+    provenance: Provenance
+    corpus_tokens: int
+
+    def __post_init__(self) -> None:
+        if self.stage not in STAGES:
+            raise ValueError(f"stage: {self.stage!r} is not one of {', '.join(STAGES)}")
+
+    @property
+    def final_loss(self) -> float | None:
+        """The loss at the end of a finished schedule, otherwise None."""
+        return self.outcome.final_loss if isinstance(self.outcome, Finished) else None
+
+    @property
+    def tokens(self) -> int:
+        """Data tokens read up to the last point of the curve."""
+        return self.curve.points[-1].tokens if self.curve.points else 0
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training split."""
+        return self.tokens / self.corpus_tokens if self.corpus_tokens else 0.0
+
+
+def outcome_name(outcome: Outcome) -> str:
+    """`finished`, `stopped`, `diverged` or `failed`."""
+    match outcome:
+        case Finished():
+            return "finished"
+        case Stopped():
+            return "stopped"
+        case Diverged():
+            return "diverged"
+        case Failed():
+            return "failed"
+        case _:
+            assert_never(outcome)
+
+
+_OUTCOMES: dict[str, type[Finished] | type[Stopped] | type[Diverged] | type[Failed]] = {
+    "finished": Finished,
+    "stopped": Stopped,
+    "diverged": Diverged,
+    "failed": Failed,
+}
+
+
+def record_to_dict(record: RunRecord) -> dict[str, Any]:
+    """The record as plain JSON values; inverse of `record_from_dict`."""
+    plain = asdict(record)
+    plain["schema"] = RECORD_SCHEMA
+    plain["spec"] = spec_to_dict(record.spec)
+    plain["outcome"] = {"kind": outcome_name(record.outcome), **asdict(record.outcome)}
+    plain["provenance"]["versions"] = dict(record.provenance.versions)
+    return plain
+
+
+def record_from_dict(plain: Mapping[str, Any]) -> RunRecord:
+    """Rebuild a record. Raises `ValueError` when it is of another schema, or a value is missing or not finite."""
+    if plain.get("schema") != RECORD_SCHEMA:
+        raise ValueError(f"record schema {plain.get('schema')!r} is not {RECORD_SCHEMA}")
+    try:
+        outcome = dict(plain["outcome"])
+        timing, provenance = plain["timing"], plain["provenance"]
+        return RunRecord(
+            spec=spec_from_dict(plain["spec"]),
+            stage=plain["stage"],
+            outcome=_OUTCOMES[outcome.pop("kind")](**outcome),
+            curve=LossCurve(tuple(EvalPoint(**point) for point in plain["curve"]["points"])),
+            timing=Timing(**{**timing, "phases": tuple(PhaseTiming(**phase) for phase in timing["phases"])}),
+            provenance=Provenance(**{**provenance, "versions": tuple(sorted(provenance["versions"].items()))}),
+            corpus_tokens=plain["corpus_tokens"],
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a run record: {error}") from error

@@ -1,0 +1,177 @@
+"""The identity of one trial: what is trained, on what, how, and from which seed.
+
+A spec holds everything that changes the result and nothing else. Device, paths, checkpoint interval and execution
+mode are run arguments and live elsewhere; names that are only for people (the corpus's name, the sweep's) do too.
+Standard library only: every layer, and a bare GPU machine, reads this file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+NUMERICS_VERSION = 1
+"""Raised whenever the same spec would train to different weights; a record of an older version is another trial."""
+
+Scalar = int | float | str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """The decoder's architecture. Widths are in features, `vocab_size` in tokens; `head_width` is per head."""
+
+    num_layers: int
+    width: int
+    num_heads: int
+    num_kv_heads: int
+    head_width: int
+    mlp_width: int
+    vocab_size: int
+    rope_theta: float = 10_000.0
+    norm_epsilon: float = 1e-5
+    qk_norm: bool = False
+    num_experts: int = 0
+    experts_per_token: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "width", "num_heads", "num_kv_heads", "head_width", "mlp_width", "vocab_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"shape.{name}: {getattr(self, name)} is not a positive integer")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"shape.num_kv_heads: {self.num_kv_heads} does not divide num_heads = {self.num_heads}")
+        if self.head_width % 2:
+            raise ValueError(f"shape.head_width: {self.head_width} is odd; rotary embeddings need an even width")
+        if (self.num_experts == 0) != (self.experts_per_token == 0) or self.experts_per_token > self.num_experts:
+            raise ValueError(
+                f"shape.experts_per_token: {self.experts_per_token} of {self.num_experts} experts is impossible"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Warm-up, stable, decay. All lengths in optimizer steps; `learning_rate` is the peak."""
+
+    total_steps: int
+    warmup_steps: int
+    decay_steps: int
+    learning_rate: float
+
+    def __post_init__(self) -> None:
+        if self.total_steps < 1 or self.warmup_steps < 0 or self.decay_steps < 0:
+            raise ValueError(f"schedule: negative or empty lengths in {self}")
+        if self.warmup_steps + self.decay_steps > self.total_steps:
+            raise ValueError(
+                f"schedule.total_steps: {self.total_steps} is shorter than warm-up plus decay "
+                f"({self.warmup_steps} + {self.decay_steps})"
+            )
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(f"schedule.learning_rate: {self.learning_rate} is not a positive number")
+
+    @property
+    def decay_start(self) -> int:
+        """First step whose learning rate belongs to the decay."""
+        return self.total_steps - self.decay_steps
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer:
+    """AdamW with global-norm clipping. `clip_norm` in units of the gradient's L2 norm."""
+
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSpec:
+    """One trial. `context` and `tokens_per_step` count latent positions, the same in every phase of every method.
+
+    `parameters` are the method's own (for TST: bag_size, step_ratio, bag_weighting), sorted by name.
+    Raises `ValueError` when the values cannot describe a run.
+    """
+
+    scale: str
+    shape: ModelShape
+    method: str
+    parameters: tuple[tuple[str, Scalar], ...]
+    corpus_fingerprint: str
+    tokenizer_fingerprint: str
+    context: int
+    tokens_per_step: int
+    validation_tokens: int
+    schedule: Schedule
+    optimizer: Optimizer
+    precision: str
+    seed: int
+    numerics: int = NUMERICS_VERSION
+
+    def __post_init__(self) -> None:
+        if self.parameters != tuple(sorted(self.parameters)):
+            object.__setattr__(self, "parameters", tuple(sorted(self.parameters)))
+        if self.context < 1 or self.tokens_per_step < 1 or self.tokens_per_step % self.context:
+            raise ValueError(
+                f"tokens_per_step: {self.tokens_per_step} is not a multiple of the context length {self.context}"
+            )
+        if self.validation_tokens < self.context:
+            raise ValueError(f"validation_tokens: {self.validation_tokens} is less than one context of {self.context}")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision: {self.precision!r} is not one of fp32, bf16")
+
+    @property
+    def sequences_per_step(self) -> int:
+        """`B` of the method's description."""
+        return self.tokens_per_step // self.context
+
+    def parameter(self, name: str, default: Scalar) -> Scalar:
+        """The method's parameter `name`, or `default` where the method has none of that name."""
+        return dict(self.parameters).get(name, default)
+
+    @property
+    def bag_size(self) -> int:
+        """Tokens averaged into one latent position in the first phase; 1 for methods without bags."""
+        return int(self.parameter("bag_size", 1))
+
+    @property
+    def step_ratio(self) -> float:
+        """Fraction of the steps before the phase boundary; 0 for methods of one phase."""
+        return float(self.parameter("step_ratio", 0.0))
+
+    @property
+    def spec_id(self) -> str:
+        """Sixteen hexadecimal digits of the SHA-256 of the canonical JSON: equal specs, equal id, on every machine."""
+        return fingerprint(spec_to_dict(self))
+
+
+def fingerprint(value: Any) -> str:
+    """Sixteen hexadecimal digits that identify a JSON value; key order and float spelling do not matter."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def spec_to_dict(spec: TrialSpec) -> dict[str, Any]:
+    """The spec as plain JSON values; inverse of `spec_from_dict`."""
+    plain = asdict(spec)
+    plain["parameters"] = dict(spec.parameters)
+    return plain
+
+
+def spec_from_dict(plain: Mapping[str, Any]) -> TrialSpec:
+    """Rebuild a spec. Raises `ValueError` naming the key that is unknown, missing or impossible."""
+    try:
+        return TrialSpec(
+            **{
+                **plain,
+                "shape": ModelShape(**plain["shape"]),
+                "schedule": Schedule(**plain["schedule"]),
+                "optimizer": Optimizer(**plain["optimizer"]),
+                "parameters": tuple(sorted(plain["parameters"].items())),
+            }
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a trial spec: {error}") from error
