@@ -34,9 +34,7 @@ def count_parameters(shape: ModelShape) -> ParameterCount:
     else:
         total_layer = active_layer = attention + norms + mlp
     rest = 2 * embedding + shape.width
-    return ParameterCount(
-        shape.num_layers * total_layer + rest, shape.num_layers * active_layer + rest, embedding
-    )
+    return ParameterCount(shape.num_layers * total_layer + rest, shape.num_layers * active_layer + rest, embedding)
 
 
 def flops_per_position(shape: ModelShape, context: int) -> float:

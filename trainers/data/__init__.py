@@ -1,0 +1,4 @@
+"""Text to tokens to one stream: `prepare.prepare` makes a corpus once, `shards.open_corpus` reads it in every trial.
+
+Imports nothing, so that a plan can look for a prepared corpus where torch and tokenizers are not installed.
+"""

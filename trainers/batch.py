@@ -1,0 +1,68 @@
+"""From a token stream to one step's inputs and targets: a pure function of the phase and the step.
+
+The B sequences of a step read the stream in B *lanes* that start evenly spaced over an epoch and move on together, as the
+data-parallel readers of a large run do: neighbours in a batch come from different documents, and a sequence goes on where
+the last step's left off. A step of a small model would otherwise come from a single file.
+
+Shapes: B sequences, L latent positions, S tokens a bag, T targets a position.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainers.schedule import Phase, data_position
+from trainers.spec import TrialSpec
+
+
+class TokenStream(Protocol):
+    """An endless sequence of token ids in which every position has one fixed value."""
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Tokens after which the stream has read everything once."""
+        ...
+
+    def read(self, position: int, count: int) -> np.ndarray:
+        """Tokens `[position, position + count)`, integers `[count]`."""
+        ...
+
+
+def lane_position(tokens_per_epoch: int, spec: TrialSpec, phases: tuple[Phase, ...], step: int, lane: int) -> int:
+    """Stream position of the first token that sequence `lane` reads at `step`.
+
+    `lane * floor(epoch / B) + L * (s*min(t, b) + max(t - b, 0))` for TST with its boundary at step b.
+    """
+    stride = tokens_per_epoch // spec.sequences_per_step
+    return lane * stride + data_position(phases, spec.context, step)
+
+
+def cut_batch(tokens_BN: np.ndarray, context: int, phase: Phase) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs `[B, L, S]` and targets `[B, L, T]` from the `L*S + T` contiguous tokens of each sequence.
+
+    Position j holds bag j of its sequence and is asked for the T tokens that follow that bag (METHOD: targets).
+    """
+    bag, targets = phase.bag_size, phase.target_size
+    inputs = tokens_BN[:, : context * bag].reshape(-1, context, bag)
+    following = np.lib.stride_tricks.sliding_window_view(tokens_BN[:, bag:], targets, axis=1)[:, ::bag][:, :context]
+    return inputs, following
+
+
+def read_batch(
+    stream: TokenStream, spec: TrialSpec, phases: tuple[Phase, ...], phase: Phase, step: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of `step`, int64 on `device`."""
+    count = spec.context * phase.bag_size + phase.target_size
+    lanes = [
+        stream.read(lane_position(stream.tokens_per_epoch, spec, phases, step, lane), count)
+        for lane in range(spec.sequences_per_step)
+    ]
+    inputs, targets = cut_batch(np.stack(lanes).astype(np.int64, copy=False), spec.context, phase)
+    pair = torch.from_numpy(inputs.copy()), torch.from_numpy(targets.copy())
+    if device.type == "cuda":
+        return tuple(part.pin_memory().to(device, non_blocking=True) for part in pair)  # type: ignore[return-value]
+    return pair

@@ -1,0 +1,75 @@
+"""The reader's own text: plain UTF-8 files named by path, directory or glob; one file is one document.
+
+A document is called by its path below the directory (or below the fixed part of the glob) that was given, so that the
+same files give the same corpus wherever they lie. Relative paths start at the working directory.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from pathlib import Path
+
+from trainers.data.documents import Document
+
+
+def documents(paths: tuple[str, ...]) -> tuple[Document, ...]:
+    """The files that `paths` name, in the order of document names; a file that is named twice counts once.
+
+    Raises `ValueError` in one line for a path that matches nothing, and for two files of one name.
+    """
+    found: dict[str, Path] = {}
+    seen: set[Path] = set()
+    for given in paths:
+        for name, path in _matches(given):
+            resolved = path.resolve()
+            if resolved in seen:
+                continue
+            if name in found:
+                raise ValueError(
+                    f"corpus.paths: {found[name]} and {path} are both called {name}; "
+                    "give the directory that holds both instead"
+                )
+            seen.add(resolved)
+            found[name] = path
+    return tuple(Document(name, found[name].read_bytes) for name in sorted(found))
+
+
+def label(paths: tuple[str, ...]) -> str:
+    """What a report calls this corpus."""
+    names = [Path(path).name or path for path in paths]
+    return f"text files {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+
+
+def _matches(given: str) -> list[tuple[str, Path]]:
+    """Pairs of document name and path that one entry of `paths` stands for."""
+    path = Path(given).expanduser()
+    if path.is_file():
+        return [(path.name, path)]
+    if path.is_dir():
+        root, files = path, _files_below(path)
+    elif glob.has_magic(given):
+        root = _fixed_part(path)
+        files = [Path(match) for match in glob.glob(str(path), recursive=True)]
+        files = [match for match in files if match.is_file()]
+    else:
+        raise ValueError(f"corpus.paths: {given} does not exist (looked for from {Path.cwd()})")
+    if not files:
+        raise ValueError(f"corpus.paths: {given} holds no file; name text files, a directory of them or a glob")
+    return [(file.relative_to(root).as_posix(), file) for file in sorted(files)]
+
+
+def _files_below(root: Path) -> list[Path]:
+    """All regular files that are not hidden, directories reached by links left out."""
+    found: list[Path] = []
+    for directory, subdirectories, names in os.walk(root):
+        subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
+        found += [Path(directory, name) for name in names if not name.startswith(".")]
+    return [path for path in found if path.is_file()]
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """The directory above the first part with a wildcard."""
+    parts = pattern.parts
+    first = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    return Path(*parts[:first])

@@ -1,0 +1,219 @@
+"""Text to a prepared corpus, once: list, hash, split, train the tokenizer, encode, put in place.
+
+A corpus lies in the cache under a key of the request and of every document's content, so that an edited file is
+noticed and unchanged text costs one reading. It is built in a directory of its own and renamed when whole: readers see
+all of it or nothing, preparers at the same time do the same work twice and agree on the result. A directory whose
+name starts with a dot was left by a preparer that was killed, and may be deleted.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainers.data.documents import SPLIT_RULE, HashedDocument, Split, hash_document, split_documents
+from trainers.data.manifest import FORMAT_VERSION, BrokenCorpus, Manifest, file_entry, read_manifest, write_manifest
+from trainers.data.request import CorpusRequest
+from trainers.data.shards import PreparedCorpus, SplitWriter, open_corpus
+from trainers.data.sources import SOURCES
+from trainers.spec import fingerprint
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+TOKENIZER_FILE = "tokenizer.json"
+PROGRESS_BYTES = 64 << 20
+"""Text between two progress messages."""
+
+
+def _say_nothing(message: str) -> None:
+    """Progress is optional."""
+
+
+def prepare(request: CorpusRequest, cache: Path, say: Callable[[str], None] = _say_nothing) -> PreparedCorpus:
+    """The corpus that was asked for, from the cache when its text is unchanged and whole, else made now.
+
+    `say` is told about the work, a line at a time. Raises `ValueError` in one line for text that cannot be used,
+    and lets `OSError` travel where a file cannot be read or written.
+    """
+    inputs = _read_inputs(request)
+    home = cache / inputs.key
+    try:
+        return open_corpus(home)
+    except BrokenCorpus as reason:
+        if home.exists():
+            say(f"Preparing again: {reason}")
+    building = cache / f".{inputs.key}.{secrets.token_hex(8)}"
+    building.mkdir(parents=True)
+    try:
+        _build(request, inputs, building, say)
+        _publish(building, home)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return open_corpus(home)
+
+
+def find_prepared(request: CorpusRequest, cache: Path) -> Manifest | None:
+    """The manifest of the corpus if `prepare` would have nothing to do, else nothing. Only reads.
+
+    Raises `ValueError` like `prepare` when the text itself cannot be found.
+    """
+    try:
+        return read_manifest(cache / _read_inputs(request).key)
+    except BrokenCorpus:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """Every document that is not empty, sorted by name, and the key of the request on them."""
+
+    documents: tuple[HashedDocument, ...]
+    key: str
+
+    @property
+    def size(self) -> int:
+        return sum(entry.size for entry in self.documents)
+
+    def identities(self) -> list[list[str]]:
+        """Name and content hash of each document."""
+        return [[entry.name, entry.sha256] for entry in self.documents]
+
+
+def _read_inputs(request: CorpusRequest) -> _Inputs:
+    listed = SOURCES[request.source].documents(request.paths)
+    documents = tuple(entry for entry in map(hash_document, listed) if entry.size)
+    inputs = _Inputs(documents, "")
+    key = fingerprint(
+        {
+            "format": FORMAT_VERSION,
+            "source": request.source,
+            "validation_fraction": request.validation_fraction,
+            "vocab_size": request.vocab_size,
+            "tokenizer": _given_tokenizer(request),
+            "documents": inputs.identities(),
+        }
+    )
+    return _Inputs(documents, key)
+
+
+def _given_tokenizer(request: CorpusRequest) -> str | None:
+    """The text of the tokenizer that the request names. Raises `ValueError` where it cannot be read."""
+    if request.tokenizer_path is None:
+        return None
+    try:
+        return Path(request.tokenizer_path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"tokenizer.path: {request.tokenizer_path} cannot be read ({error})") from None
+
+
+def _tokenizer(request: CorpusRequest, split: Split, say: Callable[[str], None]) -> Tokenizer:
+    from trainers.data.tokenizer import load_tokenizer, train_tokenizer
+
+    given = _given_tokenizer(request)
+    if given is not None:
+        return load_tokenizer(given, str(request.tokenizer_path), request.vocab_size)
+    say(f"Training a tokenizer of {request.vocab_size:,} tokens on {len(split.train):,} files")
+    return train_tokenizer(_texts(split.train, "Counted words in", say), request.vocab_size)
+
+
+def _build(request: CorpusRequest, inputs: _Inputs, directory: Path, say: Callable[[str], None]) -> None:
+    """Write all files of the corpus into `directory`, the manifest last."""
+    from trainers.data.tokenizer import separator_id, tokenizer_fingerprint
+
+    split = split_documents(inputs.documents, request.validation_fraction)
+    label = SOURCES[request.source].label(request.paths)
+    say(f"Preparing {label}: {len(inputs.documents):,} files, {inputs.size / 1e6:.1f} MB")
+    tokenizer = _tokenizer(request, split, say)
+    tokenizer_json = tokenizer.to_str()
+    (directory / TOKENIZER_FILE).write_text(tokenizer_json, encoding="utf-8")
+    say("Encoding")
+    dtype = "<u2" if request.vocab_size <= 1 << 16 else "<u4"
+    train = SplitWriter(directory, "train", dtype, separator_id(tokenizer))
+    validation = SplitWriter(directory, "validation", dtype, separator_id(tokenizer))
+    _encode(tokenizer, split, train, validation, say)
+    if not (train.num_documents and validation.num_documents):
+        raise ValueError("corpus: no text left in one of the splits; its files hold only separators")
+    paths = (directory / TOKENIZER_FILE, *train.paths, *validation.paths)
+    tokenizer_identity = tokenizer_fingerprint(tokenizer_json)
+    num_documents = train.num_documents + validation.num_documents
+    manifest = Manifest(
+        format=FORMAT_VERSION,
+        key=inputs.key,
+        fingerprint=_stream_fingerprint(request, inputs, tokenizer_identity),
+        tokenizer_fingerprint=tokenizer_identity,
+        vocab_size=request.vocab_size,
+        separator=separator_id(tokenizer),
+        token_dtype=dtype,
+        train_tokens=train.num_tokens,
+        validation_tokens=validation.num_tokens,
+        train_documents=train.num_documents,
+        validation_documents=validation.num_documents,
+        description=f"{label}: {num_documents:,} documents, {inputs.size / 1e6:.1f} MB, "
+        f"{'given tokenizer' if request.tokenizer_path else 'byte-level BPE'} of {request.vocab_size:,} tokens",
+        files=tuple(file_entry(path) for path in paths),
+    )
+    write_manifest(directory, manifest)
+    say(f"Prepared {train.num_tokens:,} training and {validation.num_tokens:,} validation tokens")
+
+
+def _encode(
+    tokenizer: Tokenizer, split: Split, train: SplitWriter, validation: SplitWriter, say: Callable[[str], None]
+) -> None:
+    from trainers.data.tokenizer import encode_documents
+
+    for entries, writer in ((split.validation, validation), (split.train, train)):
+        with writer:
+            for tokens in encode_documents(tokenizer, _texts(entries, "Encoded", say)):
+                writer.add(tokens)
+
+
+def _texts(entries: tuple[HashedDocument, ...], action: str, say: Callable[[str], None]) -> Iterator[str]:
+    """The texts of one split; a separator written out in a file parts it into several documents."""
+    from trainers.data.tokenizer import pieces
+
+    total = sum(entry.size for entry in entries)
+    done = announced = 0
+    for entry in entries:
+        yield from pieces(entry.text())
+        done += entry.size
+        if done - announced >= PROGRESS_BYTES:
+            announced = done
+            say(f"{action} {done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
+
+
+def _stream_fingerprint(request: CorpusRequest, inputs: _Inputs, tokenizer_identity: str) -> str:
+    """Identity of the tokens and their order, on any machine: paths and caches have no part in it."""
+    return fingerprint(
+        {
+            "format": FORMAT_VERSION,
+            "split": [SPLIT_RULE, request.validation_fraction],
+            "documents": inputs.identities(),
+            "tokenizer": tokenizer_identity,
+        }
+    )
+
+
+def _publish(building: Path, home: Path) -> None:
+    """Rename the finished directory into place, unless a whole one stands there; a broken one makes way."""
+    while True:
+        try:
+            building.rename(home)
+            return
+        except OSError:
+            if not home.exists():
+                raise
+        try:
+            read_manifest(home)
+            return
+        except BrokenCorpus:
+            aside = building.with_name(building.name + ".broken")
+            with suppress(FileNotFoundError):  # another preparer was faster
+                os.rename(home, aside)
+            shutil.rmtree(aside, ignore_errors=True)

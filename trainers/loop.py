@@ -1,0 +1,162 @@
+"""The only training loop: steps `[state.step, end)` of any method, timed, evaluated, watched, checkpointed.
+
+The loop knows steps and phases, no method. Time is measured in short chunks of steps between synchronisations; evaluation
+and checkpoints lie outside the clock.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import median
+
+import torch
+
+from trainers.checkpoint import TrainState
+from trainers.evaluate import validation_loss
+from trainers.record import Diverged, PhaseTiming, Stopped
+from trainers.schedule import Phase, phase_at
+from trainers.spec import TrialSpec
+from trainers.step import TrainingStep
+
+CHUNK_STEPS = 10
+"""Steps between two looks at the clock, the losses and the stop request."""
+DIVERGED_SKIPS = 20
+"""Consecutive steps without a finite gradient after which a run counts as diverged."""
+
+
+@dataclass(frozen=True, slots=True)
+class StagePoint:
+    """Validation loss in nats per token after `step` steps; `phase` is the one that trained the last of them."""
+
+    step: int
+    loss: float
+    phase: str
+
+
+@dataclass(slots=True)
+class PhaseClock:
+    """Seconds a step of one phase took, a sample a chunk; the first chunk after a start or a change of phase warms up."""
+
+    phase: str
+    bag_size: int
+    steps: int = 0
+    samples: list[float] = field(default_factory=list)
+    warm_up: list[float] = field(default_factory=list)
+
+    def timing(self) -> PhaseTiming:
+        """Steps and their median duration, from warm samples where there are any."""
+        return PhaseTiming(self.phase, self.bag_size, self.steps, median(self.samples or self.warm_up))
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a stage has gathered so far; grows while it trains and survives in its checkpoints."""
+
+    points: list[StagePoint] = field(default_factory=list)
+    clocks: list[PhaseClock] = field(default_factory=list)
+    busy_seconds: float = 0.0
+
+    def clock(self, phase: Phase) -> PhaseClock:
+        """The clock of `phase`, started when it is not the one that runs."""
+        if not self.clocks or self.clocks[-1].phase != phase.name:
+            self.clocks.append(PhaseClock(phase.name, phase.bag_size))
+        return self.clocks[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class LoopArguments:
+    """How to run, without influence on what is computed. `evaluate_every` and `checkpoint_seconds` of 0 mean never."""
+
+    evaluate_every: int
+    checkpoint_seconds: float
+    should_stop: Callable[[], bool]
+    on_point: Callable[[StagePoint], None]
+    on_checkpoint: Callable[[TrainState, Progress], None]
+
+
+def chunk_end(step: int, phase: Phase, end: int, evaluate_every: int) -> int:
+    """Where the chunk that starts at `step` ends: never across a phase, an evaluation or the end."""
+    stops = [step + CHUNK_STEPS, phase.end, end]
+    if evaluate_every:
+        stops.append((step // evaluate_every + 1) * evaluate_every)
+    return min(stops)
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class _Watch:
+    """Finds out from losses and norms whether a run has diverged."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self.bound = 2 * math.log(vocab_size)
+        self.consecutive = 0
+
+    def steps(self, state: TrainState, norms: list[float], losses: list[float]) -> str | None:
+        for norm, loss in zip(norms, losses, strict=True):
+            finite = math.isfinite(norm) and math.isfinite(loss)
+            self.consecutive = 0 if finite else self.consecutive + 1
+            state.skipped_steps += not math.isfinite(norm)
+        if self.consecutive >= DIVERGED_SKIPS:
+            return f"no finite gradient for {self.consecutive} steps"
+        return None
+
+    def validation(self, loss: float) -> str | None:
+        if not math.isfinite(loss):
+            return f"validation loss is {loss}"
+        if loss > self.bound:
+            return f"validation loss {loss:.3f} is above {self.bound:.3f}, twice that of guessing"
+        return None
+
+
+def train(
+    state: TrainState,
+    step: TrainingStep,
+    validation_tokens: object,
+    end: int,
+    progress: Progress,
+    arguments: LoopArguments,
+) -> Stopped | Diverged | None:
+    """Train up to `end` and evaluate there; None means that the end was reached. `progress` is filled on the way.
+
+    On a stop request the state is checkpointed first. `validation_tokens` is an integer array `[N]`.
+    """
+    spec: TrialSpec = step.spec
+    watch, warm, last_checkpoint = _Watch(spec.shape.vocab_size), False, time.perf_counter()
+    while state.step < end:
+        started = time.perf_counter()
+        phase = phase_at(step.phases, state.step)
+        clock = progress.clock(phase)
+        stop = chunk_end(state.step, phase, end, arguments.evaluate_every)
+        results = [step.run(index, phase) for index in range(state.step, stop)]
+        losses = torch.stack([result.loss for result in results]).tolist()
+        norms = torch.stack([result.gradient_norm for result in results]).tolist()
+        _synchronise(step.device)
+        seconds = (time.perf_counter() - started) / len(results)
+        (clock.samples if warm and clock.steps else clock.warm_up).append(seconds)
+        clock.steps, warm, state.step = clock.steps + len(results), True, stop
+        reason = watch.steps(state, norms, losses)
+        at_evaluation = bool(arguments.evaluate_every) and stop % arguments.evaluate_every == 0
+        if reason is None and (at_evaluation or stop in (end, phase.end)):
+            loss = validation_loss(step.model, validation_tokens, spec.context, step.device, spec.precision)  # type: ignore[arg-type]
+            reason = watch.validation(loss)
+            if reason is None:
+                point = StagePoint(stop, loss, phase.name)
+                progress.points.append(point)
+                arguments.on_point(point)
+        now = time.perf_counter()
+        progress.busy_seconds += now - started
+        if reason is not None:
+            return Diverged(stop, reason)
+        if stop < end and arguments.should_stop():
+            arguments.on_checkpoint(state, progress)
+            return Stopped(stop, "stop requested")
+        if stop < end and arguments.checkpoint_seconds and now - last_checkpoint >= arguments.checkpoint_seconds:
+            arguments.on_checkpoint(state, progress)
+            last_checkpoint = time.perf_counter()
+    return None

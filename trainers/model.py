@@ -1,0 +1,174 @@
+"""The decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU, untied embeddings.
+
+Decides the architecture and its initialisation. What goes in (bags or single tokens) and what is asked of the output are
+the method's and `losses`'s. The same code trains eagerly, compiled and captured, so nothing here looks at a value.
+
+Shapes: B sequences, L latent positions, S tokens a bag, D residual width, H query heads, K key-value heads, E head width,
+F MLP width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainers.spec import ModelShape
+
+EMBEDDING_DEVIATION = 1.0
+"""Standard deviation of the initial embeddings, as in TorchTitan; other weights get `1/sqrt(inputs)`, which is TorchTitan's
+0.02 at width 2,048 and learns faster than 0.02 at the small widths; projections into the residual stream get
+`1/sqrt(2*layers)` of that (GPT-2)."""
+
+
+def rotary_table(context: int, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every position's angles, float32 `[L, E/2]` each. Positions count latent positions."""
+    inverse_frequency = theta ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)
+    angle_LE = torch.outer(torch.arange(context, dtype=torch.float64), inverse_frequency)
+    return angle_LE.cos().float(), angle_LE.sin().float()
+
+
+def rotate(x_BHLE: Tensor, cosine_LE: Tensor, sine_LE: Tensor) -> Tensor:
+    """Turn feature pairs (i, i + E/2) by their position's angle, in float32, back in the input's type."""
+    first, second = x_BHLE.float().chunk(2, dim=-1)
+    turned = torch.cat((first * cosine_LE - second * sine_LE, second * cosine_LE + first * sine_LE), dim=-1)
+    return turned.to(x_BHLE.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation with a gain."""
+
+    def __init__(self, width: int, epsilon: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), self.weight, self.epsilon)
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention over latent positions."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.shape = shape
+        query, key = shape.num_heads * shape.head_width, shape.num_kv_heads * shape.head_width
+        self.query_key_value = nn.Linear(shape.width, query + 2 * key, bias=False)
+        self.output = nn.Linear(query, shape.width, bias=False)
+        if shape.qk_norm:
+            self.query_norm = RMSNorm(shape.head_width, shape.norm_epsilon)
+            self.key_norm = RMSNorm(shape.head_width, shape.norm_epsilon)
+
+    def forward(self, x_BLD: Tensor, cosine_LE: Tensor, sine_LE: Tensor) -> Tensor:
+        shape = self.shape
+        batch, length, _ = x_BLD.shape
+        heads, kv_heads = shape.num_heads, shape.num_kv_heads
+        joined = self.query_key_value(x_BLD).view(batch, length, heads + 2 * kv_heads, shape.head_width)
+        query_BHLE, key_BKLE, value_BKLE = joined.transpose(1, 2).split((heads, kv_heads, kv_heads), dim=1)
+        if shape.qk_norm:
+            query_BHLE, key_BKLE = self.query_norm(query_BHLE), self.key_norm(key_BKLE)
+        mixed_BHLE = F.scaled_dot_product_attention(
+            rotate(query_BHLE, cosine_LE, sine_LE),
+            rotate(key_BKLE, cosine_LE, sine_LE),
+            value_BKLE,
+            is_causal=True,
+            enable_gqa=heads != kv_heads,
+        )
+        mixed: Tensor = self.output(mixed_BHLE.transpose(1, 2).reshape(batch, length, heads * shape.head_width))
+        return mixed
+
+
+class SwiGLU(nn.Module):
+    """Gated MLP: `down(silu(gate(x)) * up(x))`, gate and up in one matmul."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(shape.width, 2 * shape.mlp_width, bias=False)
+        self.down = nn.Linear(shape.mlp_width, shape.width, bias=False)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        gate_BLF, up_BLF = self.gate_up(x_BLD).chunk(2, dim=-1)
+        down: Tensor = self.down(F.silu(gate_BLF) * up_BLF)
+        return down
+
+
+class Block(nn.Module):
+    """Pre-norm residual block."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(shape.width, shape.norm_epsilon)
+        self.attention = Attention(shape)
+        self.mlp_norm = RMSNorm(shape.width, shape.norm_epsilon)
+        self.mlp = SwiGLU(shape)
+
+    def forward(self, x_BLD: Tensor, cosine_LE: Tensor, sine_LE: Tensor) -> Tensor:
+        x_BLD = x_BLD + self.attention(self.attention_norm(x_BLD), cosine_LE, sine_LE)
+        x_BLD = x_BLD + self.mlp(self.mlp_norm(x_BLD))
+        return x_BLD
+
+
+class Decoder(nn.Module):
+    """`forward` gives the normalised hidden states; `losses` multiplies them by `head`, in chunks."""
+
+    cosine_LE: Tensor
+    sine_LE: Tensor
+
+    def __init__(self, shape: ModelShape, context: int) -> None:
+        super().__init__()
+        if shape.num_experts:
+            raise ValueError(f"shape.num_experts: {shape.num_experts}; only dense decoders (0 experts) can be trained")
+        self.shape = shape
+        self.embedding = nn.Embedding(shape.vocab_size, shape.width)
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
+        self.norm = RMSNorm(shape.width, shape.norm_epsilon)
+        self.head = nn.Linear(shape.width, shape.vocab_size, bias=False)
+        cosine_LE, sine_LE = rotary_table(context, shape.head_width, shape.rope_theta)
+        self.register_buffer("cosine_LE", cosine_LE, persistent=False)
+        self.register_buffer("sine_LE", sine_LE, persistent=False)
+
+    def embed(self, tokens_BLS: Tensor) -> Tensor:
+        """Mean embedding of each bag, summed in float32, in the embedding's type `[B, L, D]`.
+
+        A bag of one is that token's embedding to the last bit.
+        """
+        embedded_BLSD = self.embedding(tokens_BLS)
+        if tokens_BLS.shape[-1] == 1:
+            single: Tensor = embedded_BLSD.squeeze(-2)
+            return single
+        mean: Tensor = embedded_BLSD.mean(-2, dtype=torch.float32).to(embedded_BLSD.dtype)
+        return mean
+
+    def forward(self, tokens_BLS: Tensor) -> Tensor:
+        """Bags of token ids `[B, L, S]` to hidden states `[B, L, D]`; position j sees bags 0..j only."""
+        length = tokens_BLS.shape[1]
+        x_BLD = self.embed(tokens_BLS)
+        cosine_LE, sine_LE = self.cosine_LE[:length], self.sine_LE[:length]
+        for block in self.blocks:
+            x_BLD = block(x_BLD, cosine_LE, sine_LE)
+        hidden: Tensor = self.norm(x_BLD)
+        return hidden
+
+
+@torch.no_grad()
+def initialise(model: Decoder, seed: int) -> None:
+    """Draw every weight from one CPU generator in the order of `named_parameters`: the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() < 2:
+            parameter.fill_(1.0)
+            continue
+        deviation = EMBEDDING_DEVIATION if name == "embedding.weight" else 1 / math.sqrt(parameter.shape[1])
+        if name.endswith(("attention.output.weight", "mlp.down.weight")):
+            deviation /= math.sqrt(2 * model.shape.num_layers)
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
+
+
+def build_model(shape: ModelShape, context: int, seed: int, device: torch.device) -> Decoder:
+    """An initialised decoder in float32 on `device`."""
+    model = Decoder(shape, context)
+    initialise(model, seed)
+    return model.to(device)

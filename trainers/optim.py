@@ -1,0 +1,37 @@
+"""AdamW with global-norm clipping, without a host synchronisation and without a second pass over the gradients.
+
+Decides which parameters decay. The learning rate of a step is `schedule`'s.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from trainers.spec import Optimizer
+
+
+def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
+    """Fused AdamW; matrices and embeddings decay, gains do not."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(settings.beta1, settings.beta2), eps=settings.epsilon, fused=True)
+
+
+def clipped_step(optimizer: torch.optim.AdamW, clip_norm: float, learning_rate: float) -> Tensor:
+    """Clip to `clip_norm` and update; returns the gradient norm before clipping (float32 scalar).
+
+    The clip factor and a skip on a non-finite norm are handed to the fused kernel as its gradient scale, so that weights,
+    moments and step counters stay untouched by such a step. The gradients are consumed.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    optimizer.grad_scale = torch.clamp((norm + 1e-6) / clip_norm, min=1.0)  # type: ignore[attr-defined]
+    optimizer.found_inf = (~torch.isfinite(norm)).to(torch.float32)  # type: ignore[attr-defined]
+    optimizer.step()
+    return norm

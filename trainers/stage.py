@@ -1,0 +1,213 @@
+"""One stage on one worker: take a parent's state, train to a step, leave a state and a result behind.
+
+A stage is the piece of training between two forks of the trials that share it (a whole trial where nothing is shared).
+Its folder in the store is named by the node it ends at; `result.json` is written last, so a stage exists whole or not at
+all. A stage that was interrupted goes on from its own last checkpoint. Which stages there are is the orchestrator's.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainers.checkpoint import CheckpointError, TrainState, load_checkpoint, save_checkpoint, write_atomically
+from trainers.devices import device_name
+from trainers.loop import LoopArguments, PhaseClock, Progress, StagePoint, train
+from trainers.methods import phases_of
+from trainers.model import build_model
+from trainers.optim import build_optimizer
+from trainers.record import Diverged, PhaseTiming, Stopped
+from trainers.spec import TrialSpec, spec_from_dict, spec_to_dict
+from trainers.step import TrainingStep
+
+RESULT = "result.json"
+STATE = "state"
+PARTIAL = "partial"
+
+
+class ParentLostError(RuntimeError):
+    """The state that a stage starts from is missing or damaged: its parent has to be trained again."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageJob:
+    """All that a worker needs. Paths are absolute; `parent` is a node of the store, or None for a start from the seed.
+
+    `keep_state` says whether anything goes on from the end of this stage. `execution` is resolved (`eager`, `compiled`).
+    """
+
+    node: str
+    parent: str | None
+    start: int
+    end: int
+    spec: TrialSpec
+    booked_by: str
+    store: str
+    corpus: str
+    stop_file: str
+    device: str
+    execution: str
+    evaluate_every: int
+    checkpoint_seconds: float = 30.0
+    micro_sequences: int | None = None
+    keep_state: bool = True
+
+
+def job_to_dict(job: StageJob) -> dict[str, Any]:
+    """Plain JSON values; inverse of `job_from_dict`."""
+    return {**asdict(job), "spec": spec_to_dict(job.spec)}
+
+
+def job_from_dict(plain: dict[str, Any]) -> StageJob:
+    """Rebuild a job."""
+    return StageJob(**{**plain, "spec": spec_from_dict(plain["spec"])})
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """A stage's end. `outcome` None means that `end` was reached. Seconds are per device.
+
+    `device` is the name that people compare (`NVIDIA H200`). `busy_seconds` is time in the loop with evaluations;
+    `billed_seconds` adds building, loading, compiling and saving.
+    """
+
+    node: str
+    parent: str | None
+    start: int
+    end: int
+    outcome: Stopped | Diverged | None
+    points: tuple[StagePoint, ...]
+    timings: tuple[PhaseTiming, ...]
+    busy_seconds: float
+    billed_seconds: float
+    skipped_steps: int
+    booked_by: str
+    device: str
+    execution: str
+
+
+def result_to_dict(result: StageResult) -> dict[str, Any]:
+    """Plain JSON values; inverse of `result_from_dict`."""
+    plain = asdict(result)
+    plain["diverged"] = isinstance(result.outcome, Diverged)
+    return plain
+
+
+def result_from_dict(plain: dict[str, Any]) -> StageResult:
+    """Rebuild a result. Raises `KeyError`, `TypeError` or `ValueError` for anything else."""
+    plain = dict(plain)
+    kind = Diverged if plain.pop("diverged") else Stopped
+    return StageResult(
+        **{
+            **plain,
+            "outcome": kind(**plain["outcome"]) if plain["outcome"] else None,
+            "points": tuple(StagePoint(**point) for point in plain["points"]),
+            "timings": tuple(PhaseTiming(**timing) for timing in plain["timings"]),
+        }
+    )
+
+
+def read_result(store: Path, node: str) -> StageResult | None:
+    """The result of a stage that ended (reached its end, or diverged), None where it has not."""
+    try:
+        return result_from_dict(json.loads((store / node / RESULT).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _progress_note(progress: Progress, billed: float) -> dict[str, Any]:
+    return {**asdict(progress), "billed_seconds": billed}
+
+
+def _progress_from(note: dict[str, Any]) -> tuple[Progress, float]:
+    points = [StagePoint(**point) for point in note["points"]]
+    clocks = [PhaseClock(**clock) for clock in note["clocks"]]
+    return Progress(points, clocks, note["busy_seconds"]), note["billed_seconds"]
+
+
+def _restore(job: StageJob, state: TrainState) -> tuple[Progress, float]:
+    """Fill `state` from this stage's own checkpoint, else from its parent, else leave it at the seed."""
+    folder = Path(job.store) / job.node
+    try:
+        return _progress_from(load_checkpoint(folder / PARTIAL, state))
+    except (CheckpointError, KeyError, TypeError):
+        pass
+    if job.parent is not None:
+        try:
+            load_checkpoint(Path(job.store) / job.parent / STATE, state)
+        except (CheckpointError, KeyError) as error:
+            raise ParentLostError(f"stage {job.node} cannot start: parent {error}") from error
+        if state.step != job.start:
+            raise ParentLostError(f"stage {job.node} starts at step {job.start}, its parent ends at {state.step}")
+    return Progress(), 0.0
+
+
+def run_stage(job: StageJob, corpus: Any, on_point: Callable[[StagePoint], None] = lambda point: None) -> StageResult:
+    """Train a stage and leave `result.json` (and the end state, where kept) in the store.
+
+    `corpus` is an open `trainers.data` corpus. A stopped stage leaves a partial checkpoint and no result. Raises
+    `ParentLostError` when the parent's state cannot be used; other exceptions are failures of program or machine.
+    """
+    began = time.perf_counter()
+    done = read_result(Path(job.store), job.node)
+    if done is not None and (not job.keep_state or (Path(job.store) / job.node / STATE).exists()):
+        return done
+    device, spec, folder = torch.device(job.device), job.spec, Path(job.store) / job.node
+    model = build_model(spec.shape, spec.context, spec.seed, device)
+    state = TrainState(model, build_optimizer(model, spec.optimizer))
+    progress, billed_before = _restore(job, state)
+    step = TrainingStep(
+        spec,
+        phases_of(spec),
+        model,
+        state.optimizer,
+        corpus.stream(spec.seed),
+        device,
+        job.execution,
+        job.micro_sequences,
+    )
+
+    def billed() -> float:
+        return billed_before + time.perf_counter() - began
+
+    def save_partial(state: TrainState, progress: Progress) -> None:
+        save_checkpoint(folder / PARTIAL, state, _progress_note(progress, billed()))
+
+    arguments = LoopArguments(
+        evaluate_every=job.evaluate_every,
+        checkpoint_seconds=job.checkpoint_seconds,
+        should_stop=Path(job.stop_file).exists,
+        on_point=on_point,
+        on_checkpoint=save_partial,
+    )
+    validation = corpus.validation(spec.validation_tokens)
+    outcome = train(state, step, validation, job.end, progress, arguments)
+    if outcome is None and job.keep_state:
+        save_checkpoint(folder / STATE, state, {"spec": spec_to_dict(spec)})
+    result = StageResult(
+        node=job.node,
+        parent=job.parent,
+        start=job.start,
+        end=job.end,
+        outcome=outcome,
+        points=tuple(progress.points),
+        timings=tuple(clock.timing() for clock in progress.clocks),
+        busy_seconds=progress.busy_seconds,
+        billed_seconds=billed(),
+        skipped_steps=state.skipped_steps,
+        booked_by=job.booked_by,
+        device=device_name(device),
+        execution=job.execution,
+    )
+    if not isinstance(outcome, Stopped):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / RESULT, json.dumps(result_to_dict(result)))
+        shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+    return result
