@@ -1,147 +1,164 @@
-"""The search-space file: what may be said in it, and what each value means.
+"""The search-space file: reading one, and the names that the rest of the project uses.
 
-Only the shape of the file is decided here; which trials follow from it is `plan`'s. Reading a file runs no code.
+`space_yaml` reads text, `space_schema` says which keys and types there are, `space_rules` and `space_arms` what values
+may not mean together, `space_messages` and `space_errors` how a mistake is told. Reading a file runs no code.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import TypeAdapter, ValidationError
 
-Scalar = int | float | str
+from sweeper.space_errors import Problem, SearchSpaceError
+from sweeper.space_findings import Draft, DraftArm
+from sweeper.space_json_schema import search_space_schema
+from sweeper.space_messages import problems_of, without_tags
+from sweeper.space_rules import findings
+from sweeper.space_schema import (
+    Axis,
+    AxisOrConstant,
+    Budgets,
+    Corpus,
+    Grid,
+    IntegerRange,
+    LogUniformRange,
+    Method,
+    OptimizerSettings,
+    Price,
+    Resources,
+    Scalar,
+    ScheduleSettings,
+    Search,
+    SearchSpace,
+    Seeds,
+    Tokenizer,
+    UniformRange,
+)
+from sweeper.space_yaml import Document, Location, Plain, read_yaml
 
+__all__ = [
+    "Axis",
+    "Budgets",
+    "Corpus",
+    "Grid",
+    "IntegerRange",
+    "LogUniformRange",
+    "Method",
+    "OptimizerSettings",
+    "Price",
+    "Problem",
+    "Resources",
+    "Scalar",
+    "ScheduleSettings",
+    "Search",
+    "SearchSpace",
+    "SearchSpaceError",
+    "Seeds",
+    "Tokenizer",
+    "UniformRange",
+    "load_search_space",
+    "parse_search_space",
+    "search_space_schema",
+]
 
-class Model(BaseModel):
-    """Unknown keys are errors, values are frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Grid(Model):
-    """An explicit list of values, tried as they are."""
-
-    grid: Annotated[tuple[Scalar, ...], Field(min_length=1)]
-
-
-class IntegerRange(Model):
-    """Whole numbers `low..high`, both included."""
-
-    integers: tuple[int, int]
-
-
-class UniformRange(Model):
-    """Real numbers in `[low, high]`, snapped to multiples of `step` from `low` where one is given."""
-
-    uniform: tuple[float, float]
-    step: PositiveFloat | None = None
-
-
-class LogUniformRange(Model):
-    """Positive numbers in `[low, high]`, searched on a grid of `per_octave` points an octave."""
-
-    log_uniform: tuple[PositiveFloat, PositiveFloat]
-    per_octave: PositiveInt = 2
-
-
-Axis = Grid | IntegerRange | UniformRange | LogUniformRange
-
-
-class Corpus(Model):
-    """Where text comes from. `stdlib` is the Python standard library's sources; `files` reads text files by path."""
-
-    source: Literal["stdlib", "files"] = "stdlib"
-    paths: tuple[str, ...] = ()
-    validation_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.03
-
-
-class Tokenizer(Model):
-    """Byte-level BPE of `vocab_size` tokens, trained on the corpus's training split."""
-
-    kind: Literal["bpe"] = "bpe"
-    vocab_size: Annotated[int, Field(ge=257)] = 512
-
-
-class Budgets(Model):
-    """Total optimizer steps of an arm's runs: one for tuning, one or more for the confirmation ladder."""
-
-    tuning: PositiveInt
-    confirmation: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+LARGEST_FILE = 1_000_000
 
 
-class Method(Model):
-    """One arm: its budgets, and an axis (or a constant) for each of its parameters and for `learning_rate`."""
-
-    budgets: Budgets
-    axes: dict[str, Axis | Scalar]
-
-
-class ScheduleSettings(Model):
-    """Warm-up in steps (a fraction would tear shared trunks apart), decay as a fraction of each budget."""
-
-    warmup_steps: Annotated[int, Field(ge=0)]
-    decay_fraction: Annotated[float, Field(ge=0, le=1)] = 0.2
-
-
-class OptimizerSettings(Model):
-    """AdamW. See `trainers.spec.Optimizer`."""
-
-    beta1: float = 0.9
-    beta2: float = 0.95
-    epsilon: float = 1e-8
-    weight_decay: float = 0.1
-    clip_norm: float = 1.0
+def load_search_space(path: Path) -> SearchSpace:
+    """Read and check a search-space file. Raises `SearchSpaceError` with every mistake, one line each."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise SearchSpaceError(path, [Problem(None, f"cannot be read: {reason}")]) from error
+    if len(content) > LARGEST_FILE:
+        raise SearchSpaceError(path, [Problem(None, f"is larger than {LARGEST_FILE:,} bytes")])
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise SearchSpaceError(path, [Problem(line, "is not UTF-8 text")]) from error
+    return parse_search_space(text, path)
 
 
-class Seeds(Model):
-    """Search seeds lie in 0..99, confirmation seeds from 1000 up, so that they cannot meet."""
+def parse_search_space(text: str, path: Path) -> SearchSpace:
+    """Read and check the text of a search-space file; `path` only names it in messages.
 
-    tuning: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
-    confirmation: Annotated[tuple[int, ...], Field(min_length=1)] = (1000, 1001, 1002)
-
-
-class Search(Model):
-    """`trials_per_arm` tuning trials for every arm; `fan` values of r are asked for at once from one trunk."""
-
-    sampler: Literal["auto", "gp", "tpe", "random", "grid"] = "auto"
-    trials_per_arm: PositiveInt
-    fan: PositiveInt = 3
-    warm_start: bool = True
-    seed: int = 0
-
-
-class Resources(Model):
-    """Per trial. Zero GPUs means `cpus` cores of a machine without one; `auto` takes a GPU where there is one."""
-
-    gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
-    cpus: PositiveInt = 1
-    disk_gb: PositiveFloat = 20.0
+    Raises `SearchSpaceError` with every mistake, one line each.
+    """
+    try:
+        document, problems = read_yaml(text)
+    except ValueError as error:
+        (problem,) = error.args
+        raise SearchSpaceError(path, [problem]) from error
+    draft, more = _validate(document)
+    told = [*problems, *more]
+    told += [Problem(document.line_of(finding.location), finding.sentence) for finding in findings(draft)]
+    if told:
+        raise SearchSpaceError(path, told)
+    return draft.space
 
 
-class Price(Model):
-    """What a device-hour costs; the report's default, editable there."""
+def _validate(document: Document) -> tuple[Draft, tuple[Problem, ...]]:
+    """The space, with what pydantic objects to left out of it."""
+    try:
+        space = SearchSpace.model_validate(document.value)
+    except ValidationError as error:
+        places = {without_tags(detail["loc"]) for detail in error.errors(include_url=False)}
+        return _draft_without(places, document.value), problems_of(error, document)
+    arms = (DraftArm(name, arm.budgets, arm.axes, tuple(arm.axes)) for name, arm in space.methods.items())
+    return Draft(space, frozenset(), tuple(arms)), ()
 
-    per_gpu_hour: Annotated[float, Field(ge=0)]
-    currency: str = "USD"
+
+def _draft_without(places: set[Location], value: Plain) -> Draft:
+    """What is sound of a file's values when pydantic objects to `places`."""
+    plain = _mapping(value)
+    broken = {key for key in SearchSpace.model_fields if not _sound((key,), places)}
+    if () in places:
+        broken = set(SearchSpace.model_fields)
+    elif not isinstance(plain.get("methods"), Mapping):
+        broken.add("methods")
+    else:
+        broken.discard("methods")
+    sound: dict[str, Any] = {
+        key: _checked(field.annotation, plain[key])
+        for key, field in SearchSpace.model_fields.items()
+        if key in plain and key not in broken and key != "methods"
+    }
+    arms = _mapping(plain.get("methods")).items()
+    return Draft(
+        SearchSpace.model_construct(**sound),
+        frozenset(broken),
+        tuple(_arm_without(places, name, arm) for name, arm in arms),
+    )
 
 
-class SearchSpace(Model):
-    """One sweep."""
+def _arm_without(places: set[Location], name: str, value: Plain) -> DraftArm:
+    place, arm = ("methods", name), _mapping(value)
+    axes = _mapping(arm.get("axes"))
+    return DraftArm(
+        name,
+        _checked(Budgets, arm["budgets"]) if "budgets" in arm and _sound((*place, "budgets"), places) else None,
+        {
+            axis: _checked(AxisOrConstant, given)
+            for axis, given in axes.items()
+            if _sound((*place, "axes", axis), places)
+        },
+        tuple(axes),
+    )
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    question: str
-    corpus: Corpus = Corpus()
-    tokenizer: Tokenizer = Tokenizer()
-    scales: Annotated[tuple[str, ...], Field(min_length=1)]
-    context: PositiveInt
-    tokens_per_step: PositiveInt
-    validation_tokens: PositiveInt = 100_000
-    evaluate_every: Annotated[int, Field(ge=0)] = 0
-    precision: Literal["fp32", "bf16"] = "fp32"
-    schedule: ScheduleSettings
-    optimizer: OptimizerSettings = OptimizerSettings()
-    seeds: Seeds = Seeds()
-    methods: dict[str, Method]
-    search: Search
-    resources: Resources = Resources()
-    price: Price | None = None
+
+def _sound(place: Location, places: set[Location]) -> bool:
+    return not any(other[: len(place)] == place for other in places)
+
+
+def _checked(annotation: Any, value: Plain) -> Any:
+    return TypeAdapter(annotation).validate_python(value)
+
+
+def _mapping(value: Plain) -> Mapping[str, Plain]:
+    return value if isinstance(value, Mapping) else {}

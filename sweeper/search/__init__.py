@@ -1,0 +1,22 @@
+"""What to try next: one arm of a sweep at one scale, asked and told.
+
+`domain` says what may be tried, `strategies` choose, `surface` is the model that recommends, `warm_start` carries over
+what is already known. Nothing here trains, schedules or stores: the ledger is the truth, and telling a fresh strategy
+the same history again gives the same state.
+"""
+
+from sweeper.search.domain import Axis, Domain, Proposal, Recommendation, integers, log_uniform, uniform
+from sweeper.search.strategies import STRATEGIES, Strategy, make_strategy
+
+__all__ = [
+    "STRATEGIES",
+    "Axis",
+    "Domain",
+    "Proposal",
+    "Recommendation",
+    "Strategy",
+    "integers",
+    "log_uniform",
+    "make_strategy",
+    "uniform",
+]

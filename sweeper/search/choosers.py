@@ -1,0 +1,204 @@
+"""How the next fan is chosen at one budget: at random, along the grid, by the surface, or led by one of Optuna's samplers.
+
+A chooser is a function of the history alone, so that a sweep that was killed goes on as if it had not been. Budgets,
+counting and seeds are `strategies`' business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from sweeper.search.acquisition import choose_fan
+from sweeper.search.domain import Axis, Domain, Parameters
+from sweeper.search.surface import Observation, Surface, fit_surface
+from sweeper.search.warm_start import nearest_point
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What is known at one budget. Cells index `domain.points`; `seeds_used` holds asked seeds by cell.
+
+    `leads` are cells to try first; `centre` is where the optimum is expected. `asked` counts all trials of the arm and
+    `seed` is the search's own; together they decide every random choice.
+    """
+
+    domain: Domain
+    told: tuple[Observation, ...]
+    pending: tuple[int, ...]
+    seeds_used: Mapping[int, frozenset[int]]
+    leads: tuple[int, ...]
+    centre: Parameters | None
+    fan: int
+    asked: int
+    seed: int
+
+    @cached_property
+    def surface(self) -> Surface:
+        """The search's model of this budget."""
+        return fit_surface(self.domain, self.told, self.centre)
+
+    def next_seed(self, cell: int) -> int | None:
+        """Seed of the next repeat of a cell, None when the search seeds are used up."""
+        used = self.seeds_used.get(cell, frozenset())
+        for repeat in range(len(used) + 1):
+            try:
+                seed = self.domain.seed_of_repeat(repeat)
+            except ValueError:
+                return None
+            if seed not in used:
+                return seed
+        return None
+
+    @cached_property
+    def trunks(self) -> tuple[tuple[int, ...], ...]:
+        """All cells, grouped by everything but the fan axis."""
+        found: dict[Parameters, list[int]] = {}
+        for cell, point in enumerate(self.domain.points):
+            found.setdefault(self._shared(point), []).append(cell)
+        return tuple(tuple(members) for members in found.values())
+
+    def _shared(self, point: Parameters) -> Parameters:
+        return tuple(pair for pair in point if pair[0] != self.domain.fan_axis)
+
+    def families(self, cells: Iterable[int]) -> dict[Hashable, tuple[int, ...]]:
+        """`cells` by what a fan has in common: everything but the fan axis, and the seed. Used-up cells are left out."""
+        found: dict[Hashable, list[int]] = {}
+        points = self.domain.points
+        for cell in cells:
+            seed = self.next_seed(cell)
+            if seed is not None:
+                found.setdefault((self._shared(points[cell]), seed), []).append(cell)
+        return {key: tuple(members) for key, members in found.items()}
+
+    @cached_property
+    def open_families(self) -> dict[Hashable, tuple[int, ...]]:
+        """Families without the cells that are pending; with them where there is nothing else left."""
+        idle = self.families(sorted(set(range(len(self.domain.points))) - set(self.pending)))
+        return idle or self.families(range(len(self.domain.points)))
+
+    @property
+    def fan_limit(self) -> int:
+        """Most trials of one fan: one where no axis fans out."""
+        return self.fan if self.domain.fan_axis is not None else 1
+
+    def unseen_lead(self) -> int | None:
+        """The next cell of `leads` that was never asked."""
+        return next((cell for cell in self.leads if not self.seeds_used.get(cell)), None)
+
+    def least_tried(self) -> list[int]:
+        """Cells with the fewest trials, pending ones counted as tried."""
+        cells = range(len(self.domain.points))
+        fewest = min(len(self.seeds_used.get(cell, ())) for cell in cells)
+        return [cell for cell in cells if len(self.seeds_used.get(cell, ())) == fewest]
+
+
+Chooser = Callable[[Situation], tuple[int, ...]]
+
+
+def by_chance(situation: Situation) -> tuple[int, ...]:
+    """A cell at random among the least tried, and others of its family at random."""
+    random = np.random.default_rng([situation.seed, situation.asked])
+    families = list(situation.families(situation.least_tried()).values())
+    candidates = sorted(cell for members in families for cell in members)
+    if not candidates:
+        return ()
+    lead = situation.unseen_lead()
+    first = int(random.choice(candidates)) if lead is None or lead not in candidates else lead
+    others = [cell for cell in _home(families, first) if cell != first]
+    return (first, *(int(cell) for cell in random.permutation(others)[: situation.fan_limit - 1]))
+
+
+def along_the_grid(situation: Situation) -> tuple[int, ...]:
+    """Every cell once, then every cell with the next seed; families in a shuffled order, so that a part is a sample.
+
+    A family that was begun is finished first.
+    """
+    families = situation.families(situation.least_tried())
+    order = np.random.default_rng(situation.seed).permutation(len(situation.domain.points))
+    place = {int(cell): number for number, cell in enumerate(order)}
+    trunks = situation.trunks
+
+    def rank(members: tuple[int, ...]) -> tuple[bool, int]:
+        mates = _home(trunks, members[0])
+        return len(members) == len(mates), min(place[cell] for cell in mates)
+
+    return min(families.values(), key=rank, default=())[: situation.fan_limit]
+
+
+def _home(families: Iterable[tuple[int, ...]], cell: int) -> tuple[int, ...]:
+    return next((members for members in families if cell in members), ())
+
+
+def by_surface(situation: Situation) -> tuple[int, ...]:
+    """The fan of the largest knowledge gradient per cost; the first one holds the first lead, or the grid's middle.
+
+    Further leads are not followed: the model expects the bowl at the first one and asks for what it lacks.
+    """
+    if situation.seeds_used:
+        return _fan(situation, None)
+    middle = nearest_point(situation.domain, situation.centre or ())
+    return _fan(situation, situation.leads[0] if situation.leads else situation.domain.points.index(middle))
+
+
+def _fan(situation: Situation, first: int | None) -> tuple[int, ...]:
+    return choose_fan(
+        situation.domain,
+        situation.surface,
+        fan=situation.fan_limit,
+        pending=situation.pending,
+        families=situation.open_families,
+        first=first,
+    )
+
+
+def by_tpe(situation: Situation) -> tuple[int, ...]:
+    """Optuna's tree-structured Parzen estimator leads, the surface fills the fan."""
+    return _led_by_optuna(situation, "tpe")
+
+
+def by_gaussian_process(situation: Situation) -> tuple[int, ...]:
+    """Optuna's Gaussian-process sampler leads, the surface fills the fan."""
+    return _led_by_optuna(situation, "gp")
+
+
+def _led_by_optuna(situation: Situation, sampler: str) -> tuple[int, ...]:
+    lead = situation.unseen_lead()
+    if lead is None:
+        from sweeper.search.samplers import suggest
+
+        seed = int(np.random.default_rng([situation.seed, situation.asked]).integers(2**31))
+        wanted = suggest(situation.domain, sampler, situation.told, situation.pending, seed)
+        lead = _nearest(situation, wanted)
+    return () if lead is None else _fan(situation, lead)
+
+
+def _nearest(situation: Situation, wanted: Mapping[str, float]) -> int | None:
+    """The cell on offer that is nearest to the wanted coordinates, each axis measured in its own range."""
+    axes = [axis for axis in situation.domain.axes if axis.name in wanted]
+    offered: Sequence[int] = sorted(cell for members in situation.open_families.values() for cell in members)
+
+    def distance(cell: int) -> tuple[float, int]:
+        point = dict(situation.domain.points[cell])
+        return sum(_gap(axis, axis.coordinate(point[axis.name]), wanted[axis.name]) for axis in axes), cell
+
+    return min(offered, key=distance, default=None)
+
+
+def _gap(axis: Axis, given: float, wanted: float) -> float:
+    if axis.spacing == "category":
+        return 4.0 * (given != wanted)
+    reach = axis.coordinate(axis.values[-1]) - axis.coordinate(axis.values[0])
+    return ((given - wanted) / reach) ** 2
+
+
+CHOOSERS: dict[str, Chooser] = {
+    "random": by_chance,
+    "grid": along_the_grid,
+    "tpe": by_tpe,
+    "gp": by_gaussian_process,
+    "surface": by_surface,
+}

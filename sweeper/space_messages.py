@@ -1,0 +1,125 @@
+"""What pydantic found wrong with a file, said in the words of this project: given, allowed, where.
+
+One mistake makes one sentence: a misspelt key is not also a missing one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, get_args
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from sweeper.space_errors import Problem, choose_from, closest, shown
+from sweeper.space_schema import AXIS_TAGS, CONSTANT_TAG, Model, SearchSpace
+from sweeper.space_yaml import Document, Location
+
+_AXIS_KEYS = tuple(tag.strip("<>") for tag in AXIS_TAGS)
+"""Left out of names: `step_ratio`, not `step_ratio.uniform`."""
+
+_PHRASES = {
+    "int_type": "is not a whole number",
+    "int_from_float": "is not a whole number",
+    "float_type": "is not a number",
+    "finite_number": "is not a finite number",
+    "string_type": "is not text; put it in quotes",
+    "string_pattern_mismatch": "is not a name of at most 64 letters, digits, dots, dashes and underscores",
+    "bool_type": "is neither true nor false",
+    "tuple_type": "is not a list; write [a, b]",
+    "dict_type": "is not a mapping of keys to values",
+    "model_type": "is not a mapping of keys to values",
+    "greater_than": "is not greater than {gt:g}",
+    "greater_than_equal": "is less than {ge}",
+    "less_than": "is not less than {lt:g}",
+    "less_than_equal": "is greater than {le}",
+    "string_too_short": "is empty",
+    "string_too_long": "is longer than {max_length} characters",
+    "too_short": "is empty; give at least one value",
+    "too_long": "has {actual_length} values; {max_length} are allowed",
+}
+
+
+def label(location: Location) -> str:
+    """A place as messages name it: the parameter's name inside an axis, elsewhere the path of keys."""
+    if len(location) > 3 and location[0] == "methods" and location[2] == "axes":
+        return ".".join(str(part) for part in location[3:] if part not in _AXIS_KEYS and isinstance(part, str))
+    return ".".join(str(part) for part in location if isinstance(part, str))
+
+
+def without_tags(location: Iterable[str | int]) -> Location:
+    """A pydantic location without the names of union members, which no file holds."""
+    return tuple(part for part in location if part not in AXIS_TAGS and part != CONSTANT_TAG)
+
+
+def problems_of(error: ValidationError, document: Document) -> tuple[Problem, ...]:
+    """The problems of one failed validation. Places that could not be read at all were reported before."""
+    details = [
+        detail
+        for detail in error.errors(include_url=False)
+        if not any(without_tags(detail["loc"])[: len(place)] == place for place in document.unreadable)
+        and not (detail["type"] == "too_short" and detail["input"])  # pydantic counts the sound elements only
+    ]
+    misspelt = set(_misspelt(details))
+    return tuple(
+        _problem(detail, document)
+        for detail in details
+        if detail["type"] != "missing" or without_tags(detail["loc"]) not in misspelt
+    )
+
+
+def _misspelt(details: list[ErrorDetails]) -> Iterator[Location]:
+    for detail in details:
+        if detail["type"] == "extra_forbidden":
+            parent, key = detail["loc"][:-1], str(detail["loc"][-1])
+            meant = closest(key, _keys_at(parent))
+            if meant is not None:
+                yield (*without_tags(parent), meant)
+
+
+def _problem(detail: ErrorDetails, document: Document) -> Problem:
+    location, kind = without_tags(detail["loc"]), detail["type"]
+    where = label(location)
+    line = document.line_of(location)
+    if kind == "extra_forbidden":
+        key = str(location[-1])
+        name = ".".join(part for part in (label(location[:-1]), key) if part)
+        return Problem(line, f"{name}: unknown key; {choose_from(key, _keys_at(detail['loc'][:-1]))}")
+    if kind == "missing" and isinstance(location[-1], int):
+        return Problem(document.line_of(location[:-1]), f"{label(location[:-1])}: one value given; write [low, high]")
+    if kind == "missing":
+        return Problem(line, f"{where}: missing{_described(detail['loc'])}")
+    phrase = _PHRASES.get(kind, detail["msg"]).format(**detail.get("ctx", {}))
+    if kind == "literal_error":
+        allowed = re.findall(r"'([^']*)'", str(detail.get("ctx", {}).get("expected", "")))
+        phrase = f"is not one of {', '.join(allowed)}"
+    given = shown(detail["input"])
+    return Problem(line, f"{where}: {given} {phrase}" if where else f"the file {phrase}")
+
+
+def _keys_at(location: Iterable[str | int]) -> tuple[str, ...]:
+    return tuple(_model_at(location).model_fields)
+
+
+def _described(location: tuple[str | int, ...]) -> str:
+    described = _model_at(location[:-1]).model_fields[str(location[-1])].description
+    return f"; {described[0].lower()}{described[1:].rstrip('.')}" if described else ""
+
+
+def _model_at(location: Iterable[str | int]) -> type[Model]:
+    """The model whose keys stand at a pydantic location; names inside `methods` and `axes` are passed over."""
+    model: type[Model] = SearchSpace
+    for part in location:
+        if part in AXIS_TAGS:
+            model = AXIS_TAGS[str(part)]
+        elif part in model.model_fields:
+            model = next(_models_in(model.model_fields[str(part)].annotation), model)
+    return model
+
+
+def _models_in(annotation: Any) -> Iterator[type[Model]]:
+    if isinstance(annotation, type) and issubclass(annotation, Model):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)

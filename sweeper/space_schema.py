@@ -1,0 +1,252 @@
+"""The shape of a search-space file: its keys, their types, and the range of each value alone.
+
+What two values mean together (a budget and the warm-up, the two arms' learning rates) is `space_rules`'s, reading text
+with line numbers is `space_yaml`'s, and which trials follow is `plan`'s. Numbers are strict: `true` is not 1, and
+`"8"` is not 8. Import these names from `sweeper.space`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Strict, Tag, field_validator
+from pydantic_core import PydanticCustomError
+
+Scalar = int | float | str
+
+AXIS_HELP = (
+    "is neither a constant nor one of grid: [a, b], integers: [low, high], uniform: [low, high], "
+    "log_uniform: [low, high]"
+)
+LARGEST_SEED = 2**32 - 1
+LARGEST_INTEGER = 10**15
+"""Beyond every budget; keeps arithmetic on unchecked numbers finite."""
+
+
+class Model(BaseModel):
+    """Unknown keys are errors, values are frozen, numbers are finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _refuse_other_than_scalars(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise PydanticCustomError("scalar", "is not a number or a word")
+    if not isinstance(value, str) and not (-LARGEST_INTEGER <= value <= LARGEST_INTEGER):
+        raise PydanticCustomError("scalar", "is not a number between -1e15 and 1e15")
+    return value
+
+
+Integer = Annotated[int, Strict(), Field(ge=-LARGEST_INTEGER, le=LARGEST_INTEGER)]
+Count = Annotated[int, Strict(), Field(ge=1, le=LARGEST_INTEGER)]
+NonNegativeInteger = Annotated[int, Strict(), Field(ge=0, le=LARGEST_INTEGER)]
+Number = Annotated[float, Strict()]
+PositiveNumber = Annotated[float, Strict(), Field(gt=0)]
+NonNegativeNumber = Annotated[float, Strict(), Field(ge=0)]
+Text = Annotated[str, Strict(), Field(min_length=1)]
+Switch = Annotated[bool, Strict()]
+Constant = Annotated[int | float | str, BeforeValidator(_refuse_other_than_scalars)]
+
+
+def _refuse_reversed(bounds: tuple[Any, Any]) -> tuple[Any, Any]:
+    low, high = bounds
+    if low > high:
+        raise PydanticCustomError("reversed", "starts above its end; write [low, high]")
+    return bounds
+
+
+class Grid(Model):
+    """An explicit list of values, numbers in increasing order, tried as they are."""
+
+    grid: Annotated[tuple[Constant, ...], Field(min_length=1)]
+
+
+class IntegerRange(Model):
+    """Whole numbers `low..high`, both included."""
+
+    integers: tuple[Integer, Integer]
+
+    _order = field_validator("integers")(_refuse_reversed)
+
+
+class UniformRange(Model):
+    """Real numbers in `[low, high]`, snapped to multiples of `step` from `low` where one is given."""
+
+    uniform: tuple[Number, Number]
+    step: PositiveNumber | None = None
+
+    _order = field_validator("uniform")(_refuse_reversed)
+
+
+class LogUniformRange(Model):
+    """Positive numbers in `[low, high]`, searched on a grid of `per_octave` points an octave."""
+
+    log_uniform: tuple[PositiveNumber, PositiveNumber]
+    per_octave: Count = 2
+
+    _order = field_validator("log_uniform")(_refuse_reversed)
+
+
+Axis = Grid | IntegerRange | UniformRange | LogUniformRange
+
+AXIS_TAGS: dict[str, type[Model]] = {
+    "<grid>": Grid,
+    "<integers>": IntegerRange,
+    "<uniform>": UniformRange,
+    "<log_uniform>": LogUniformRange,
+}
+CONSTANT_TAG = "<constant>"
+
+
+def _kind_of_axis(value: object) -> str | None:
+    if isinstance(value, Mapping):
+        return next((tag for tag in AXIS_TAGS if tag.strip("<>") in value), None)
+    if isinstance(value, int | float | str):
+        return CONSTANT_TAG
+    return next((tag for tag, model in AXIS_TAGS.items() if isinstance(value, model)), None)
+
+
+AxisOrConstant = Annotated[
+    Annotated[Grid, Tag("<grid>")]
+    | Annotated[IntegerRange, Tag("<integers>")]
+    | Annotated[UniformRange, Tag("<uniform>")]
+    | Annotated[LogUniformRange, Tag("<log_uniform>")]
+    | Annotated[Constant, Tag(CONSTANT_TAG)],
+    Discriminator(_kind_of_axis, custom_error_type="axis", custom_error_message=AXIS_HELP),
+]
+
+
+class Corpus(Model):
+    """Where text comes from. `stdlib` is the Python standard library's sources; `files` reads text files by path."""
+
+    source: Annotated[Text, Field(description="A source of `trainers.data`.")] = "stdlib"
+    paths: Annotated[tuple[Text, ...], Field(description="Text files, folders or globs; for `files` only.")] = ()
+    validation_fraction: Annotated[Number, Field(gt=0, lt=0.5, description="Share of the documents held out.")] = 0.03
+
+
+class Tokenizer(Model):
+    """`bpe` trains a byte-level BPE of `vocab_size` tokens on the training split; `file` reads a tokenizer.json.
+
+    `vocab_size` must then be stated too, and is compared with the file's when the corpus is prepared: `plan` counts
+    parameters and FLOPs without the file.
+    """
+
+    kind: Literal["bpe", "file"] = "bpe"
+    vocab_size: Annotated[Integer, Field(ge=257, le=2**20, description="Tokens, the separator included.")] = 512
+    path: Annotated[Text | None, Field(description="A tokenizer.json; for `file` only.")] = None
+
+
+class Budgets(Model):
+    """Total optimizer steps of an arm's runs: one for tuning, one or more for the confirmation ladder."""
+
+    tuning: Annotated[Count, Field(description="Total steps of every tuning trial.")]
+    confirmation: Annotated[
+        tuple[Count, ...], Field(min_length=1, description="Total steps of the confirmation runs, increasing.")
+    ]
+
+
+class Method(Model):
+    """One arm: its budgets, and an axis (or a constant) for each of its parameters and for `learning_rate`."""
+
+    budgets: Budgets
+    axes: dict[str, AxisOrConstant]
+
+
+class ScheduleSettings(Model):
+    """Warm-up in steps (a fraction would tear shared trunks apart), decay as a fraction of each budget."""
+
+    warmup_steps: Annotated[NonNegativeInteger, Field(description="Steps of linear warm-up, at every budget.")]
+    decay_fraction: Annotated[Number, Field(ge=0, le=1, description="Share of a budget that decays to zero.")] = 0.2
+
+
+class OptimizerSettings(Model):
+    """AdamW. See `trainers.spec.Optimizer`."""
+
+    beta1: Annotated[Number, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[Number, Field(ge=0, lt=1)] = 0.95
+    epsilon: PositiveNumber = 1e-8
+    weight_decay: NonNegativeNumber = 0.1
+    clip_norm: Annotated[PositiveNumber, Field(description="Largest L2 norm of the whole gradient.")] = 1.0
+
+
+class Seeds(Model):
+    """Search seeds lie in 0..99, confirmation seeds from 1000 up, so that they cannot meet."""
+
+    tuning: Annotated[tuple[Annotated[Integer, Field(ge=0, le=99)], ...], Field(min_length=1)] = (0,)
+    confirmation: Annotated[tuple[Annotated[Integer, Field(ge=1000, le=LARGEST_SEED)], ...], Field(min_length=1)] = (
+        1000,
+        1001,
+        1002,
+    )
+
+
+class Search(Model):
+    """`trials_per_arm` tuning trials for every arm; `fan` values of r are asked for at once from one trunk.
+
+    With `sampler: grid` an arm is done when every point had every tuning seed, also where that is fewer trials.
+    """
+
+    sampler: Literal["auto", "surface", "gp", "tpe", "random", "grid"] = "auto"
+    trials_per_arm: Count
+    fan: Count = 3
+    warm_start: Annotated[Switch, Field(description="Begin at the published valley, then at smaller scales' best.")] = (
+        True
+    )
+    seed: Annotated[Integer, Field(ge=0, le=LARGEST_SEED, description="Of the sampler, not of the training.")] = 0
+
+
+def _refuse_other_than_gpus(value: object) -> object:
+    if value == "auto" and isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 4096:
+        raise PydanticCustomError("gpus", "is neither auto nor a number from 0 to 4096")
+    return value
+
+
+class Resources(Model):
+    """Per trial. Zero GPUs means `cpus` cores of a machine without one; `auto` takes a GPU where there is one."""
+
+    gpus: Annotated[
+        Annotated[float, Field(ge=0, le=4096)] | Literal["auto"],
+        BeforeValidator(_refuse_other_than_gpus),
+        Field(description="GPUs of a trial, or auto."),
+    ] = "auto"
+    cpus: Count = 1
+    disk_gb: Annotated[PositiveNumber, Field(description="Most disk for checkpoints, in gigabytes.")] = 20.0
+
+
+class Price(Model):
+    """What a device-hour costs; the report's default, editable there."""
+
+    per_gpu_hour: NonNegativeNumber
+    currency: Annotated[Text, Field(max_length=8)] = "USD"
+
+
+class SearchSpace(Model):
+    """One sweep: the question, what is trained on what, and which values each arm may try.
+
+    Constructed directly it is checked for types and ranges only; `load_search_space` checks what values mean together.
+    """
+
+    name: Annotated[
+        str,
+        Strict(),
+        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Names the results; letters, digits, . _ -"),
+    ]
+    question: Annotated[Text, Field(description="What the sweep is to answer, for people.")]
+    corpus: Corpus = Corpus()
+    tokenizer: Tokenizer = Tokenizer()
+    scales: Annotated[tuple[Text, ...], Field(min_length=1, description="Model sizes by name, small to large.")]
+    context: Annotated[Count, Field(description="Latent positions of a sequence, the same in every phase.")]
+    tokens_per_step: Annotated[Count, Field(description="Latent positions of a step; a multiple of `context`.")]
+    validation_tokens: Annotated[Count, Field(description="Held-out tokens, the same for every trial.")] = 100_000
+    evaluate_every: Annotated[NonNegativeInteger, Field(description="Steps between evaluations; 0: at the end.")] = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    schedule: ScheduleSettings
+    optimizer: OptimizerSettings = OptimizerSettings()
+    seeds: Seeds = Seeds()
+    methods: Annotated[dict[str, Method], Field(description="The arms, `baseline` among them.")]
+    search: Search
+    resources: Resources = Resources()
+    price: Price | None = None

@@ -1,0 +1,109 @@
+"""From a search space and one choice of values to the `TrialSpec` that a trainer takes. Pure functions.
+
+Values get one type each here (a step ratio of `1` and of `1.0` are the same trial, so they must be the same bits). Which
+choices are made is left to the search.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sweeper.space_schema import Scalar, ScheduleSettings, SearchSpace
+from trainers.methods import phases_of
+from trainers.scales import SCALES
+from trainers.spec import Optimizer, Schedule, TrialSpec
+
+LEARNING_RATE = "learning_rate"
+"""Searched like a parameter of every method, and kept in the spec's schedule."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterKind:
+    """What type a parameter's values have, in words for messages, and one value that every method accepts."""
+
+    type: type[int] | type[float] | type[str]
+    words: str
+    example: Scalar
+
+    def holds(self, value: Scalar) -> bool:
+        """Whether `value` can be given without changing what it says."""
+        if self.type is float:
+            return isinstance(value, int | float)
+        return isinstance(value, self.type)
+
+
+PARAMETER_KINDS: dict[str, ParameterKind] = {
+    LEARNING_RATE: ParameterKind(float, "a number", 1e-3),
+    "bag_size": ParameterKind(int, "a whole number", 2),
+    "bag_weighting": ParameterKind(str, "a word", "uniform"),
+    "step_ratio": ParameterKind(float, "a number", 0.5),
+}
+"""A method with a parameter of a new name adds a row; parameters without one are passed on as they are."""
+
+
+def decay_steps(schedule: ScheduleSettings, total_steps: int) -> int:
+    """Steps of the linear decay at the end of a run: `floor(decay_fraction * total_steps + 0.5)`."""
+    return math.floor(schedule.decay_fraction * total_steps + 0.5)
+
+
+def make_spec(
+    space: SearchSpace,
+    *,
+    scale: str,
+    method: str,
+    parameters: Mapping[str, Scalar],
+    total_steps: int,
+    seed: int,
+    corpus_fingerprint: str,
+    tokenizer_fingerprint: str,
+    vocab_size: int,
+) -> TrialSpec:
+    """One trial. `parameters` hold the method's own and `learning_rate`; `vocab_size` is the prepared tokenizer's.
+
+    Raises `ValueError`, naming the value, when the choice cannot be trained: an unknown scale or method, a parameter
+    missing, foreign, of the wrong type or out of range, a budget shorter than warm-up plus decay.
+    """
+    if scale not in SCALES:
+        raise ValueError(f"scale: {scale!r} is not one of {', '.join(SCALES)}")
+    if LEARNING_RATE not in parameters:
+        raise ValueError(f"{LEARNING_RATE}: missing from the parameters {sorted(parameters)}")
+    typed = {name: _typed(name, value) for name, value in parameters.items()}
+    spec = TrialSpec(
+        scale=scale,
+        shape=SCALES[scale].with_vocabulary(vocab_size),
+        method=method,
+        parameters=tuple(sorted((name, value) for name, value in typed.items() if name != LEARNING_RATE)),
+        corpus_fingerprint=corpus_fingerprint,
+        tokenizer_fingerprint=tokenizer_fingerprint,
+        context=space.context,
+        tokens_per_step=space.tokens_per_step,
+        validation_tokens=space.validation_tokens,
+        schedule=Schedule(
+            total_steps=total_steps,
+            warmup_steps=space.schedule.warmup_steps,
+            decay_steps=decay_steps(space.schedule, total_steps),
+            learning_rate=float(typed[LEARNING_RATE]),
+        ),
+        optimizer=Optimizer(
+            beta1=space.optimizer.beta1,
+            beta2=space.optimizer.beta2,
+            epsilon=space.optimizer.epsilon,
+            weight_decay=space.optimizer.weight_decay,
+            clip_norm=space.optimizer.clip_norm,
+        ),
+        precision=space.precision,
+        seed=seed,
+    )
+    phases_of(spec)
+    return spec
+
+
+def _typed(name: str, value: Scalar) -> Scalar:
+    kind = PARAMETER_KINDS.get(name)
+    if kind is None:
+        return value
+    if isinstance(value, bool) or not kind.holds(value):
+        raise ValueError(f"{name}: {value!r} is not {kind.words}")
+    return kind.type(value)

@@ -1,0 +1,168 @@
+"""Replaying published tables: reading, interpolating, judging, and the race itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sweeper.loss_table import LossTable, benchmark_domain, read_tables, seed_noise, truth_of
+from sweeper.replay import Contestant, Rules, compare_strategies, run_race
+from trainers.spec import ModelShape, Optimizer, Schedule, TrialSpec
+
+PUBLISHED = Path(__file__).parents[2] / "reports" / "published" / "final_loss_by_r_and_s.csv"
+HEADER = "table,params,total_steps,bag_weighting,step_ratio,bag_size,final_loss\n"
+
+
+def made_table(rows: int = 5, columns: int = 5) -> LossTable:
+    """A bowl with its lowest cell in the middle, and a baseline."""
+    cells = [
+        (round(0.1 * (i + 1), 1), 2 + j, 3 + 0.01 * (i - rows // 2) ** 2 + 0.005 * (j - columns // 2) ** 2)
+        for i in range(rows)
+        for j in range(columns)
+    ]
+    return LossTable("made", "1M", 1000, "uniform", ((0.0, 1, 3.2), *cells))
+
+
+def spec_of(ratio: float, bag: int, total_steps: int = 1000, seed: int = 0) -> TrialSpec:
+    return TrialSpec(
+        scale="nano",
+        shape=ModelShape(2, 48, 3, 3, 16, 128, 512),
+        method="tst",
+        parameters=(("bag_size", bag), ("bag_weighting", "uniform"), ("step_ratio", ratio)),
+        corpus_fingerprint="c",
+        tokenizer_fingerprint="t",
+        context=64,
+        tokens_per_step=512,
+        validation_tokens=512,
+        schedule=Schedule(total_steps, 10, 100, 0.002),
+        optimizer=Optimizer(),
+        precision="fp32",
+        seed=seed,
+    )
+
+
+def test_published_tables_are_read_whole() -> None:
+    tables = read_tables(PUBLISHED)
+    assert [(table.params, len(table.losses)) for table in tables] == [("270M", 151), ("600M", 120)]
+    assert tables[0].loss(0.3, 7) == 3.1392
+    assert tables[1].loss(0.0, 1) == 3.0186
+    assert len(benchmark_domain(tables[0]).points) == 99
+
+
+def test_between_cells_losses_are_interpolated_and_outside_refused() -> None:
+    table = made_table()
+    assert table.loss(0.15, 2) == pytest.approx((table.loss(0.1, 2) + table.loss(0.2, 2)) / 2)
+    holes = replace(table, losses=tuple(cell for cell in table.losses if cell[:2] != (0.3, 4)))
+    between = holes.loss(0.3, 4)
+    assert between == pytest.approx((table.loss(0.2, 4) + table.loss(0.4, 4)) / 2)
+    assert table.loss(0.0, 6) == table.loss(0.3, 1) == 3.2
+    with pytest.raises(ValueError, match="outside table"):
+        table.loss(0.7, 3)
+    with pytest.raises(ValueError, match="outside table"):
+        table.loss(0.3, 16)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("table,params\n", r"t\.csv:1: columns total_steps"),
+        (HEADER, "no row"),
+        (HEADER + "1,1M,100,uniform,0.3,four,3.1\n", r"t\.csv:2: .*'four'"),
+        (HEADER + "1,1M,100,uniform,1.3,4,3.1\n", r"t\.csv:2: .*ratio in \[0, 1\]"),
+        (HEADER + "1,1M,100,uniform,0.3,4,nan\n", r"t\.csv:2: .*finite loss"),
+        (HEADER + "1,1M,100,uniform,0.3,4,3.1\n1,1M,100,uniform,0.3,4,3.2\n", "occurs twice"),
+    ],
+)
+def test_bad_tables_name_file_and_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        read_tables(path)
+
+
+def test_smoothing_takes_its_weights_from_the_cells_that_are_there() -> None:
+    table = made_table(rows=3, columns=3)
+    regret = truth_of(table, benchmark_domain(table)).smoothed_regret
+    losses = np.array([[table.loss(r, s) for s in (2, 3, 4)] for r in (0.1, 0.2, 0.3)])
+    kernel = np.array([1.0, 2.0, 1.0])
+    centre = kernel @ losses @ kernel / 16
+    corner = np.array([2.0, 1.0]) @ losses[:2, :2] @ np.array([2.0, 1.0]) / 9
+    names = {(dict(point)["step_ratio"], dict(point)["bag_size"]): value for point, value in regret.items()}
+    assert names[0.2, 3] == pytest.approx(0.0)
+    assert names[0.1, 2] == pytest.approx(corner - centre)
+
+
+def test_one_lucky_cell_is_not_the_truth() -> None:
+    table = made_table()
+    lucky = replace(table, losses=tuple((*c[:2], c[2] - 0.02 if c[:2] == (0.1, 2) else c[2]) for c in table.losses))
+    truth = truth_of(lucky, benchmark_domain(lucky))
+    point = next(p for p in truth.raw_regret if {("step_ratio", 0.1), ("bag_size", 2)} <= set(p))
+    assert truth.raw_regret[point] > 0 or truth.smoothed_regret[point] > truth.raw_regret[point]
+    assert min(truth.smoothed_regret.values()) == 0.0
+
+
+def test_seed_noise_belongs_to_seed_and_cell() -> None:
+    draws = np.array([seed_noise(seed, 0, 0.3, bag, 0.001) for seed in range(40) for bag in range(2, 12)])
+    assert seed_noise(3, 0, 0.3, 4, 0.001) == seed_noise(3, 0, 0.3, 4, 0.001)
+    assert abs(draws.mean()) < 0.0002
+    assert 0.0009 < draws.std() < 0.0011
+    assert len(set(draws.tolist())) == 400
+
+
+def test_a_spec_is_replayed_at_its_budget_only() -> None:
+    table = made_table()
+    assert table.replayed_loss(spec_of(0.3, 4), deviation=0.0) == table.loss(0.3, 4)
+    assert table.replayed_loss(spec_of(0.3, 4, seed=1)) != table.replayed_loss(spec_of(0.3, 4, seed=2))
+    with pytest.raises(ValueError, match="total_steps: 2000"):
+        table.replayed_loss(spec_of(0.3, 4, total_steps=2000))
+
+
+def test_the_race_counts_what_is_spent() -> None:
+    tables = read_tables(PUBLISHED)
+    rules = Rules(trials=20)
+    domain = benchmark_domain(tables[0])
+    shared = run_race(tables[0], domain, Contestant("surface"), rules, seed=0)
+    alone = run_race(tables[0], domain, Contestant("surface", shared=False), rules, seed=0)
+    assert shared.spent is not None
+    assert shared.held is not None
+    assert 1 <= shared.spent <= shared.held <= shared.trials
+    assert shared.regret <= 0.0015 + 1e-9
+    assert alone.spent is not None
+    assert float(alone.spent).is_integer()
+    assert shared == run_race(tables[0], domain, Contestant("surface"), rules, seed=0)
+
+
+def test_a_hopeless_race_is_not_a_number() -> None:
+    """One trial cannot settle it: not reached stays None in the race and in the median."""
+    tables = read_tables(PUBLISHED)
+    result = compare_strategies(
+        tables[:1], [Contestant("random", shared=False, by_luck=True)], seeds=5, rules=Rules(trials=1)
+    )
+    standing = result.standings[0]
+    assert standing.median_spent is None
+    assert standing.reached < 0.5
+    assert json.loads(json.dumps(result.to_json()))["kind"] == "replay"
+
+
+def test_warm_start_needs_another_table() -> None:
+    tables = read_tables(PUBLISHED)
+    contestants = [Contestant("random"), Contestant("random", warm=True)]
+    one = compare_strategies(tables[:1], contestants, seeds=2, rules=Rules(trials=6))
+    two = compare_strategies(tables, contestants, seeds=2, rules=Rules(trials=6))
+    assert [standing.warm_start for standing in one.standings] == [False]
+    assert [standing.warm_start for standing in two.standings] == [False, True] * 2
+
+
+@pytest.mark.slow
+def test_the_default_search_keeps_its_promise_on_the_published_tables() -> None:
+    """At most 6 full-budget equivalents in the median without a warm start, at most 3 with one."""
+    tables = read_tables(PUBLISHED)
+    contestants = [Contestant("surface"), Contestant("surface", warm=True)]
+    result = compare_strategies(tables, contestants, seeds=15)
+    for standing in result.standings:
+        assert standing.median_spent is not None
+        assert standing.median_spent <= (3.0 if standing.warm_start else 6.0)

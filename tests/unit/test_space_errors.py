@@ -1,0 +1,92 @@
+"""What a user is told about a bad search-space file. The golden text is written anew by running this file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sweeper.space import SearchSpaceError, load_search_space, parse_search_space
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "space_errors"
+SHIPPED = Path(__file__).parents[2] / "search_spaces"
+CASES = sorted(path.stem for path in GOLDEN.glob("*.yaml"))
+
+
+def told(case: str) -> list[str]:
+    path = GOLDEN / f"{case}.yaml"
+    with pytest.raises(SearchSpaceError) as caught:
+        parse_search_space(path.read_text(encoding="utf-8"), Path(path.name))
+    return str(caught.value).splitlines()
+
+
+def test_every_mistake_is_told_in_the_golden_words() -> None:
+    lines = [line for case in CASES for line in told(case)]
+    assert lines == (GOLDEN / "messages.txt").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case not in ("axis_log_of_zero", "learning_rate_not_positive")]
+)
+def test_one_mistake_makes_one_line(case: str) -> None:
+    several = {"several": 4, "seeds_meet": 2, "tokenizer_file_bare": 2, "budget_without_decay": 2}
+    assert len(told(case)) == several.get(case, 1)
+
+
+def test_several_mistakes_stand_in_the_order_of_their_lines() -> None:
+    numbers = [int(line.split(":")[1]) for line in told("several")]
+    assert numbers == sorted(numbers)
+
+
+def test_the_error_names_file_line_and_value(tmp_path: Path) -> None:
+    path = tmp_path / "tst-270m.yaml"
+    text = (SHIPPED / "tst-270m.yaml").read_text(encoding="utf-8")
+    path.write_text(text.replace("{uniform: [0.1, 0.5], step: 0.05}", "1.4"), encoding="utf-8")
+    line = next(number for number, line in enumerate(text.splitlines(), 1) if "step_ratio:" in line)
+    with pytest.raises(SearchSpaceError) as caught:
+        load_search_space(path)
+    assert str(caught.value) == f"{path}:{line}: step_ratio: 1.4 is not in [0, 1]"
+    assert (caught.value.path, caught.value.line) == (path, line)
+    assert caught.value.message == "step_ratio: 1.4 is not in [0, 1]"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"name: caf\xe9\n", ":1: is not UTF-8 text"),
+        (b"name: small\nquestion: \xff\n", ":2: is not UTF-8 text"),
+        (b"#" * 1_000_001, ": is larger than 1,000,000 bytes"),
+        (b"name: a\x00b\n", ":1: not valid YAML"),
+        (b'name: "\\UFFFFFFFF"\n', ":1: not valid YAML"),
+        (b"[" * 5_000, ":1: nested deeper than 20 levels"),
+        (b"a: &a [*a]\n", ":1: nested deeper than 20 levels"),
+        (b"name: a\n---\nname: b\n", ":2: not valid YAML"),
+        (b"? [a]\n: b\n", ":1: a key that is a list or a mapping"),
+    ],
+)
+def test_a_file_that_is_no_space_at_all_is_refused_in_one_line(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    with pytest.raises(SearchSpaceError) as caught:
+        load_search_space(path)
+    assert f"{path}{said}" in str(caught.value).splitlines()[0]
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SearchSpaceError, match=r"missing\.yaml: cannot be read: No such file"):
+        load_search_space(tmp_path / "missing.yaml")
+    with pytest.raises(SearchSpaceError, match="cannot be read: Is a directory"):
+        load_search_space(tmp_path)
+
+
+def test_a_tag_never_runs(tmp_path: Path) -> None:
+    witness = tmp_path / "witness"
+    text = f'name: !!python/object/apply:os.mkdir ["{witness}"]\n'
+    with pytest.raises(SearchSpaceError, match="is not allowed"):
+        parse_search_space(text, Path("bad.yaml"))
+    assert not witness.exists()
+
+
+if __name__ == "__main__":
+    lines = [line for case in CASES for line in told(case)]
+    (GOLDEN / "messages.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
