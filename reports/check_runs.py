@@ -1,0 +1,218 @@
+"""The checks that read the runs: are they comparable, were both arms tuned alike, did they end well?
+
+What was estimated from the runs is checked in `check_estimates`; the order on the page is in `checks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from reports.runs import DECAY_NOT_STATED, FinishedRun
+from reports.study import Arm, ScaleStudy, Study
+from reports.tuning import edges
+from reports.verdict import Check, CheckStatus, ScaleVerdict, worst_status
+
+OneCheck = Callable[[Study, tuple[ScaleVerdict, ...]], Check]
+
+STABLE_STEP_TIME = 0.05
+UNSTABLE_STEP_TIME = 0.20
+TUNING_HOURS_RATIO = 1.25
+
+
+def _confirmed(runs: Iterable[FinishedRun]) -> list[FinishedRun]:
+    return [run for run in runs if run.stage == "confirmation" and run.outcome == "finished"]
+
+
+def _compared_arms(scale: ScaleStudy) -> list[Arm]:
+    return [arm for arm in scale.arms if arm.cells]
+
+
+def check_decayed(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
+    """Only runs whose learning rate has decayed may be read."""
+    runs = _confirmed(study.runs)
+    decayed = sum(run.decayed for run in runs)
+    name = "Schedule decayed"
+    if not runs:
+        return Check(name, "not_applicable", "0 runs", "No confirmation run has finished.")
+    number = f"{decayed} of {len(runs)}"
+    if any(DECAY_NOT_STATED in run.notes for run in runs):
+        return Check(name, "warn", "not stated", "Some runs do not state whether their learning rate decayed.")
+    if decayed == len(runs):
+        return Check(name, "pass", number, "Every confirmation run ended with a decayed learning rate.")
+    sentence = "Confirmation runs without a decayed learning rate were left out of every estimate."
+    return Check(name, "warn" if decayed else "fail", number, sentence)
+
+
+def setting_check(attribute: str, label: str) -> OneCheck:
+    """The check that every comparison inside one scale shares a setting (an attribute of the runs)."""
+
+    def check(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
+        return _check_setting(study, attribute, label)
+
+    return check
+
+
+def _check_setting(study: Study, attribute: str, label: str) -> Check:
+    """Every comparison inside one scale shares the setting."""
+    name = f"Same {label}"
+    statuses: list[CheckStatus] = []
+    most, left_out = 0, 0
+    for scale in study.scales:
+        values = {getattr(run, attribute) for run in _confirmed(scale.runs)}
+        if not values:
+            continue
+        most = max(most, len(values))
+        left_out += sum(exclusion.reason.startswith(f"other {label}") for exclusion in scale.exclusions)
+        statuses.append("warn" if len(values) > 1 or None in values else "pass")
+    if not statuses:
+        return Check(name, "not_applicable", "no runs", "No confirmation run has finished.")
+    if worst_status(statuses) == "pass":
+        return Check(name, "pass", "1 value", f"All compared runs of a scale have the same {label}.")
+    if most == 1:
+        return Check(name, "warn", "not stated", f"The runs do not state their {label}; it is taken to be the same.")
+    return Check(name, "warn", f"{most} values", f"Runs with another {label} were left out: {left_out}.")
+
+
+def check_equal_trials(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
+    """Both arms were given the same number of tuning trials over the same ranges at the same budget."""
+    name = "Equal tuning"
+    if not verdicts:
+        return Check(name, "not_applicable", "no method", "There is no method to compare.")
+    unequal = [verdict for verdict in verdicts if verdict.equal_tuning is False]
+    if unequal:
+        first = unequal[0]
+        number = f"{first.trials_method} against {first.trials_baseline}"
+        return Check(name, "fail", number, f"UNEQUAL TUNING at {first.scale}: {first.tuning_difference}.")
+    if any(verdict.equal_tuning is None for verdict in verdicts):
+        return Check(name, "warn", "not recorded", "How the arms were tuned is not recorded with these runs.")
+    counts = sorted({verdict.trials_method for verdict in verdicts if verdict.trials_method is not None})
+    number = " / ".join(f"{count} each" for count in counts)
+    return Check(name, "pass", number, "Both arms had equal trials over equal learning rates at equal budgets.")
+
+
+def check_tuning_hours(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
+    """Tuning cost both arms about the same."""
+    name = "Equal tuning cost"
+    ratios = [
+        method / baseline
+        for scale in study.scales
+        if scale.baseline is not None and (baseline := _tuning_hours(scale.baseline)) > 0
+        for arm in scale.methods
+        if (method := _tuning_hours(arm)) > 0
+    ]
+    if not ratios:
+        return Check(name, "not_applicable", "not recorded", "The cost of tuning is not recorded for both arms.")
+    ratio = max(ratios, key=lambda value: abs(value - 1))
+    within = 1 / TUNING_HOURS_RATIO <= ratio <= TUNING_HOURS_RATIO
+    sentence = "Hours spent on tuning, the method's over the baseline's, as if every trial had been trained alone."
+    return Check(name, "pass" if within else "warn", f"{ratio:.2f}x", sentence)
+
+
+def _tuning_hours(arm: Arm) -> float:
+    return sum(run.gpu_hours or 0.0 for run in arm.search)
+
+
+def check_edges(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
+    """The best setting lies inside the space that was searched."""
+    name = "Optimum inside the space"
+    if not study.context.axes:
+        return Check(name, "not_applicable", "space unknown", "The searched ranges are not recorded.")
+    found = [
+        f"{arm.method} at {scale.scale}: {edge}"
+        for scale in study.scales
+        for arm in _compared_arms(scale)
+        for edge in edges(arm, study.context.axes.get(arm.method, {}))
+    ]
+    if not found:
+        return Check(name, "pass", "0 edges", "No best setting lies on the edge of its range.")
+    sentence = f"On the edge of the range: {'; '.join(found)}. A wider range may move the optimum."
+    return Check(name, "warn", f"{len(found)} at an edge", sentence)
+
+
+def check_fresh_seeds(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
+    """Winners were run again on seeds that the search never used."""
+    name = "Fresh confirmation seeds"
+    shared: set[int] = set()
+    known = False
+    for scale in study.scales:
+        searched = {run.seed for run in scale.runs if run.stage == "tuning" and run.seed is not None}
+        confirmed = {run.seed for run in scale.runs if run.stage == "confirmation" and run.seed is not None}
+        known = known or bool(searched and confirmed)
+        shared |= searched & confirmed
+    if shared:
+        listed = ", ".join(str(seed) for seed in sorted(shared))
+        return Check(name, "fail", f"{len(shared)} shared", f"Seeds of the search were left out: {listed}.")
+    if not known:
+        return Check(name, "not_applicable", "not recorded", "The seeds of a search are not recorded.")
+    return Check(name, "pass", "0 shared", "No confirmation run used a seed of the search.")
+
+
+def check_chosen_blindly(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
+    """The reported configuration was chosen before its confirmation losses were seen."""
+    name = "Winner chosen before confirmation"
+    arms = [arm for scale in study.scales for arm in _compared_arms(scale)]
+    lucky = [arm.method for arm in arms if arm.chosen_by == "confirmation"]
+    if not arms:
+        return Check(name, "not_applicable", "no runs", "No arm has confirmation runs.")
+    if lucky:
+        sentence = "The best of several confirmed settings was picked by the losses that are reported: it is lucky."
+        return Check(name, "fail", ", ".join(sorted(set(lucky))), sentence)
+    return Check(name, "pass", f"{len(arms)} arms", "No arm's setting was picked by the losses that are reported.")
+
+
+def check_outcomes(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
+    """Runs that did not finish are counted, with their reasons in the appendix."""
+    name = "Runs that did not finish"
+    counts = {kind: sum(run.outcome == kind for run in study.runs) for kind in ("diverged", "failed", "stopped")}
+    total = sum(counts.values())
+    number = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) or "0"
+    if not study.runs:
+        return Check(name, "not_applicable", "no runs", "There are no runs.")
+    if not total:
+        return Check(name, "pass", number, f"All {len(study.runs)} runs finished.")
+    status: CheckStatus = "fail" if 2 * total > len(study.runs) else "warn"
+    return Check(name, status, number, f"Of {len(study.runs)} runs these did not finish; none of them enters a number.")
+
+
+def check_step_time(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
+    """The clock that hours are counted with does not wander between runs."""
+    name = "Step time stable"
+    deviations = [
+        (time.log_deviation, time)
+        for scale in study.scales
+        for time in scale.step_times
+        if time.log_deviation is not None
+    ]
+    if not deviations:
+        return Check(name, "not_applicable", "one run a phase", "No step time was measured twice.")
+    deviation, time = max(deviations, key=lambda item: item[0])
+    status: CheckStatus = (
+        "pass" if deviation <= STABLE_STEP_TIME else "warn" if deviation <= UNSTABLE_STEP_TIME else "fail"
+    )
+    where = f"{time.phase} (s = {time.bag_size}) at {time.scale}"
+    sentence = f"Largest scatter of a step time between runs, in {where}; the pooled median enters the clock."
+    return Check(name, status, f"{100 * deviation:.1f} %", sentence)
+
+
+def check_recovery(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
+    """The method's runs had time to recover from the phase boundary before their learning rate decayed."""
+    name = "Recovery finished"
+    statuses: list[CheckStatus] = []
+    shortest = 1.0
+    for scale in study.scales:
+        for arm in scale.methods:
+            for run in (run for cell in arm.cells for run in cell.runs if run.boundary_step):
+                assert run.boundary_step is not None
+                share = 1 - run.boundary_step / run.total_steps
+                shortest = min(shortest, share)
+                decay_start = run.record.spec.schedule.decay_start if run.record is not None else 0.9 * run.total_steps
+                late = run.boundary_step > decay_start
+                statuses.append("fail" if share <= 0 else "warn" if late else "pass")
+    if not statuses:
+        return Check(name, "not_applicable", "one phase", "No compared run has a phase boundary.")
+    sentence = {
+        "pass": "Shortest part of a run after the phase boundary; each boundary lies before the decay.",
+        "warn": "A phase boundary lies inside the learning rate's decay: recovery may be cut short.",
+        "fail": "A run never left superposition: its final loss is not a next-token model's.",
+    }[worst_status(statuses)]
+    return Check(name, worst_status(statuses), f"{100 * shortest:.0f} % of the steps", sentence)

@@ -1,0 +1,44 @@
+"""Can I trust this? Automatic checks, each with its number and one sentence, in the order of the page.
+
+A check that cannot be made says so (`not_applicable`): silence is not a pass.
+"""
+
+from __future__ import annotations
+
+from reports import check_estimates as estimates
+from reports import check_runs as runs
+from reports.check_runs import OneCheck
+from reports.study import SETTINGS, Study
+from reports.verdict import Check, CheckStatus, ScaleVerdict
+
+__all__ = ["CHECKS", "Check", "CheckStatus", "run_checks"]
+
+CHECKS: tuple[OneCheck, ...] = (
+    runs.check_decayed,
+    *(runs.setting_check(attribute, label) for attribute, label in SETTINGS),
+    runs.check_equal_trials,
+    runs.check_tuning_hours,
+    runs.check_edges,
+    runs.check_fresh_seeds,
+    runs.check_chosen_blindly,
+    estimates.check_seeds,
+    estimates.check_sigma,
+    estimates.check_ladder,
+    estimates.check_bracketed,
+    estimates.check_monotone,
+    estimates.check_lack_of_fit,
+    estimates.check_pchip,
+    estimates.check_clocks,
+    estimates.check_budget_trend,
+    estimates.check_scale_trend,
+    estimates.check_data,
+    runs.check_outcomes,
+    runs.check_step_time,
+    runs.check_recovery,
+    estimates.check_target_size,
+)
+
+
+def run_checks(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> tuple[Check, ...]:
+    """All checks in the order of the page."""
+    return tuple(check(study, verdicts) for check in CHECKS)

@@ -1,0 +1,171 @@
+"""The GPU-hour clock, pooled: one step time per device, scale, phase and bag size, shared by every run that has it.
+
+On shared cores a single run's step time can be off by more than the speedup in question; a pooled median cannot favour
+one arm, because equal work gets an equal price. Runs from elsewhere often state hours only: then each keeps its own, and
+the spread of hours per step says how sure the clock is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from reports.runs import FinishedRun, FloatArray
+
+ASSUMED_LOG_ERROR = 0.02
+"""Standard error of ln(step time) where a single run measured it: unknown, so stated and flagged."""
+
+WHOLE_RUN = "whole run"
+"""Phase name of a pool for runs that state their hours without phases."""
+
+PoolKey = tuple[str, str, str, int]
+"""Device, scale, phase, bag size."""
+
+
+@dataclass(frozen=True, slots=True)
+class PooledStepTime:
+    """Step time of one (device, scale, phase, bag size), pooled over every run that has it.
+
+    `seconds` is the median of the runs' medians; `log_deviation` the deviation of their logarithms (None from one
+    run); `log_standard_error` that of the pooled value; `spread` the largest over the smallest run median.
+    For runs without phases (`phase == "whole run"`) `seconds` are device-seconds a step and hours stay the run's own.
+    """
+
+    device: str
+    scale: str
+    phase: str
+    bag_size: int
+    seconds: float
+    num_runs: int
+    log_deviation: float | None
+    log_standard_error: float
+    spread: float
+
+    @property
+    def key(self) -> PoolKey:
+        """What the pool is for."""
+        return (self.device, self.scale, self.phase, self.bag_size)
+
+    @property
+    def assumed(self) -> bool:
+        """Whether the standard error is assumed, not measured."""
+        return self.num_runs < 2
+
+
+def _device(run: FinishedRun) -> str:
+    return run.device or "not stated"
+
+
+def _parts(run: FinishedRun) -> list[tuple[PoolKey, float, float]]:
+    """(pool, steps, seconds a step) of every phase of a run; one pseudo-phase where only hours are known."""
+    if run.phases:
+        return [
+            ((_device(run), run.scale, phase.phase, phase.bag_size), float(phase.steps), phase.median_step_seconds)
+            for phase in run.phases
+            if phase.steps > 0 and phase.median_step_seconds > 0
+        ]
+    if run.gpu_hours is None or run.total_steps <= 0 or run.gpu_hours <= 0:
+        return []
+    seconds = run.gpu_hours * 3600 / run.total_steps
+    return [((_device(run), run.scale, WHOLE_RUN, run.bag_size), float(run.total_steps), seconds)]
+
+
+def pool_step_times(runs: Sequence[FinishedRun]) -> dict[PoolKey, PooledStepTime]:
+    """Pool the step times of finished runs. Values that agree to nine digits were measured once (a branch inherits the
+    clock of its trunk, hours were computed from steps) and count once."""
+    measured: dict[PoolKey, set[float]] = defaultdict(set)
+    for run in runs:
+        if run.outcome == "finished":
+            for key, _, seconds in _parts(run):
+                measured[key].add(seconds)
+    return {key: _pool(key, _distinct(values)) for key, values in sorted(measured.items())}
+
+
+def _distinct(values: set[float]) -> FloatArray:
+    """The values in ascending order, those that differ by rounding only taken as one."""
+    ordered = np.array(sorted(values))
+    distinct: FloatArray = ordered[np.concatenate([[True], np.diff(ordered) > 1e-9 * ordered[1:]])]
+    return distinct
+
+
+def _pool(key: PoolKey, seconds: FloatArray) -> PooledStepTime:
+    count = len(seconds)
+    deviation = float(np.log(seconds).std(ddof=1)) if count > 1 else None
+    # A median scatters sqrt(pi / 2) times as much as a mean; that of two values is their mean.
+    factor = math.sqrt(math.pi / 2) if count > 2 else 1.0
+    error = ASSUMED_LOG_ERROR if deviation is None else factor * deviation / math.sqrt(count)
+    return PooledStepTime(
+        *key, float(np.median(seconds)), count, deviation, error, float(seconds.max() / seconds.min())
+    )
+
+
+def pooled_gpu_hours(run: FinishedRun, pools: Mapping[PoolKey, PooledStepTime]) -> float | None:
+    """Device-hours of a run at pooled step times; the run's own where it knows no phases."""
+    if not run.phases:
+        return run.gpu_hours
+    seconds = sum(phase.steps * _phase_seconds(run, phase.phase, phase.bag_size, pools) for phase in run.phases)
+    return run.num_devices * seconds / 3600
+
+
+def _phase_seconds(run: FinishedRun, phase: str, bag_size: int, pools: Mapping[PoolKey, PooledStepTime]) -> float:
+    pool = pools.get((_device(run), run.scale, phase, bag_size))
+    if pool is not None:
+        return pool.seconds
+    return next(p.median_step_seconds for p in run.phases if (p.phase, p.bag_size) == (phase, bag_size))
+
+
+def pooled_curve_hours(run: FinishedRun, pools: Mapping[PoolKey, PooledStepTime]) -> FloatArray | None:
+    """Pooled device-hours at every point of a run's curve `[points]`; the run's own clock without phases."""
+    if not run.phases:
+        return run.curve.gpu_hours
+    hours = np.zeros(len(run.curve))
+    start = 0.0
+    for phase in run.phases:
+        done = np.clip(run.curve.steps - start, 0, phase.steps)
+        hours += done * _phase_seconds(run, phase.phase, phase.bag_size, pools) * run.num_devices / 3600
+        start += phase.steps
+    return hours
+
+
+def clock_shares(run: FinishedRun, pools: Mapping[PoolKey, PooledStepTime]) -> dict[PoolKey, float]:
+    """Which part of the run's hours each pool makes up; the parts sum to one. Empty where the clock is unknown."""
+    parts = [(key, steps * (pools[key].seconds if key in pools else seconds)) for key, steps, seconds in _parts(run)]
+    total = sum(value for _, value in parts)
+    shares: dict[PoolKey, float] = defaultdict(float)
+    for key, value in parts:
+        shares[key] += value / total
+    return dict(shares)
+
+
+@dataclass(frozen=True, slots=True)
+class ClockError:
+    """Variance of `ln(baseline hours / method hours)` from step times, its degrees of freedom, and whether a part of
+    it is assumed."""
+
+    variance: float
+    degrees_of_freedom: float
+    assumed: bool
+
+
+def clock_error(baseline: FinishedRun, method: FinishedRun, pools: Mapping[PoolKey, PooledStepTime]) -> ClockError:
+    """How far the pooled step times can tilt the comparison. A phase that both arms share cancels in so far as both
+    spend the same part of their time in it."""
+    first, second = clock_shares(baseline, pools), clock_shares(method, pools)
+    terms: list[tuple[float, float]] = []
+    assumed = False
+    for key in set(first) | set(second):
+        pool = pools.get(key)
+        if pool is None:
+            continue
+        weight = first.get(key, 0.0) - second.get(key, 0.0)
+        term = (weight * pool.log_standard_error) ** 2
+        if term > 0:
+            terms.append((term, math.inf if pool.assumed else pool.num_runs - 1))
+            assumed = assumed or pool.assumed
+    variance = sum(term for term, _ in terms)
+    spread = sum(term**2 / freedom for term, freedom in terms)
+    return ClockError(variance, variance**2 / spread if spread > 0 else math.inf, assumed)

@@ -1,0 +1,55 @@
+"""The runs of a study as CSV, in the columns that `importing` reads: what leaves the house can come back into it."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from reports.importing import COLUMNS, OPTIONAL_COLUMNS
+from reports.runs import FinishedRun
+from reports.study import Study
+
+
+def runs_to_csv(study: Study) -> str:
+    """Every run, one line each; hours on the pooled clock where the run was compared, else its own."""
+    hours = {run_id: value for scale in study.scales for run_id, value in scale.hours.items()}
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    names = (*OPTIONAL_COLUMNS, *COLUMNS)
+    writer.writerow(names)
+    for run in study.runs:
+        fields = _fields(run, hours.get(run.run_id, run.gpu_hours))
+        writer.writerow([_text(fields[name]) for name in names])
+    return stream.getvalue()
+
+
+def _fields(run: FinishedRun, hours: float | None) -> dict[str, object]:
+    parameters = dict(run.parameters)
+    return {
+        "run": run.run_id,
+        "learning_rate": run.learning_rate,
+        "device": run.device,
+        "params": run.params,
+        "stage": run.stage,
+        "decayed": "yes" if run.decayed else "no",
+        "outcome": run.outcome,
+        "scale": run.scale,
+        "method": run.method,
+        "seed": run.seed,
+        "total_steps": run.total_steps,
+        "bag_size": parameters.get("bag_size", 1),
+        "step_ratio": parameters.get("step_ratio", 0.0),
+        "gpu_hours": hours,
+        "tokens": run.tokens,
+        "final_loss": run.final_loss,
+    }
+
+
+def _text(value: object) -> str:
+    """A cell that reads back to the same number; empty for what is not known. Text cannot start a spreadsheet formula."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return repr(value)
+    text = str(value)
+    return f"'{text}" if text[:1] in "=+-@" and not isinstance(value, int) else text

@@ -1,0 +1,158 @@
+"""From a target loss to what the baseline would have paid for it, with the variance that seeds put on the answer.
+
+One function for every number of budgets: three or more by a fitted power law, two by interpolation over a range of
+asymptotes, one not at all. Vectorised over R replicates; K baseline cells, N runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtri, stdtrit
+
+from reports.ladder import PowerLaw, fit_power_law, two_budget_range
+from reports.noise import Noise, PriorNoise
+from reports.runs import FloatArray
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inversion:
+    """`log_cost` `[R]`: ln of the baseline's cost at the target, NaN where its curve never gets there.
+
+    `weights_RK`: gradient of the curve's loss there with respect to the cell means; `slope_R`: dL / d ln C there
+    (NaN where it is not negative); `systematic_R`: half-width on `ln C` from the unknown asymptote, 0 from three budgets on;
+    `inside_R`: the target lies between the best and the worst cell mean.
+    """
+
+    log_cost: FloatArray
+    weights: FloatArray
+    slope: FloatArray
+    systematic: FloatArray
+    inside: np.ndarray
+    curves: tuple[PowerLaw, ...]
+
+
+def invert_ladder(cost_K: FloatArray, loss_RK: FloatArray, counts_K: FloatArray, target_R: FloatArray) -> Inversion:
+    """Read the baseline's ladder at the target. `cost_K` ascending; two budgets or more. One ladder `[1, K]` may be
+    read at many targets.
+
+    Raises `ValueError` for a single budget, which has no curve.
+    """
+    if len(cost_K) < 2:
+        raise ValueError("one budget has no curve to read; only the loss gap exists")
+    inside = (target_R <= loss_RK.max(-1)) & (target_R >= loss_RK.min(-1))
+    curves = ladder_curves(cost_K, loss_RK, counts_K)
+    readings = [_read(curve, target_R) for curve in curves]
+    logs = np.stack([reading[0] for reading in readings])
+    return Inversion(
+        log_cost=logs.mean(0),
+        weights=np.mean([reading[1] for reading in readings], axis=0),
+        slope=np.mean([np.where(reading[2] < 0, reading[2], np.nan) for reading in readings], axis=0),
+        systematic=(logs.max(0) - logs.min(0)) / 2,
+        inside=inside,
+        curves=curves,
+    )
+
+
+def ladder_curves(cost_K: FloatArray, loss_RK: FloatArray, counts_K: FloatArray) -> tuple[PowerLaw, ...]:
+    """The curve through a ladder: one fit from three budgets on, the two extremes through two."""
+    if len(cost_K) == 2:
+        return two_budget_range(cost_K, loss_RK, counts_K)
+    return (fit_power_law(cost_K, loss_RK, counts_K),)
+
+
+def _read(curve: PowerLaw, target_R: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """ln cost, weights and slope of one curve at the target; the latter two at the reference where it is not reached."""
+    cost = curve.cost_at(target_R)
+    safe = np.where(np.isfinite(cost), cost, curve.reference)
+    return np.log(cost), curve.weights_at(safe), curve.slope_at(safe)
+
+
+def mean_matrix(cell_of_run: np.ndarray, num_cells: int) -> FloatArray:
+    """`[cells, N]` matrix that turns final losses into cell means; a negative cell number leaves a run out."""
+    member = cell_of_run[None, :] == np.arange(num_cells)[:, None]
+    result: FloatArray = member / np.maximum(member.sum(1, keepdims=True), 1)
+    return result
+
+
+def t_quantile(probability: float, freedom: FloatArray | float) -> FloatArray:
+    """Student's t quantile; the normal one where the degrees of freedom are infinite."""
+    freedom = np.asarray(freedom, dtype=np.float64)
+    finite = np.isfinite(freedom)
+    student = stdtrit(np.where(finite, freedom, 1.0), probability)
+    result: FloatArray = np.where(finite, student, ndtri(probability))
+    return result
+
+
+def combine_freedom(
+    first: FloatArray | float,
+    first_freedom: FloatArray | float,
+    second: FloatArray | float,
+    second_freedom: FloatArray | float,
+) -> FloatArray:
+    """Satterthwaite's degrees of freedom of the sum of two independent variances."""
+    total = np.asarray(first) + second
+    with np.errstate(divide="ignore", invalid="ignore"):
+        spread = np.asarray(first) ** 2 / first_freedom + np.asarray(second) ** 2 / second_freedom
+        result: FloatArray = np.where(spread > 0, total**2 / spread, np.inf)
+    return result
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LogSpeedup:
+    """`ln S`, its standard error, degrees of freedom and 95 % interval, each `[R]`."""
+
+    value: FloatArray
+    standard_error: FloatArray
+    freedom: FloatArray
+    low: FloatArray
+    high: FloatArray
+    inversion: Inversion
+
+
+def log_speedup(
+    loss_RN: FloatArray,
+    baseline_KN: FloatArray,
+    method_1N: FloatArray,
+    cost_K: FloatArray,
+    method_cost: float,
+    noise: Noise | PriorNoise | None,
+    *,
+    clock_variance: FloatArray | float = 0.0,
+    clock_freedom: FloatArray | float = np.inf,
+) -> LogSpeedup:
+    """`ln S` at the method's mean loss by the delta method.
+
+    `loss_RN` final losses of all runs; `baseline_KN` and `method_1N` turn them into cell means (see `mean_matrix`).
+    Without `noise` the error and the interval are NaN.
+    `clock_variance` is that of the logarithm of the two arms' relative step time.
+    """
+    counts_K = (baseline_KN > 0).sum(1).astype(np.float64)
+    target_R = (loss_RN @ method_1N.T)[:, 0]
+    inversion = invert_ladder(cost_K, loss_RN @ baseline_KN.T, counts_K, target_R)
+    gradient_RN = (method_1N - inversion.weights @ baseline_KN) / inversion.slope[:, None]
+    if noise is not None:
+        variance, freedom = noise.variance_of(gradient_RN)
+    else:
+        variance = np.full(len(loss_RN), np.nan)
+        freedom = np.full(len(loss_RN), np.inf)
+    value = inversion.log_cost - np.log(method_cost)
+    total = variance + clock_variance
+    freedom = combine_freedom(variance, freedom, clock_variance, clock_freedom)
+    error = np.sqrt(total)
+    half = t_quantile((1 + CONFIDENCE) / 2, freedom) * error + inversion.systematic
+    return LogSpeedup(value, error, freedom, value - half, value + half, inversion)
+
+
+def ends_above(
+    loss_RN: FloatArray, first_1N: FloatArray, second_1N: FloatArray, noise: Noise | PriorNoise
+) -> np.ndarray:
+    """One-sided t-test `[R]`: is the first mean above the second, with a 5 % chance of saying so wrongly at equality?"""
+    gradient_RN = np.broadcast_to(first_1N - second_1N, loss_RN.shape)
+    variance, freedom = noise.variance_of(gradient_RN)
+    gap = np.einsum("rn,rn->r", loss_RN, gradient_RN)
+    above: np.ndarray = gap > t_quantile(CONFIDENCE, freedom) * np.sqrt(variance)
+    return above

@@ -1,0 +1,116 @@
+"""From study and summary to one self-contained HTML file: the order of the sections, and how blocks become a page.
+
+What a section says is its own file's business; to add one, write the file and add a line to `SECTIONS`. The page asks
+no network for anything and computes no statistics.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from reports import theme
+from reports.blocks import Block, Chart, Section
+from reports.embed import chart_library, figure_json, json_in_html
+from reports.sections import appendix, factors, headline, iso_loss, search, trust, verdict, what_if
+from reports.study import Study
+from reports.summary import Summary, summary_to_json
+
+if TYPE_CHECKING:
+    import jinja2
+
+SECTIONS: tuple[Section[Any], ...] = (
+    headline.SECTION,
+    verdict.SECTION,
+    iso_loss.SECTION,
+    what_if.SECTION,
+    trust.SECTION,
+    factors.SECTION,
+    search.SECTION,
+    appendix.SECTION,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnSection:
+    """A section ready for the template: rows of blocks that stand side by side where there is room."""
+
+    anchor: str
+    title: str
+    rows: tuple[tuple[Block, ...], ...]
+
+
+def render_page(study: Study, summary: Summary) -> str:
+    """The report as HTML. Every text from outside is escaped, also inside the embedded JSON."""
+    sections = tuple(
+        DrawnSection(section.anchor, section.title, side_by_side(section.figure(section.info(study, summary))))
+        for section in SECTIONS
+    )
+    charts = [block for section in sections for row in section.rows for block in row if isinstance(block, Chart)]
+    return _environment().get_template("page.html.j2").render(
+        title=f"{study.context.name}: {summary.headline}",
+        study_name=study.context.name,
+        sections=sections,
+        figures={chart.key: figure_json(chart.figure) for chart in charts},
+        summary_json=json_in_html(summary_to_json(summary)),
+        dark_twins=json_in_html(theme.DARK_TWIN),
+        chart_library=chart_library() if charts else "",
+        style=_own_text("page.css"),
+        script=_own_text("page.js"),
+    )  # fmt: skip
+
+
+def write_report(study: Study, summary: Summary, path: Path) -> None:
+    """Write the page to `path`, whole or not at all. Raises `OSError` where that cannot be done."""
+    text = render_page(study, summary)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def side_by_side(blocks: Sequence[Block]) -> tuple[tuple[Block, ...], ...]:
+    """Neighbouring charts share a row as long as their shares of it add up to six at most."""
+    rows: list[list[Block]] = []
+    room = 0
+    for block in blocks:
+        share = block.share if isinstance(block, Chart) else 6
+        if share <= room:
+            rows[-1].append(block)
+            room -= share
+        else:
+            rows.append([block])
+            room = 6 - share
+    return tuple(tuple(row) for row in rows)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("reports", package_path="."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _own_text(name: str) -> Markup:
+    """A file of this package, put into the page as it is."""
+    return Markup(resources.files("reports").joinpath(name).read_text(encoding="utf-8"))

@@ -1,0 +1,236 @@
+"""One run as the report sees it, whoever trained it.
+
+Our own records, a CSV of runs trained elsewhere and the published tables all become a `FinishedRun`; what a source
+lacks is None, never a guess. Whether a run may enter a claim is decided in `study`, not here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainers.flops import count_parameters
+from trainers.record import (
+    Diverged,
+    Failed,
+    Finished,
+    LossCurve,
+    Outcome,
+    PhaseTiming,
+    RunRecord,
+    Stopped,
+    outcome_name,
+)
+from trainers.spec import Scalar, fingerprint
+
+BASELINE = "baseline"
+"""The arm that every other method is compared with."""
+
+DECAY_NOT_STATED = "whether the learning rate decayed is not stated"
+"""Note on a run from elsewhere that is taken to be decayed."""
+
+FloatArray = NDArray[np.float64]
+OutcomeKind = Literal["finished", "stopped", "diverged", "failed"]
+Parameters = tuple[tuple[str, Scalar], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunCurve:
+    """In-run validation points, arrays of one length `[points]` in order of `steps`.
+
+    `gpu_hours` is the run's own clock (device-hours), `tokens` data tokens, `losses` nats per token. Arrays that the
+    source lacks are None. Nothing here is a final, decayed loss: in-run points never enter a claim.
+    """
+
+    steps: FloatArray
+    losses: FloatArray
+    gpu_hours: FloatArray | None = None
+    flops: FloatArray | None = None
+    tokens: FloatArray | None = None
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+EMPTY_CURVE = RunCurve(np.zeros(0), np.zeros(0))
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """A run whose training is over, well or badly (the outcome says which).
+
+    `parameters` are the method's own, sorted by name (bag_size, step_ratio, ...). `gpu_hours` is the run's own
+    steady-state clock as if trained alone, `billed_gpu_hours` adds everything outside the clock, `incurred_gpu_hours`
+    is what was paid after shared prefixes. `recipe` identifies model shape, optimizer, warm-up, decay and numerics;
+    `validation` and `tokenizer` what the loss was measured on. `trunk` names the training prefix whose noise the run
+    shares: branches of one trunk are one statistical unit. `boundary_step` is the first step after the superposition
+    phase, 0 without one.
+    """
+
+    run_id: str
+    scale: str
+    method: str
+    parameters: Parameters
+    stage: str
+    total_steps: int
+    decayed: bool
+    outcome: OutcomeKind
+    trunk: str
+    reason: str = ""
+    learning_rate: float | None = None
+    seed: int | None = None
+    boundary_step: int | None = None
+    final_loss: float | None = None
+    gpu_hours: float | None = None
+    billed_gpu_hours: float | None = None
+    incurred_gpu_hours: float | None = None
+    flops: float | None = None
+    tokens: float | None = None
+    corpus_tokens: int | None = None
+    params: float | None = None
+    device: str | None = None
+    device_kind: str | None = None
+    num_devices: int = 1
+    precision: str | None = None
+    context: int | None = None
+    tokens_per_step: int | None = None
+    validation: str | None = None
+    tokenizer: str | None = None
+    recipe: str | None = None
+    phases: tuple[PhaseTiming, ...] = ()
+    curve: RunCurve = EMPTY_CURVE
+    notes: tuple[str, ...] = ()
+    record: RunRecord | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("final_loss", "gpu_hours", "flops", "tokens", "params", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"run {self.run_id}: {name} is {value}; a run without a number has None")
+        if (self.final_loss is not None) != (self.outcome == "finished"):
+            raise ValueError(f"run {self.run_id}: outcome {self.outcome} with final loss {self.final_loss}")
+
+    @property
+    def bag_size(self) -> int:
+        """Tokens per latent position in the first phase; 1 without bags."""
+        return int(dict(self.parameters).get("bag_size", 1))
+
+    @property
+    def step_ratio(self) -> float:
+        """Fraction of the steps in the superposition phase; 0 without one."""
+        return float(dict(self.parameters).get("step_ratio", 0.0))
+
+    @property
+    def epochs(self) -> float | None:
+        """Passes over the training text, where the size of the corpus is known."""
+        if not self.corpus_tokens or self.tokens is None:
+            return None
+        return self.tokens / self.corpus_tokens
+
+    def clock(self, name: str) -> float | None:
+        """The run's cost on `flops`, `tokens` or `steps`; GPU-hours are pooled over runs and live in `ScaleStudy`."""
+        return {"flops": self.flops, "tokens": self.tokens, "steps": float(self.total_steps)}[name]
+
+
+def trunk_name(scale: str, method: str, learning_rate: float | None, bag_size: int, seed: int | None, run: str) -> str:
+    """Which training prefix a run shares. A run without a seed is a trunk of its own."""
+    if seed is None:
+        return f"run {run}"
+    return f"{scale} {method} lr={learning_rate} s={bag_size} seed={seed}"
+
+
+def _outcome_reason(outcome: Outcome) -> str:
+    match outcome:
+        case Finished():
+            return ""
+        case Stopped(step, reason) | Diverged(step, reason):
+            return f"{reason} (step {step})"
+        case Failed(reason):
+            return reason
+
+
+def _curve(curve: LossCurve, devices: int) -> RunCurve:
+    points = curve.points
+    if not points:
+        return EMPTY_CURVE
+    return RunCurve(
+        steps=np.array([point.step for point in points], dtype=np.float64),
+        losses=np.array([point.loss for point in points], dtype=np.float64),
+        gpu_hours=np.array([point.seconds for point in points], dtype=np.float64) * devices / 3600,
+        flops=np.array([point.flops for point in points], dtype=np.float64),
+        tokens=np.array([point.tokens for point in points], dtype=np.float64),
+    )
+
+
+def _recipe(record: RunRecord) -> str:
+    """Identity of everything that both arms must have in common and that has no field of its own."""
+    spec = record.spec
+    decay = round(spec.schedule.decay_steps / spec.schedule.total_steps, 2)
+    return fingerprint(
+        {
+            "shape": asdict(spec.shape),
+            "optimizer": asdict(spec.optimizer),
+            "warmup_steps": spec.schedule.warmup_steps,
+            "decay_fraction": decay,
+            "numerics": spec.numerics,
+        }
+    )
+
+
+def run_from_record(record: RunRecord) -> FinishedRun:
+    """One of our own records as the report sees it. A schedule without a decay never counts as decayed."""
+    spec, timing, provenance = record.spec, record.timing, record.provenance
+    finished = isinstance(record.outcome, Finished)
+    points = record.curve.points
+    kind = outcome_name(record.outcome)
+    assert kind in ("finished", "stopped", "diverged", "failed")
+    bagged = [phase for phase in timing.phases if phase.bag_size > 1]
+    boundary = math.floor(spec.step_ratio * spec.schedule.total_steps + 0.5) if spec.step_ratio > 0 else 0
+    return FinishedRun(
+        run_id=spec.spec_id,
+        scale=spec.scale,
+        method=spec.method,
+        parameters=spec.parameters,
+        stage=record.stage,
+        total_steps=spec.schedule.total_steps,
+        decayed=finished and spec.schedule.decay_steps > 0,
+        outcome=kind,  # type: ignore[arg-type]
+        trunk=trunk_name(spec.scale, spec.method, spec.schedule.learning_rate, spec.bag_size, spec.seed, spec.spec_id),
+        reason=_outcome_reason(record.outcome),
+        learning_rate=spec.schedule.learning_rate,
+        seed=spec.seed,
+        boundary_step=bagged[0].steps if bagged and finished else boundary,
+        final_loss=record.final_loss,
+        gpu_hours=timing.gpu_hours,
+        billed_gpu_hours=timing.billed_gpu_hours,
+        incurred_gpu_hours=timing.incurred_gpu_hours,
+        flops=points[-1].flops if points else None,
+        tokens=float(record.tokens),
+        corpus_tokens=record.corpus_tokens,
+        params=float(count_parameters(spec.shape).total),
+        device=provenance.device,
+        device_kind=provenance.device_kind,
+        num_devices=timing.devices,
+        precision=spec.precision,
+        context=spec.context,
+        tokens_per_step=spec.tokens_per_step,
+        validation=f"{spec.corpus_fingerprint}/{spec.validation_tokens}",
+        tokenizer=spec.tokenizer_fingerprint,
+        recipe=_recipe(record),
+        phases=timing.phases,
+        curve=_curve(record.curve, timing.devices),
+        record=record,
+    )
+
+
+def describe_parameters(parameters: Mapping[str, Scalar] | Parameters) -> str:
+    """Short words for people: `s=6 r=0.3`; empty for a method without parameters."""
+    short = {"bag_size": "s", "step_ratio": "r"}
+    items = parameters.items() if isinstance(parameters, Mapping) else parameters
+    shown = [(short.get(name, name), value) for name, value in items if (name, value) != ("bag_weighting", "uniform")]
+    return " ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in shown)

@@ -1,0 +1,204 @@
+"""The appendix: every run, every fit, every exclusion, the method in words, the environment, the command, the JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reports import theme
+from reports.blocks import Block, Cell, Code, Column, Heading, Link, Prose, Section, Table
+from reports.runs import FinishedRun, describe_parameters
+from reports.study import ScaleStudy, Study
+from reports.summary import Summary, summary_to_json
+from reports.verdict import LadderCurve
+
+METHOD_IN_WORDS = (
+    "Token-Superposition Training changes the first part of a run only. Up to the boundary step, each position of the "
+    "transformer receives the mean of the embeddings of s neighbouring tokens and predicts the s tokens of the next bag, "
+    "all with one output head; a step costs what an ordinary step costs and reads s times the text. From the boundary on, "
+    "training is ordinary next-token prediction from the same weights and the same optimizer state. r is the share of "
+    "the steps before the boundary. The loss jumps there, because the task is new, and recovers.",
+    "The speedup at a loss is the device-hours in which finished, decayed baseline runs reach it over the device-hours "
+    "of the method. The baseline's hours are read off a power law with an asymptote that is fitted to its ladder of "
+    "budgets; the interval covers the noise between seeds of both arms and of the step times, with as many degrees of "
+    "freedom as there are independent trunks.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunLine:
+    """One run of the table; `cells` in the order of its columns."""
+
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FitLine:
+    """One fitted ladder and the scale it belongs to."""
+
+    scale: str
+    ladder: LadderCurve
+
+
+@dataclass(frozen=True, slots=True)
+class AppendixInfo:
+    """All that the appendix prints."""
+
+    clock: str
+    runs: tuple[RunLine, ...]
+    fits: tuple[FitLine, ...]
+    exclusions: tuple[tuple[str, str], ...]
+    environment: tuple[tuple[str, str], ...]
+    command: str
+    search_space: str
+    summary_json: str
+
+
+def info(study: Study, summary: Summary) -> AppendixInfo:
+    """Collect everything; nothing is summarised here."""
+    context = study.context
+    fits = tuple(
+        FitLine(verdict.scale, ladder)
+        for verdict in summary.verdicts
+        for ladder in (verdict.baseline_ladder, verdict.method_ladder)
+        if ladder is not None
+    )
+    exclusions = tuple((_name(exclusion.run), exclusion.reason) for exclusion in study.exclusions)
+    return AppendixInfo(
+        clock=summary.clock_label,
+        runs=tuple(_line(study, scale, run) for scale in study.scales for run in scale.runs),
+        fits=fits,
+        exclusions=exclusions,
+        environment=_environment(study, summary),
+        command=context.command,
+        search_space=context.search_space_text,
+        summary_json=json.dumps(summary_to_json(summary), indent=1, ensure_ascii=False),
+    )
+
+
+def _name(run: FinishedRun) -> str:
+    parts = [run.scale, theme.method_label(run.method), describe_parameters(run.parameters)]
+    parts.append(f"{run.total_steps:,} steps")
+    if run.seed is not None:
+        parts.append(f"seed {run.seed}")
+    return ", ".join(part for part in parts if part)
+
+
+def _line(study: Study, scale: ScaleStudy, run: FinishedRun) -> RunLine:
+    address = study.context.run_links.get(run.run_id, "")
+    name = run.run_id[:16]
+    outcome = run.outcome if not run.reason else f"{run.outcome}: {run.reason[:160]}"
+    cells: tuple[Cell, ...] = (
+        Link(name, address) if address else name,
+        run.scale,
+        theme.method_label(run.method),
+        describe_parameters(run.parameters) or "–",
+        theme.learning_rate(run.learning_rate),
+        f"{run.total_steps:,}",
+        "–" if run.seed is None else str(run.seed),
+        run.stage.replace("_", " "),
+        "–" if run.final_loss is None else f"{run.final_loss:.4f}",
+        theme.hours(scale.hours.get(run.run_id, run.gpu_hours)),
+        theme.count(run.tokens),
+        "–" if run.epochs is None else f"{run.epochs:.2f}",
+        outcome,
+    )
+    return RunLine(cells)
+
+
+def _environment(study: Study, summary: Summary) -> tuple[tuple[str, str], ...]:
+    context = study.context
+    facts = [
+        ("Sweep", context.name),
+        ("Made", theme.day(context.created_at)),
+        ("Commit", context.git_commit + (" with local changes" if context.git_dirty else "")),
+        ("Device", summary.device or "not stated"),
+        ("Corpus", context.corpus_description),
+    ]
+    records = [run.record for run in study.runs if run.record is not None]
+    if records:
+        facts.append(("Execution", ", ".join(sorted({record.provenance.execution for record in records}))))
+        versions = sorted({version for record in records for version in record.provenance.versions})
+        facts += [(f"Version of {name}", version) for name, version in versions]
+    return tuple((name, value) for name, value in facts if value)
+
+
+def figure(shown: AppendixInfo) -> Sequence[Block]:
+    """Headings, tables and texts."""
+    blocks: list[Block] = [Heading("The method in words"), *(Prose(text) for text in METHOD_IN_WORDS)]
+    if shown.fits:
+        blocks += [Heading("Fits"), _fits(shown)]
+    blocks.append(Heading("Runs"))
+    blocks.append(_runs(shown) if shown.runs else Prose("There are no runs.", "empty"))
+    if shown.exclusions:
+        columns = (Column("Run", numeric=False), Column("Reason", numeric=False))
+        number = len(shown.exclusions)
+        title = f"{number:,} {'run enters' if number == 1 else 'runs enter'} no estimate"
+        blocks += [Heading("Exclusions"), Table(title, columns, shown.exclusions, f"{title}: the reasons")]
+    columns = (Column("What", numeric=False), Column("Value", numeric=False))
+    blocks += [Heading("Environment"), Table("Where the runs and this page come from", columns, shown.environment)]
+    if shown.command:
+        blocks.append(Code(shown.command, "This page again"))
+    if shown.search_space:
+        blocks.append(Code(shown.search_space, folded="The search-space file"))
+    blocks.append(Code(shown.summary_json, folded="All numbers as JSON"))
+    return blocks
+
+
+def _fits(shown: AppendixInfo) -> Table:
+    columns = (
+        Column("Scale", numeric=False),
+        Column("Method", numeric=False),
+        Column("Clock", numeric=False),
+        Column("Asymptote E"),
+        Column("Amplitude A"),
+        Column("Exponent a"),
+        Column("Lack of fit, p"),
+        Column("Monotone", numeric=False),
+    )
+
+    def number(value: float | None) -> str:
+        return "–" if value is None else theme.significant(value, 4)
+
+    rows = tuple(
+        (
+            fit.scale,
+            theme.method_label(fit.ladder.method),
+            shown.clock if fit.ladder.clock == "gpu_hours" else fit.ladder.clock,
+            number(fit.ladder.asymptote),
+            number(fit.ladder.amplitude),
+            number(fit.ladder.exponent) + (" (at its bound)" if fit.ladder.at_bound else ""),
+            "not testable" if fit.ladder.lack_of_fit_p is None else f"{fit.ladder.lack_of_fit_p:.3f}",
+            "yes" if fit.ladder.monotone else "no",
+        )
+        for fit in shown.fits
+    )
+    return Table("L(C) = E + A · C^−a, fitted to the decayed ends", columns, rows)
+
+
+def _runs(shown: AppendixInfo) -> Table:
+    columns = (
+        Column("Run", numeric=False),
+        Column("Scale", numeric=False),
+        Column("Method", numeric=False),
+        Column("Parameters", numeric=False),
+        Column("Learning rate"),
+        Column("Steps"),
+        Column("Seed"),
+        Column("Stage", numeric=False),
+        Column("Final loss"),
+        Column(shown.clock),
+        Column("Tokens"),
+        Column("Epochs"),
+        Column("Outcome", numeric=False),
+    )
+    return Table(
+        "Every run, with its own page in the tracking server where there is one",
+        columns,
+        tuple(line.cells for line in shown.runs),
+        f"All {len(shown.runs):,} runs",
+    )
+
+
+SECTION = Section("appendix", "Appendix", info, figure)

@@ -1,0 +1,259 @@
+"""The top of the page: are the runs sound, what is the answer, how sure is it, what is it worth, what speaks against it.
+
+Every word about the result comes from the summary; this file only chooses which number stands large.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reports import theme
+from reports.blocks import Block, Fragment, Section
+from reports.charts import plain, round_ticks
+from reports.sections import plan
+from reports.sections.forest import close_pair
+from reports.study import Study
+from reports.summary import Summary
+from reports.verdict import NotReached, Reached, ScaleVerdict, Words
+
+MARKS = {"pass": "✓", "warn": "!", "fail": "✕", "not_applicable": "·"}
+
+BANNERS = {
+    "demo": ("Demonstration.", "These runs are shorter than any claim needs; the page shows how a sweep is read."),
+    "imported": ("Imported runs.", "Trained elsewhere and read from a table; what it lacks is left empty here."),
+    "published": (
+        "Published figures.",
+        "Read from the paper's tables, not trained by this sweep: one seed each and few budgets.",
+    ),
+    "replay": ("Replay.", "Search strategies were run against a table of finished runs; nothing was trained."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many checks ended in one way."""
+
+    status: str
+    mark: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Banner:
+    """What kind of runs these are, where they are not a sweep's own."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A mark on the ruler, `at` percent of its width."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ruler:
+    """The interval as a bar on a logarithmic ruler; positions in percent of its width. `high` is None where only a
+    lower bound is known."""
+
+    one: float
+    low: float
+    high: float | None
+    estimate: float | None
+    ticks: tuple[Tick, ...]
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One figure under the headline. `output` names the what-if figure that keeps it current; `price` is editable."""
+
+    name: str
+    value: str
+    note: str
+    output: str = ""
+    price: str | None = None
+    currency: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadlineInfo:
+    """What the top of the page shows. `certain`: the interval lies on one side of 1."""
+
+    tallies: tuple[Tally, ...]
+    stamp: str
+    banners: tuple[Banner, ...]
+    question: str
+    sentence: str
+    number: str
+    number_note: str
+    certain: bool
+    ruler: Ruler | None
+    facts: tuple[Fact, ...]
+    caveat: str
+    clock: str
+    clocks: str
+    plan_hours: str
+
+
+def info(study: Study, summary: Summary) -> HeadlineInfo:
+    """Read the headline off the main verdict."""
+    context, main = study.context, summary.main
+    number, note = _number(main)
+    stamp = [theme.day(context.created_at)] if context.created_at else []
+    if context.git_commit not in ("", "unknown"):
+        stamp.append(f"commit {context.git_commit[:7]}{' with local changes' if context.git_dirty else ''}")
+    banner = BANNERS.get(context.kind)
+    return HeadlineInfo(
+        tallies=_tallies(summary),
+        stamp=" · ".join(stamp),
+        banners=(Banner(*banner),) if banner else (),
+        question=context.question or context.name,
+        sentence=summary.headline,
+        number=number,
+        number_note=note,
+        certain=main is not None and main.words in (Words.FASTER, Words.SLOWER),
+        ruler=_ruler(main),
+        facts=_facts(study, summary),
+        caveat=summary.worst_caveat,
+        clock=summary.clock_label.removesuffix("s"),
+        clocks=summary.clock_label,
+        plan_hours=theme.count(plan.PLAN_HOURS),
+    )
+
+
+def _tallies(summary: Summary) -> tuple[Tally, ...]:
+    words = {"pass": "passed", "warn": "warned", "fail": "failed"}
+    return tuple(
+        Tally(status if number else "none", MARKS[status], f"{number} {'check' if number == 1 else 'checks'} {word}")
+        for status, word in words.items()
+        if (number := sum(check.status == status for check in summary.checks)) or status != "warn"
+    )
+
+
+def _number(main: ScaleVerdict | None) -> tuple[str, str]:
+    """The one large number and what it is; both empty where the runs hold none."""
+    if main is None:
+        return "", ""
+    seeds = _seeds(main)
+    match main.speedup:
+        case Reached(speedup, (low, high)):
+            return theme.speedup(speedup), f"95 % interval {low:.2f} to {high:.2f} · {seeds}"
+        case Reached(speedup, None):
+            return theme.speedup(speedup), f"no interval: no deviation between seeds is known · {seeds}"
+        case NotReached(float(bound), _):
+            return f"> {bound:.2f}×", f"95 % lower bound: no baseline run reached the target · {seeds}"
+        case _:
+            pass
+    if main.upper_bound is not None:
+        return f"< {main.upper_bound:.2f}×", f"95 % upper bound: even the baseline's cheapest run is better · {seeds}"
+    pair, gap = close_pair(main), main.loss_gap
+    if pair is not None:
+        hours = f"{theme.hours(pair.method_hours)} against {theme.hours(pair.baseline_hours)}"
+        losses = f"loss {theme.loss(pair.method_loss)} against {theme.loss(pair.baseline_loss)}"
+        return theme.speedup(pair.speedup), f"two runs side by side, no interval: {hours}, {losses}"
+    if gap is not None and gap.equal_cost:
+        between = "no interval"
+        if gap.interval is not None:
+            between = f"95 % interval {gap.interval[0]:+.4f} to {gap.interval[1]:+.4f}".replace("-", "\u2212")
+        side = "lower" if gap.gap >= 0 else "higher"
+        return f"{abs(gap.gap):.3f} nats", f"{side} final loss at equal {main.clock_label} · {between} · {seeds}"
+    return "", ""
+
+
+def _seeds(main: ScaleVerdict) -> str:
+    """How many seeds and trials stand behind the number."""
+    baseline, method = main.seeds_baseline, main.seeds_method
+    if baseline == method:
+        text = f"{baseline} {'seed' if baseline == 1 else 'seeds'} a budget in either arm"
+    else:
+        text = f"{baseline} seeds a budget of the baseline, {method} of the method"
+    trials = main.trials_baseline, main.trials_method
+    if None in trials:
+        return text
+    if trials[0] == trials[1]:
+        return f"{text} · {trials[0]} tuning trials in either arm"
+    return f"{text} · {trials[0]} tuning trials of the baseline, {trials[1]} of the method"
+
+
+def _ruler(main: ScaleVerdict | None) -> Ruler | None:
+    if main is None:
+        return None
+    estimate: float | None = None
+    upper: float | None = None
+    match main.speedup:
+        case Reached(speedup, (low, high)):
+            estimate, upper = speedup, high
+        case NotReached(float(low), _):
+            pass
+        case _:
+            return None
+    top = max(1.25, (upper if upper is not None else 1.5 * low) * 1.06)
+    bottom = min(0.8, low / 1.06)
+
+    def at(value: float) -> float:
+        return round(100 * math.log(value / bottom) / math.log(top / bottom), 2)
+
+    description = f"Speedup {speedup_text(estimate, low, upper)}; 1 means no difference."
+    ticks = tuple(Tick(at(tick), plain(tick) + "×") for tick in round_ticks(bottom, top, most=6))
+    return Ruler(
+        one=at(1.0),
+        low=at(low),
+        high=None if upper is None else at(upper),
+        estimate=None if estimate is None else at(estimate),
+        ticks=ticks,
+        description=description,
+    )
+
+
+def speedup_text(estimate: float | None, low: float, high: float | None) -> str:
+    """`1.32 (1.10 to 1.58)`, or `above 1.20`."""
+    if estimate is None or high is None:
+        return f"above {low:.2f}"
+    return f"{estimate:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _facts(study: Study, summary: Summary) -> tuple[Fact, ...]:
+    main = summary.main
+    worth = plan.worth(study, summary)
+    facts: list[Fact] = []
+    if worth is not None:
+        end = worth.best_known
+        least = {"low": "at least, ", "high": "at most, "}.get(end, "")
+        facts += [
+            Fact(
+                "Money saved",
+                theme.money(worth.saved_money(end), worth.currency),
+                f"{least}on a plan of",
+                f"money-{end}",
+                f"{worth.price:g}",
+                worth.currency,
+            ),
+            Fact(
+                "Time saved",
+                plan.days_text(worth.saved_days(end)),
+                f"{least}on the same plan with {worth.devices} {'device' if worth.devices == 1 else 'devices'}",
+                f"time-{end}",
+            ),
+        ]
+    if main is not None and main.data_multiplier is not None:
+        equal = ", at equal loss" if isinstance(main.speedup, Reached) else ""
+        note = f"tokens for each one that the baseline reads{equal}; the text has to exist"
+        facts.append(Fact("Text read", theme.speedup(main.data_multiplier), note))
+    if main is not None and main.factors is not None:
+        fewer, cheaper = main.factors.fewer_steps, main.factors.cheaper_steps
+        facts.append(Fact("Where it comes from", f"{fewer:.2f} × {cheaper:.2f}", "fewer steps × cheaper steps"))
+    return tuple(facts)
+
+
+def figure(shown: HeadlineInfo) -> Sequence[Block]:
+    """The masthead."""
+    return (Fragment("headline.html.j2", shown),)
+
+
+SECTION = Section("answer", "", info, figure)

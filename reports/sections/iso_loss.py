@@ -1,0 +1,194 @@
+"""The iso-loss chart: what a loss costs with the baseline and with the method, scale by scale.
+
+Only decayed end points and the fitted ladder carry the claim; the curves inside the runs are drawn faint, for
+orientation, and the superposition phase is marked as not comparable. Beside it, S as a function of the target, by
+budget and by clock. All numbers are the summary's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reports import theme
+from reports.blocks import Block, Chart, Heading, Prose, Section
+from reports.embed import thinned
+from reports.runs import FinishedRun, FloatArray
+from reports.sections import iso_loss_figure, speedup_figures
+from reports.sections.iso_loss_figure import EndPoint, InRunCurve, IsoLoss
+from reports.study import Arm, ScaleStudy, Study
+from reports.summary import Summary
+from reports.verdict import Clock, NotReached, Reached, ScaleVerdict
+
+MOST_CURVES = 100
+"""Faint curves on the whole page: more cannot be told apart, and the page has a size to keep."""
+
+CLOCK_NAMES: dict[str, str] = {"flops": "model FLOPs", "tokens": "data tokens", "steps": "optimizer steps"}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One verdict with everything its charts show."""
+
+    key: str
+    verdict: ScaleVerdict
+    chart: IsoLoss
+
+
+@dataclass(frozen=True, slots=True)
+class IsoLossInfo:
+    """One comparison for each (scale, method) with end points. `omitted`: in-run curves that were left out."""
+
+    comparisons: tuple[Comparison, ...]
+    omitted: int
+
+
+def info(study: Study, summary: Summary) -> IsoLossInfo:
+    """Collect end points, ladders and thinned curves of every comparison."""
+    scales = {scale.scale: scale for scale in study.scales}
+    found = [(verdict, scales[verdict.scale]) for verdict in summary.verdicts]
+    per_chart = max(MOST_CURVES // max(len(found), 1), 1)
+    comparisons, omitted = [], 0
+    for number, (verdict, scale) in enumerate(found):
+        arms = [arm for arm in scale.arms if arm.method in ("baseline", verdict.method) and arm.cells]
+        if not arms:
+            continue
+        runs = [run for arm in arms for cell in reversed(arm.cells) for run in cell.runs if len(run.curve)]
+        omitted += max(len(runs) - per_chart, 0)
+        chart = _chart(verdict, scale, arms, runs[:per_chart])
+        comparisons.append(Comparison(f"iso-loss-{number}", verdict, chart))
+    return IsoLossInfo(tuple(comparisons), omitted)
+
+
+def _chart(verdict: ScaleVerdict, scale: ScaleStudy, arms: list[Arm], runs: list[FinishedRun]) -> IsoLoss:
+    clock = verdict.clock
+    label = scale.clock_label if clock == "gpu_hours" else CLOCK_NAMES[clock]
+    points = tuple(
+        EndPoint(
+            arm.method,
+            cell.total_steps,
+            cost,
+            cell.mean_loss,
+            tuple((run.final_loss or 0.0) for run in cell.runs),
+        )
+        for arm in arms
+        for cell in arm.cells
+        if (cost := cell.cost(clock)) is not None and cost > 0
+    )
+    curves = tuple(curve for run in runs if (curve := _curve(scale, run, clock)) is not None)
+    reached = isinstance(verdict.speedup, Reached)
+    return IsoLoss(
+        clock_label=label,
+        methods=tuple(arm.method for arm in arms),
+        points=points,
+        curves=curves,
+        ladders=tuple(
+            ladder
+            for ladder in (verdict.baseline_ladder, verdict.method_ladder)
+            if ladder is not None and ladder.clock == clock
+        ),
+        target_loss=verdict.target_loss,
+        baseline_cost=verdict.baseline_cost if reached else None,
+        method_cost=verdict.method_cost,
+        arrow_text=_arrow_text(verdict),
+        projected=isinstance(verdict.speedup, Reached) and verdict.speedup.extrapolated,
+    )
+
+
+def _arrow_text(verdict: ScaleVerdict) -> str:
+    match verdict.speedup:
+        case Reached(speedup, _):
+            return theme.speedup(speedup) + (" projected" if verdict.speedup.extrapolated else "")
+        case NotReached(float(bound), _):
+            return f"not reached, > {bound:.2f}×"
+        case NotReached():
+            return "not reached"
+        case _:
+            return ""
+
+
+def _curve(scale: ScaleStudy, run: FinishedRun, clock: Clock) -> InRunCurve | None:
+    """The run's in-run losses on `clock`, thinned, cut at the phase boundary; None where the clock is unknown."""
+    arrays: dict[str, FloatArray | None] = {
+        "gpu_hours": None,
+        "flops": run.curve.flops,
+        "tokens": run.curve.tokens,
+        "steps": run.curve.steps,
+    }
+    cost = scale.curve_hours(run) if clock == "gpu_hours" else arrays[clock]
+    if cost is None or len(run.curve) < 2:
+        return None
+    before = run.curve.steps <= (run.boundary_step or 0)
+    boundary = float(cost[before][-1]) if before.any() else None
+    early_x, early_y = thinned(cost[before], run.curve.losses[before], 100)
+    late_x, late_y = thinned(cost[~before], run.curve.losses[~before])
+    name = f"{theme.method_label(run.method)}, {run.total_steps:,} steps, seed {run.seed}"
+    return InRunCurve(run.method, name, early_x, early_y, late_x, late_y, boundary)
+
+
+def figure(shown: IsoLossInfo) -> Sequence[Block]:
+    """For each comparison the iso-loss chart with S over the target beside it, then S by budget and by clock."""
+    if not shown.comparisons:
+        return (Prose("There is no finished, decayed confirmation run to draw.", "empty"),)
+    blocks: list[Block] = [
+        Prose(
+            "A dot is the end of a finished run, its learning rate decayed to the end. The faint lines are the same "
+            "runs on their way; they are not comparable with each other before they end. Read the chart along the "
+            "dotted line: how far to the right must the baseline go for the loss that the method ends at?"
+        )
+    ]
+    for comparison in shown.comparisons:
+        if len(shown.comparisons) > 1:
+            verdict = comparison.verdict
+            blocks.append(Heading(f"{verdict.scale}, {theme.method_label(verdict.method)}"))
+        blocks += _comparison(comparison)
+    if shown.omitted:
+        blocks.append(Prose(f"{shown.omitted:,} more in-run curves are not drawn; their ends are.", "note"))
+    return blocks
+
+
+def _comparison(comparison: Comparison) -> list[Block]:
+    verdict, chart, key = comparison.verdict, comparison.chart, comparison.key
+    over_target = verdict.speedup_curve is not None and len(verdict.speedup_curve.target) > 1
+    blocks: list[Block] = [
+        Chart(
+            key=key,
+            title=_title(verdict, chart),
+            figure=iso_loss_figure.draw(chart),
+            table=iso_loss_figure.table(chart),
+            height=500,
+            share=4 if over_target else 6,
+        )
+    ]
+    if over_target:
+        blocks.append(speedup_figures.over_target(f"{key}-target", verdict))
+    clocks = speedup_figures.by_clock(f"{key}-clock", verdict)
+    budgets = speedup_figures.by_budget(f"{key}-budget", verdict)
+    return blocks + [chart for chart in (budgets, clocks) if chart is not None]
+
+
+def _title(verdict: ScaleVerdict, chart: IsoLoss) -> str:
+    method = theme.method_label(verdict.method)
+    target = theme.loss(verdict.target_loss)
+    show = theme.hours if verdict.clock == "gpu_hours" else theme.count
+    match verdict.speedup:
+        case Reached() if verdict.baseline_cost is not None and verdict.method_cost is not None:
+            would = "would need" if verdict.speedup.extrapolated else "needs"
+            return (
+                f"To end at a loss of {target}, {method} needs {show(verdict.method_cost)} "
+                f"and the baseline {would} {show(verdict.baseline_cost)}"
+            )
+        case NotReached():
+            return f"No baseline run ends as low as {method} does, at {target}"
+        case _:
+            pass
+    if len(chart.methods) < 2:
+        return f"Only {theme.method_label(chart.methods[0])} has finished runs; there is nothing to compare"
+    gap = verdict.loss_gap
+    if gap is None:
+        return f"{method} and the baseline: final losses by cost"
+    better = "below" if gap.gap > 0 else "above"
+    return f"{method} ends {abs(gap.gap):.3f} nats {better} the baseline at equal cost"
+
+
+SECTION = Section("iso-loss", "What a loss costs", info, figure)

@@ -1,0 +1,182 @@
+"""Take it home: what the reader's own trainer has to be told. The end of the verdict, not a section of its own.
+
+Read from the confirmed configuration at the budget of the verdict; nothing is scaled to another model here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reports import theme
+from reports.blocks import Block, Code, Column, Heading, Prose, Table
+from reports.runs import FinishedRun
+from reports.study import Cell, Configuration, Study
+from reports.summary import Summary
+from reports.verdict import NotReached, ScaleVerdict, Words
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One scale's confirmed settings. Lengths in optimizer steps; `tokens` are data tokens, None where unknown."""
+
+    scale: str
+    method: str
+    bag_size: int
+    step_ratio: float
+    weighting: str
+    learning_rate: float | None
+    total_steps: int
+    boundary_step: int
+    warmup_steps: int | None
+    decay_steps: int | None
+    context: int | None
+    tokens_per_step: int | None
+    tokens: float | None
+    epochs: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeInfo:
+    """All confirmed recipes, the main one (for the snippet) among them, and whether they are worth following."""
+
+    recipes: tuple[Recipe, ...]
+    main: Recipe
+    advice: str
+
+
+def words_of(configuration: Configuration) -> str:
+    """`s=3 r=0.2 lr=2e-3`."""
+    values = dict(configuration.parameters)
+    parts = [f"s={values['bag_size']}"] if "bag_size" in values else []
+    parts += [f"r={float(values['step_ratio']):g}"] if "step_ratio" in values else []
+    if configuration.learning_rate is not None:
+        parts.append(f"lr={theme.learning_rate(configuration.learning_rate)}")
+    return " ".join(parts)
+
+
+def info(study: Study, summary: Summary) -> RecipeInfo | None:
+    """The recipes of the main method at every scale that confirmed one with bags; None without any."""
+    method = summary.main.method if summary.main is not None else None
+    wanted = [verdict for verdict in summary.verdicts if method in (None, verdict.method)]
+    found = [(verdict, recipe) for verdict in wanted if (recipe := _recipe(study, verdict)) is not None]
+    if not found:
+        return None
+    main = next((recipe for verdict, recipe in found if verdict is summary.main), found[-1][1])
+    return RecipeInfo(tuple(recipe for _, recipe in found), main, _advice(study.context.kind, summary.main))
+
+
+def _advice(kind: str, main_verdict: ScaleVerdict | None) -> str:
+    if kind == "published":
+        return "The published settings, with the learning rate that was tuned for the baseline."
+    words = main_verdict.words if main_verdict is not None else Words.UNCONFIRMED
+    bound = main_verdict.speedup if main_verdict is not None else None
+    if isinstance(bound, NotReached) and (bound.lower_bound or 0.0) > 1:
+        return "The confirmed settings: no baseline run ended as low."
+    if words == Words.FASTER:
+        return "The confirmed settings, as they were trained here."
+    if words == Words.SLOWER:
+        return "The best settings that the search found. They lost to the baseline: a record, not a recommendation."
+    return "The best settings that the search found. The runs do not yet show that they pay; they are the ones to test."
+
+
+def _cell(study: Study, verdict: ScaleVerdict) -> Cell | None:
+    for scale in study.scales:
+        for arm in scale.methods:
+            if scale.scale == verdict.scale and arm.method == verdict.method and arm.cells:
+                return next((cell for cell in arm.cells if cell.total_steps == verdict.target_steps), arm.cells[-1])
+    return None
+
+
+def _recipe(study: Study, verdict: ScaleVerdict) -> Recipe | None:
+    cell = _cell(study, verdict)
+    if cell is None or verdict.best is None:
+        return None
+    values = dict(verdict.best.parameters)
+    if "bag_size" not in values:
+        return None
+    run: FinishedRun = cell.runs[0]
+    ratio = float(values.get("step_ratio", 0.0))
+    schedule = run.record.spec.schedule if run.record is not None else None
+    boundary = run.boundary_step
+    return Recipe(
+        scale=verdict.scale,
+        method=verdict.method,
+        bag_size=int(values["bag_size"]),
+        step_ratio=ratio,
+        weighting=str(values.get("bag_weighting", "uniform")),
+        learning_rate=verdict.best.learning_rate,
+        total_steps=cell.total_steps,
+        boundary_step=math.floor(ratio * cell.total_steps + 0.5) if boundary is None else boundary,
+        warmup_steps=None if schedule is None else schedule.warmup_steps,
+        decay_steps=None if schedule is None else schedule.decay_steps,
+        context=run.context,
+        tokens_per_step=run.tokens_per_step,
+        tokens=cell.tokens,
+        epochs=run.epochs,
+    )
+
+
+def figure(shown: RecipeInfo) -> Sequence[Block]:
+    """The table over scales and the snippet of the main one."""
+    columns = (
+        Column("Scale", numeric=False),
+        Column("Bag size s"),
+        Column("Step ratio r"),
+        Column("Boundary step"),
+        Column("Total steps"),
+        Column("Peak learning rate"),
+        Column("Data tokens"),
+        Column("Epochs of its corpus"),
+    )
+    rows = tuple(
+        (
+            recipe.scale,
+            str(recipe.bag_size),
+            f"{recipe.step_ratio:g}",
+            f"{recipe.boundary_step:,}",
+            f"{recipe.total_steps:,}",
+            theme.learning_rate(recipe.learning_rate),
+            theme.count(recipe.tokens),
+            "–" if recipe.epochs is None else f"{recipe.epochs:.2f}",
+        )
+        for recipe in shown.recipes
+    )
+    return (
+        Heading("Take it home"),
+        Prose(shown.advice),
+        Table("What the method was trained with", columns, rows),
+        Code(snippet(shown.main), f"The same for {shown.main.scale}, in the manner of a TorchTitan configuration file"),
+    )
+
+
+def snippet(recipe: Recipe) -> str:
+    """A configuration in TOML. What the runs do not say is left out rather than guessed."""
+    lines = ["[training]", f"steps = {recipe.total_steps}"]
+    if recipe.context is not None:
+        lines.append(f"seq_len = {recipe.context}  # latent positions, the same in both phases")
+        if recipe.tokens_per_step is not None:
+            lines.append(f"global_batch_size = {recipe.tokens_per_step // recipe.context}  # sequences")
+    lines += ["", "[optimizer]", 'name = "AdamW"']
+    if recipe.learning_rate is not None:
+        lines.append(f"lr = {recipe.learning_rate:.6g}")
+    if recipe.warmup_steps is not None and recipe.decay_steps is not None:
+        lines += [
+            "",
+            "[lr_scheduler]",
+            f"warmup_steps = {recipe.warmup_steps}",
+            f"decay_ratio = {recipe.decay_steps / recipe.total_steps:.6g}",
+            'decay_type = "linear"',
+        ]
+    lines += [
+        "",
+        "[token_superposition]",
+        f"bag_size = {recipe.bag_size}  # tokens a position averages and predicts",
+        f"step_ratio = {recipe.step_ratio:g}",
+        f"boundary_step = {recipe.boundary_step}  # from here on ordinary; all state is kept",
+        f'bag_weighting = "{recipe.weighting}"',
+    ]
+    if recipe.tokens is not None:
+        lines.append(f"# reads {theme.count(recipe.tokens)} data tokens in all")
+    return "\n".join(lines)

@@ -1,0 +1,232 @@
+"""The search: what was tried, what it found, and what it cost, scale by scale.
+
+Maps and slices show tuning runs at the largest tuning budget only: losses of different budgets are not comparable.
+Nothing here enters the verdict, which rests on the confirmation runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reports import theme
+from reports.blocks import Block, Heading, Prose, Section
+from reports.runs import FinishedRun
+from reports.sections import search_figures
+from reports.sections.search_figures import LossMap, Slice, Spending
+from reports.study import Arm, ScaleStudy, Study
+from reports.summary import Summary
+from trainers.spec import Scalar
+
+AXIS_NAMES = {
+    "learning_rate": "peak learning rate",
+    "bag_size": "bag size s",
+    "step_ratio": "step ratio r",
+    "bag_weighting": "weighting of the bag",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleSearch:
+    """One scale's search. `loss_map` is None without trials over (s, r); `edges` are in words."""
+
+    scale: str
+    loss_map: LossMap | None
+    slices: tuple[Slice, ...]
+    spending: tuple[Spending, ...]
+    edges: tuple[str, ...]
+    clock: str
+
+
+@dataclass(frozen=True, slots=True)
+class SearchInfo:
+    """All scales that were searched, and the sentence about shared prefixes (empty: nothing was shared)."""
+
+    scales: tuple[ScaleSearch, ...]
+    shared: str
+
+
+def info(study: Study, summary: Summary) -> SearchInfo:
+    """Collect the tuning runs of every scale."""
+    scales = tuple(_scale(study, scale) for scale in study.scales if any(arm.search for arm in scale.arms))
+    return SearchInfo(scales, _shared(study, summary.clock_label))
+
+
+def _shared(study: Study, clock: str) -> str:
+    alone = paid = 0.0
+    for run in study.runs:
+        if run.billed_gpu_hours is not None and run.incurred_gpu_hours is not None:
+            alone += run.billed_gpu_hours
+            paid += run.incurred_gpu_hours
+    if alone <= 0 or paid >= 0.995 * alone:
+        return ""
+    return (
+        f"Trained one by one, all runs would have taken {theme.hours(alone)}; sharing the prefixes that runs have in "
+        f"common, the sweep paid {theme.hours(paid)} ({clock}): {theme.percent(1 - paid / alone)} saved."
+    )
+
+
+def _scale(study: Study, scale: ScaleStudy) -> ScaleSearch:
+    method = next((arm for arm in scale.methods if _with_bags(arm)), None)
+    slices = [cut for arm in scale.arms for name in AXIS_NAMES if (cut := _slice(arm, name)) is not None]
+    return ScaleSearch(
+        scale=scale.scale,
+        loss_map=None if method is None else _loss_map(scale, method),
+        slices=tuple(slices),
+        spending=tuple(spent for arm in scale.arms if (spent := _spending(arm)) is not None),
+        edges=tuple(text for arm in scale.arms for text in _edges(study, arm)),
+        clock=scale.clock_label,
+    )
+
+
+def top_trials(arm: Arm) -> tuple[FinishedRun, ...]:
+    """The finished tuning runs of the largest tuning budget."""
+    finished = [run for run in arm.search if run.final_loss is not None]
+    top = max((run.total_steps for run in finished), default=0)
+    return tuple(run for run in finished if run.total_steps == top)
+
+
+def _with_bags(arm: Arm) -> bool:
+    return any("bag_size" in dict(run.parameters) for run in top_trials(arm))
+
+
+def value_of(run: FinishedRun, name: str) -> Scalar | None:
+    """The searched value of one axis."""
+    return run.learning_rate if name == "learning_rate" else dict(run.parameters).get(name)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _best_mean(runs: Sequence[FinishedRun]) -> float:
+    """The lowest mean final loss over seeds, among the configurations in `runs`."""
+    groups: dict[object, list[float]] = defaultdict(list)
+    for run in runs:
+        groups[(run.learning_rate, run.parameters)].append(run.final_loss or 0.0)
+    return min(_mean(losses) for losses in groups.values())
+
+
+def _loss_map(scale: ScaleStudy, arm: Arm) -> LossMap:
+    cells: dict[tuple[int, float], list[FinishedRun]] = defaultdict(list)
+    trials = top_trials(arm)
+    for run in trials:
+        cells[(run.bag_size, round(run.step_ratio, 6))].append(run)
+    baseline = top_trials(scale.baseline) if scale.baseline is not None else ()
+    same_budget = [run for run in baseline if run.total_steps == trials[0].total_steps]
+    chosen = dict(arm.configuration.parameters) if arm.configuration is not None else {}
+    confirmed = (
+        (int(chosen["bag_size"]), float(chosen["step_ratio"])) if {"bag_size", "step_ratio"} <= set(chosen) else None
+    )
+    return LossMap(
+        method=arm.method,
+        total_steps=trials[0].total_steps,
+        losses={place: _best_mean(runs) for place, runs in sorted(cells.items())},
+        trials={place: len(runs) for place, runs in cells.items()},
+        baseline_best=_best_mean(same_budget) if same_budget else None,
+        confirmed=confirmed,
+    )
+
+
+def _slice(arm: Arm, name: str) -> Slice | None:
+    """Losses of one arm over one axis; None where the axis has one value."""
+    points = [(value, run.final_loss) for run in top_trials(arm) if (value := value_of(run, name)) is not None]
+    values = sorted({value for value, _ in points}, key=lambda value: (isinstance(value, str), value))
+    if len(values) < 2:
+        return None
+    losses = [loss or 0.0 for _, loss in points]
+    return Slice(
+        method=arm.method,
+        axis=name,
+        title=AXIS_NAMES[name],
+        values=tuple(value for value, _ in points),
+        losses=tuple(losses),
+        share=share_explained(points),
+    )
+
+
+def share_explained(points: Sequence[tuple[Scalar, float | None]]) -> float | None:
+    """Part of the variance between trials that one axis explains alone: variance of its value means over the total,
+    with the part that as many random groups would explain taken away (adjusted eta squared); None where the trials
+    are too few."""
+    groups: dict[Scalar, list[float]] = defaultdict(list)
+    for value, loss in points:
+        groups[value].append(loss or 0.0)
+    losses = [loss for members in groups.values() for loss in members]
+    free = len(losses) - len(groups)
+    mean = _mean(losses)
+    total = sum((loss - mean) ** 2 for loss in losses)
+    if free < 1 or total <= 0:
+        return None
+    within = sum((loss - _mean(members)) ** 2 for members in groups.values() for loss in members)
+    return max(0.0, 1 - (within / free) / (total / (len(losses) - 1)))
+
+
+def _spending(arm: Arm) -> Spending | None:
+    """Best final loss so far at the largest tuning budget against the hours that the arm's whole search had cost."""
+    order = sorted(arm.search, key=lambda run: run.record.provenance.started_at if run.record is not None else "")
+    top = max((run.total_steps for run in top_trials(arm)), default=0)
+    spent, best = 0.0, math.inf
+    hours: list[float] = []
+    losses: list[float] = []
+    for run in order:
+        cost = run.incurred_gpu_hours if run.incurred_gpu_hours is not None else run.gpu_hours
+        if cost is None:
+            return None
+        spent += cost
+        if run.final_loss is not None and run.total_steps == top:
+            best = min(best, run.final_loss)
+        if math.isfinite(best):
+            hours.append(spent)
+            losses.append(best)
+    return Spending(arm.method, tuple(hours), tuple(losses)) if hours else None
+
+
+def _edges(study: Study, arm: Arm) -> list[str]:
+    """Sentences about a confirmed value at the edge of its searched range."""
+    if arm.configuration is None:
+        return []
+    chosen = {**dict(arm.configuration.parameters), "learning_rate": arm.configuration.learning_rate}
+    found = []
+    for name, values in study.context.axes.get(arm.method, {}).items():
+        value = chosen.get(name)
+        if len(values) < 2 or value is None or isinstance(value, str) or value not in (values[0], values[-1]):
+            continue
+        side = "smallest" if value == values[0] else "largest"
+        found.append(
+            f"{theme.method_label(arm.method)}: the chosen {AXIS_NAMES.get(name, name)}, {value:g}, is the {side} that "
+            "was searched; the optimum may lie beyond."
+        )
+    return found
+
+
+def figure(shown: SearchInfo) -> Sequence[Block]:
+    """Map, slices and spending of each scale."""
+    if not shown.scales:
+        return (Prose("No tuning runs were recorded: how the settings were found is not known here.", "empty"),)
+    blocks: list[Block] = [Prose(shown.shared)] if shown.shared else []
+    for number, scale in enumerate(shown.scales):
+        if len(shown.scales) > 1:
+            blocks.append(Heading(scale.scale))
+        blocks += _scale_blocks(f"search-{number}", scale)
+    return blocks
+
+
+def _scale_blocks(key: str, scale: ScaleSearch) -> list[Block]:
+    blocks: list[Block] = []
+    height = 380 if scale.loss_map is None else search_figures.map_height(scale.loss_map)
+    if scale.loss_map is not None:
+        blocks.append(search_figures.map_chart(f"{key}-map", scale.loss_map))
+    if scale.spending:
+        blocks.append(search_figures.spending_chart(f"{key}-spending", scale.spending, scale.clock, height))
+    if scale.slices:
+        blocks.append(search_figures.slices_chart(f"{key}-slices", scale.slices))
+    blocks += [Prose(text, "note") for text in scale.edges]
+    if not blocks:
+        blocks.append(Prose("No tuning run of this scale finished.", "empty"))
+    return blocks
+
+
+SECTION = Section("search", "The search", info, figure)

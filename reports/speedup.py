@@ -1,0 +1,347 @@
+"""The verdict: one method against the baseline at one scale, with everything a reader must know beside the number.
+
+Chooses the target, the clock and the words, by the rules that were written down before any result. The arithmetic is in
+`readings` and below.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from reports.clock import ClockError, clock_error
+from reports.observations import Observations, observe
+from reports.readings import (
+    NO_CLOCK_ERROR,
+    Ladder,
+    Reading,
+    ladder_curve,
+    loss_gap,
+    make_ladder,
+    matched_pair,
+    pchip_speedup,
+    read_speedup,
+    speedup_curve,
+)
+from reports.resolution import resolvable
+from reports.study import Arm, Cell, ScaleStudy, Study
+from reports.tuning import TuningComparison, compare_tuning, edges
+from reports.verdict import (
+    CLOCKS,
+    BudgetSpeedup,
+    Clock,
+    Factors,
+    Flag,
+    LadderCurve,
+    MatchedPair,
+    NotReached,
+    Reached,
+    ScaleVerdict,
+    Speedup,
+    Words,
+)
+from reports.wording import worst_caveat
+
+PCHIP_TOLERANCE = 0.01
+CLOCK_TOLERANCE = 0.05
+LACK_OF_FIT_LEVEL = 0.05
+SAME_LOSS = 0.002
+"""Nats: published losses this close count as equal (neighbouring runs differ by as much)."""
+
+LADDER_REACH = 2.0
+"""The baseline's largest budget should be at least this many times the method's."""
+
+
+def judge(study: Study) -> tuple[ScaleVerdict, ...]:
+    """One verdict per scale and method, in the order of the study."""
+    return tuple(verdict for scale in study.scales for verdict in judge_scale(study, scale))
+
+
+def judge_scale(study: Study, scale: ScaleStudy) -> tuple[ScaleVerdict, ...]:
+    """The verdicts of one scale; empty where only the baseline ran."""
+    observations = observe(scale)
+    return tuple(_judge_arm(study, scale, observations, arm) for arm in scale.methods)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Comparison:
+    """A method arm and the baseline on the clock that the verdict uses."""
+
+    scale: ScaleStudy
+    observations: Observations
+    baseline: Arm
+    method: Arm
+    clock: Clock
+    ladder: Ladder
+    target: Cell
+    target_cost: float
+    clock_error: ClockError
+
+    def read(self, cell: Cell, clock: Clock) -> Reading | None:
+        """S of a cell on any clock; None where its cost, or the ladder's, is not known there."""
+        ladder = self.ladder if clock == self.clock else make_ladder(self.observations, self.baseline.cells, clock)
+        cost = cell.cost(clock)
+        if ladder is None or cost is None:
+            return None
+        error = NO_CLOCK_ERROR
+        if clock == "gpu_hours":
+            error = clock_error(ladder.cells[0].runs[0], cell.runs[0], self.scale.pools)
+        return read_speedup(self.observations, ladder, cell, cost, error)
+
+
+def _compare(scale: ScaleStudy, observations: Observations, method: Arm) -> _Comparison | None:
+    baseline = scale.baseline
+    if baseline is None or not baseline.cells or not method.cells:
+        return None
+    target = _target_cell(baseline, method)
+    for clock in ("gpu_hours", "flops", "steps"):
+        ladder, cost = make_ladder(observations, baseline.cells, clock), target.cost(clock)
+        if ladder is not None and cost is not None:
+            break
+    assert ladder is not None
+    assert cost is not None  # steps are always known
+    error = NO_CLOCK_ERROR
+    if clock == "gpu_hours":
+        error = clock_error(ladder.cells[0].runs[0], target.runs[0], scale.pools)
+    return _Comparison(scale, observations, baseline, method, clock, ladder, target, cost, error)
+
+
+def _target_cell(baseline: Arm, method: Arm) -> Cell:
+    """The method's largest budget whose mean loss the baseline's ladder brackets, or simply its largest."""
+    losses = [cell.mean_loss for cell in baseline.cells]
+    for cell in reversed(method.cells):
+        if min(losses) <= cell.mean_loss <= max(losses):
+            return cell
+    return method.cells[-1]
+
+
+def _judge_arm(study: Study, scale: ScaleStudy, observations: Observations, method: Arm) -> ScaleVerdict:
+    tuning = (
+        TuningComparison(None, "") if scale.baseline is None else compare_tuning(scale.baseline, method, study.context)
+    )
+    comparison = _compare(scale, observations, method)
+    if comparison is None:
+        return _unconfirmed(scale, observations, method, tuning)
+    reading = comparison.read(comparison.target, comparison.clock)
+    assert reading is not None
+    readings = [(clock, comparison.read(comparison.target, clock)) for clock in CLOCKS]
+    by_clock = tuple((clock, found.speedup) for clock, found in readings if found is not None and found.speedup)
+    pair = matched_pair(comparison.baseline.cells, method.cells[-1], comparison.clock)
+    speedup = reading.speedup
+    method_ladder = make_ladder(observations, method.cells, comparison.clock)
+    baseline_curve, method_curve = _curves(comparison, method_ladder, speedup)
+    alternative = pchip_speedup(comparison.ladder, comparison.target.mean_loss, comparison.target_cost)
+    flags = _flags(study, comparison, reading, by_clock, baseline_curve, alternative, tuning)
+    words = _words(reading)
+    published = study.context.kind == "published"
+    return ScaleVerdict(
+        scale=scale.scale,
+        method=method.method,
+        params=scale.params,
+        clock=comparison.clock,
+        clock_label=_clock_label(scale, comparison.clock),
+        target_loss=comparison.target.mean_loss,
+        target_steps=comparison.target.total_steps,
+        speedup=speedup,
+        upper_bound=reading.upper_bound,
+        by_clock=by_clock,
+        baseline_cost=comparison.target_cost * speedup.speedup if isinstance(speedup, Reached) else None,
+        method_cost=comparison.target_cost,
+        matched_pair=pair,
+        factors=_factors(comparison, speedup),
+        data_multiplier=_data_multiplier(by_clock, pair, prefer_pair=published),
+        sigma=observations.deviation,
+        seeds_baseline=comparison.baseline.num_seeds,
+        seeds_method=comparison.target.num_seeds,
+        trials_baseline=comparison.baseline.num_trials,
+        trials_method=method.num_trials,
+        equal_tuning=tuning.equal,
+        tuning_difference=tuning.difference,
+        best=method.configuration,
+        baseline_best=comparison.baseline.configuration,
+        budgets=tuple(_budget(comparison, cell) for cell in method.cells),
+        loss_gap=loss_gap(observations, comparison.ladder, comparison.target, comparison.target_cost, comparison.clock),
+        resolution=_resolution(speedup),
+        words=words,
+        flags=flags,
+        worst_caveat=worst_caveat(flags, tuning.difference, observations.deviation),
+        baseline_ladder=baseline_curve,
+        method_ladder=method_curve,
+        speedup_curve=None
+        if method_ladder is None
+        else speedup_curve(observations, comparison.ladder, method_ladder, comparison.clock_error),
+        pchip_speedup=alternative,
+    )
+
+
+def _clock_label(scale: ScaleStudy, clock: Clock) -> str:
+    return {"gpu_hours": scale.clock_label, "flops": "model FLOPs", "steps": "optimizer steps", "tokens": "tokens"}[
+        clock
+    ]
+
+
+def _curves(
+    comparison: _Comparison, method_ladder: Ladder | None, speedup: Speedup | None
+) -> tuple[LadderCurve | None, LadderCurve | None]:
+    """Both arms' ladders for drawing; the baseline's is continued to where the speedup was read."""
+    reach = comparison.target_cost
+    if isinstance(speedup, Reached):
+        reach *= min(speedup.speedup, 10.0)
+    observations, clock = comparison.observations, comparison.clock
+    baseline = ladder_curve(observations, comparison.ladder, clock, comparison.baseline.method, reach)
+    if method_ladder is None:
+        return baseline, None
+    own_reach = float(method_ladder.cost[-1])
+    return baseline, ladder_curve(observations, method_ladder, clock, comparison.method.method, own_reach)
+
+
+def _budget(comparison: _Comparison, cell: Cell) -> BudgetSpeedup:
+    reading = comparison.read(cell, comparison.clock)
+    return BudgetSpeedup(
+        total_steps=cell.total_steps,
+        method_hours=cell.gpu_hours,
+        target_loss=cell.mean_loss,
+        speedup=None if reading is None else reading.speedup,
+        num_seeds=cell.num_seeds,
+    )
+
+
+def _factors(comparison: _Comparison, speedup: Speedup | None) -> Factors | None:
+    """Fewer steps x cheaper steps; the price of a baseline step is its ladder's mean."""
+    if comparison.clock != "gpu_hours" or not isinstance(speedup, Reached):
+        return None
+    baseline_step = float(comparison.ladder.cost.sum()) / sum(cell.total_steps for cell in comparison.ladder.cells)
+    cheaper = baseline_step * comparison.target.total_steps / comparison.target_cost
+    return Factors(fewer_steps=speedup.speedup / cheaper, cheaper_steps=cheaper)
+
+
+def _data_multiplier(
+    by_clock: tuple[tuple[Clock, Speedup], ...], pair: MatchedPair | None, *, prefer_pair: bool
+) -> float | None:
+    """Tokens read by the method over tokens read by the baseline at equal loss: from the fit, else from the matched
+    pair. For published figures a pair of equal losses comes first, since that is what was published."""
+    measured = pair.data_multiplier if pair is not None else None
+    tokens = dict(by_clock).get("tokens")
+    if not isinstance(tokens, Reached):
+        return measured
+    same_loss = pair is not None and abs(pair.baseline_loss - pair.method_loss) <= SAME_LOSS
+    return measured if prefer_pair and same_loss and measured is not None else 1 / tokens.speedup
+
+
+def _resolution(speedup: Speedup | None) -> float | None:
+    if not isinstance(speedup, Reached) or speedup.log_standard_error is None:
+        return None
+    assert speedup.degrees_of_freedom is not None
+    return resolvable(speedup.log_standard_error, speedup.degrees_of_freedom, speedup.systematic)
+
+
+def _words(reading: Reading) -> Words:
+    """The words follow the interval."""
+    if reading.upper_bound is not None and reading.upper_bound <= 1:
+        return Words.SLOWER
+    match reading.speedup:
+        case None:
+            return Words.LOSS_GAP_ONLY
+        case NotReached():
+            return Words.NOT_REACHED
+        case Reached(interval=None):
+            return Words.NO_INTERVAL
+        case Reached(interval=(low, _)) if low > 1:
+            return Words.FASTER
+        case Reached(interval=(_, high)) if high < 1:
+            return Words.SLOWER
+        case _:
+            return Words.NO_DIFFERENCE
+
+
+def _flags(
+    study: Study,
+    comparison: _Comparison,
+    reading: Reading,
+    by_clock: tuple[tuple[Clock, Speedup], ...],
+    curve: LadderCurve | None,
+    alternative: float | None,
+    tuning: TuningComparison,
+) -> tuple[Flag, ...]:
+    """Everything that a reader must know beside the number, in the order of `Flag`."""
+    speedup, baseline, method = reading.speedup, comparison.baseline, comparison.method
+    num_budgets = len(comparison.ladder.cost)
+    deviation = comparison.observations.deviation
+    reached = speedup if isinstance(speedup, Reached) else None
+    axes = study.context.axes
+    single = min(baseline.num_seeds, comparison.target.num_seeds) < 2
+    conditions: dict[Flag, bool] = {
+        Flag.EXTRAPOLATED: reached is not None and reached.extrapolated,
+        Flag.BELOW_ASYMPTOTE: reading.below_asymptote,
+        Flag.EXPONENT_AT_BOUND: reading.at_bound,
+        Flag.NOT_MONOTONE: num_budgets > 1 and not comparison.ladder.monotone,
+        Flag.LACK_OF_FIT: curve is not None
+        and curve.lack_of_fit_p is not None
+        and curve.lack_of_fit_p < LACK_OF_FIT_LEVEL,
+        Flag.FIT_NOT_TESTABLE: num_budgets > 2 and (curve is None or curve.lack_of_fit_p is None),
+        Flag.PCHIP_DISAGREES: reached is not None
+        and alternative is not None
+        and abs(math.log(alternative / reached.speedup)) > PCHIP_TOLERANCE,
+        Flag.SIGMA_FROM_PRIOR: deviation.source == "prior",
+        Flag.SIGMA_UNKNOWN: deviation.source == "unknown",
+        Flag.TWO_BUDGETS: num_budgets == 2,
+        Flag.ONE_BUDGET: num_budgets == 1,
+        Flag.LADDER_TOO_SHORT: baseline.budgets[-1] < LADDER_REACH * method.budgets[-1],
+        Flag.UNEQUAL_TUNING: tuning.equal is False,
+        Flag.TUNING_UNKNOWN: tuning.equal is None,
+        Flag.EDGE_OF_SPACE: any(edges(arm, axes.get(arm.method, {})) for arm in (baseline, method)),
+        Flag.SINGLE_SEED: single,
+        Flag.CLOCKS_DISAGREE: _clocks_disagree(by_clock),
+        Flag.CHOSEN_ON_CONFIRMATION: "confirmation" in (baseline.chosen_by, method.chosen_by),
+        Flag.CLOCK_ASSUMED: comparison.clock == "gpu_hours" and comparison.clock_error.assumed,
+    }
+    return tuple(flag for flag in Flag if conditions[flag])
+
+
+def _clocks_disagree(by_clock: tuple[tuple[Clock, Speedup], ...]) -> bool:
+    values = dict(by_clock)
+    hours, flops = values.get("gpu_hours"), values.get("flops")
+    if not isinstance(hours, Reached) or not isinstance(flops, Reached):
+        return False
+    return abs(math.log(hours.speedup / flops.speedup)) > CLOCK_TOLERANCE
+
+
+def _unconfirmed(scale: ScaleStudy, observations: Observations, method: Arm, tuning: TuningComparison) -> ScaleVerdict:
+    """No finished confirmation run in one of the arms: counts, and no claim."""
+    baseline = scale.baseline
+    return ScaleVerdict(
+        scale=scale.scale,
+        method=method.method,
+        params=scale.params,
+        clock="gpu_hours",
+        clock_label=scale.clock_label,
+        target_loss=method.cells[-1].mean_loss if method.cells else None,
+        target_steps=method.cells[-1].total_steps if method.cells else None,
+        speedup=None,
+        upper_bound=None,
+        by_clock=(),
+        baseline_cost=None,
+        method_cost=method.cells[-1].gpu_hours if method.cells else None,
+        matched_pair=None,
+        factors=None,
+        data_multiplier=None,
+        sigma=observations.deviation if observations.deviation.num_cells else None,
+        seeds_baseline=baseline.num_seeds if baseline else 0,
+        seeds_method=method.num_seeds,
+        trials_baseline=baseline.num_trials if baseline else None,
+        trials_method=method.num_trials,
+        equal_tuning=tuning.equal,
+        tuning_difference=tuning.difference,
+        best=method.configuration,
+        baseline_best=baseline.configuration if baseline else None,
+        budgets=(),
+        loss_gap=None,
+        resolution=None,
+        words=Words.UNCONFIRMED,
+        flags=(Flag.UNEQUAL_TUNING,) if tuning.equal is False else (),
+        worst_caveat="",
+        baseline_ladder=None,
+        method_ladder=None,
+        speedup_curve=None,
+        pchip_speedup=None,
+    )

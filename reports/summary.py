@@ -1,0 +1,203 @@
+"""The verdict of a sweep in one value: for the page, for `--json`, and in one sentence.
+
+Calls the estimators and the checks once; everything that is printed anywhere is read from the `Summary`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from reports.checks import Check, run_checks
+from reports.scaling import Aggregate, SizeTrend, geometric_mean, size_trend
+from reports.speedup import judge
+from reports.study import Configuration, Study
+from reports.verdict import MatchedPair, NotReached, Reached, ScaleVerdict, Speedup, Words
+from reports.wording import headline_of, method_label
+
+SUMMARY_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a sweep says. `headline` is one sentence, `worst_caveat` one more (empty: none).
+
+    `verdicts`: one per (scale, method), scales ascending. `main` is the verdict that the headline speaks about: at the
+    largest scale with a confirmed comparison, `tst` where it is among the methods, else the first by name.
+    `aggregates`: geometric means over scales, one per method, only where two scales or more have a measured speedup.
+    `trends`: `ln S` against `ln N`, from four scales on.
+    """
+
+    name: str
+    clock_label: str
+    device: str | None
+    headline: str
+    worst_caveat: str
+    verdicts: tuple[ScaleVerdict, ...]
+    main: ScaleVerdict | None
+    aggregates: tuple[Aggregate, ...]
+    trends: tuple[SizeTrend, ...]
+    checks: tuple[Check, ...]
+
+
+def summarize(study: Study) -> Summary:
+    """Estimate, check, and put it into words."""
+    verdicts = judge(study)
+    methods = tuple(dict.fromkeys(verdict.method for verdict in verdicts))
+    target = study.context.target_scale_params
+    aggregates = [geometric_mean(verdicts, method) for method in methods]
+    trends = [size_trend(verdicts, method, target) for method in methods]
+    main = _main_verdict(verdicts)
+    devices = sorted({scale.device for scale in study.scales if scale.device})
+    return Summary(
+        name=study.context.name,
+        clock_label=study.clock_label,
+        device=", ".join(devices) or None,
+        headline=headline_of(study, main, method_label(main.method) if main else ""),
+        worst_caveat=main.worst_caveat if main else "",
+        verdicts=verdicts,
+        main=main,
+        aggregates=tuple(aggregate for aggregate in aggregates if aggregate is not None),
+        trends=tuple(trend for trend in trends if trend is not None),
+        checks=run_checks(study, verdicts),
+    )
+
+
+def _main_verdict(verdicts: tuple[ScaleVerdict, ...]) -> ScaleVerdict | None:
+    """The verdict that the headline speaks about: one that is not better than others, only larger in scale."""
+    confirmed = [verdict for verdict in verdicts if verdict.words is not Words.UNCONFIRMED] or list(verdicts)
+    if not confirmed:
+        return None
+    largest = [verdict for verdict in confirmed if verdict.scale == confirmed[-1].scale]
+    return largest[0]
+
+
+def headline(study: Study) -> str:
+    """The verdict in one sentence."""
+    return summarize(study).headline
+
+
+def summary_to_json(summary: Summary) -> dict[str, Any]:
+    """The summary as plain JSON values, schema 1; null where a number does not exist, and never a NaN."""
+    return {
+        "schema": SUMMARY_SCHEMA,
+        "name": summary.name,
+        "clock": summary.clock_label,
+        "device": summary.device,
+        "headline": summary.headline,
+        "worst_caveat": summary.worst_caveat or None,
+        "scales": [_verdict_to_json(verdict) for verdict in summary.verdicts],
+        "geometric_means": [
+            {
+                "method": aggregate.method,
+                "speedup": _number(aggregate.speedup),
+                "interval": _pair(aggregate.interval),
+                "scales": list(aggregate.scales),
+                "left_out": list(aggregate.left_out),
+            }
+            for aggregate in summary.aggregates
+        ],
+        "checks": [
+            {"name": check.name, "status": check.status, "number": check.number, "sentence": check.sentence}
+            for check in summary.checks
+        ],
+    }
+
+
+def _verdict_to_json(verdict: ScaleVerdict) -> dict[str, Any]:
+    speedup = verdict.speedup
+    reached = speedup if isinstance(speedup, Reached) else None
+    hours = verdict.clock == "gpu_hours"
+    best, baseline_best = verdict.best, verdict.baseline_best
+    parameters = dict(best.parameters) if best is not None else {}
+    gap = verdict.loss_gap
+    return {
+        "scale": verdict.scale,
+        "method": verdict.method,
+        "words": str(verdict.words),
+        "target_loss": _number(verdict.target_loss),
+        "speedup": _number(reached.speedup) if reached else None,
+        "interval": _pair(reached.interval) if reached else None,
+        "reached": _reached(verdict),
+        "lower_bound": _number(speedup.lower_bound) if isinstance(speedup, NotReached) else None,
+        "upper_bound": _number(verdict.upper_bound),
+        "projected": _number(speedup.projected) if isinstance(speedup, NotReached) else None,
+        "clock": verdict.clock,
+        "by_clock": {clock: _clock_to_json(value) for clock, value in verdict.by_clock},
+        "matched_pair": _pair_to_json(verdict.matched_pair),
+        "hours": {
+            "baseline": _number(verdict.baseline_cost) if hours else None,
+            "method": _number(verdict.method_cost) if hours else None,
+        },
+        "factors": None
+        if verdict.factors is None
+        else {"fewer_steps": verdict.factors.fewer_steps, "cheaper_steps": verdict.factors.cheaper_steps},
+        "data_multiplier": _number(verdict.data_multiplier),
+        "loss_gap": None
+        if gap is None
+        else {"nats": _number(gap.gap), "interval": _pair(gap.interval), "equal_cost": gap.equal_cost},
+        "sigma": _sigma(verdict),
+        "sigma_source": verdict.sigma.source if verdict.sigma is not None else None,
+        "resolution": _number(verdict.resolution),
+        "seeds": {"baseline": verdict.seeds_baseline, "method": verdict.seeds_method},
+        "trials": {"baseline": verdict.trials_baseline, "method": verdict.trials_method},
+        "equal_tuning": verdict.equal_tuning,
+        "best": {
+            "bag_size": parameters.get("bag_size"),
+            "step_ratio": parameters.get("step_ratio"),
+            "learning_rate": _learning_rate(best),
+        },
+        "baseline_best": {"learning_rate": _learning_rate(baseline_best)},
+        "flags": [str(flag) for flag in verdict.flags],
+    }
+
+
+def _reached(verdict: ScaleVerdict) -> bool | None:
+    """Whether a finished baseline run of the ladder ended at or below the target; null without a comparison."""
+    match verdict.speedup:
+        case Reached():
+            return True
+        case NotReached():
+            return False
+        case None:
+            pair = verdict.matched_pair
+            return None if pair is None else pair.baseline_loss <= pair.method_loss
+
+
+def _sigma(verdict: ScaleVerdict) -> float | None:
+    if verdict.sigma is None or verdict.sigma.source == "unknown":
+        return None
+    return _number(verdict.sigma.total)
+
+
+def _clock_to_json(speedup: Speedup) -> dict[str, Any]:
+    match speedup:
+        case Reached():
+            return {"speedup": _number(speedup.speedup), "interval": _pair(speedup.interval), "lower_bound": None}
+        case NotReached():
+            return {"speedup": None, "interval": None, "lower_bound": _number(speedup.lower_bound)}
+
+
+def _pair_to_json(pair: MatchedPair | None) -> dict[str, Any] | None:
+    if pair is None:
+        return None
+    return {
+        "speedup": _number(pair.speedup),
+        "hours": {"baseline": _number(pair.baseline_hours), "method": _number(pair.method_hours)},
+        "loss": {"baseline": _number(pair.baseline_loss), "method": _number(pair.method_loss)},
+        "steps": {"baseline": pair.baseline_steps, "method": pair.method_steps},
+        "data_multiplier": _number(pair.data_multiplier),
+    }
+
+
+def _learning_rate(configuration: Configuration | None) -> float | None:
+    return configuration.learning_rate if configuration is not None else None
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _pair(interval: tuple[float, float] | None) -> list[float] | None:
+    return None if interval is None else [float(interval[0]), float(interval[1])]

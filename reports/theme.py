@@ -1,0 +1,167 @@
+"""One palette, one mark per method, one way to write a number: what makes all sections look like one report.
+
+Colours are Okabe and Ito's, told apart by every common form of colour blindness, and each method has a dash and a
+marker of its own beside its colour. Figures are built in the light palette; the page swaps each light colour for its
+dark twin (`DARK_TWIN`) where the reader's system asks for it. What a chart says is the sections' business.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import datetime
+
+INK = "#1B1C1E"
+MUTED = "#5C6066"
+RULE = "#DCDDDB"
+PAPER = "#FDFDFB"
+ACCENT = "#0072B2"
+GREEN = "#009E73"
+ORANGE = "#E69F00"
+VERMILLION = "#D55E00"
+PURPLE = "#CC79A7"
+BLACK = "#000000"
+
+DARK_TWIN: dict[str, str] = {
+    INK: "#ECECE8",
+    MUTED: "#A3A7AD",
+    RULE: "#3A3D42",
+    PAPER: "#141618",
+    ACCENT: "#56B4E9",
+    BLACK: "#F4F4F0",
+    GREEN: "#2BB88D",
+    VERMILLION: "#F0782A",
+    "#08519C": "#7CC7F2",
+    "#4292C6": "#4A9CCB",
+    "#9ECAE1": "#33688A",
+    "#DEEBF7": "#25404F",
+    "#F7F7F4": "#202428",
+    "#FFFFFE": "#0E1114",
+    "#1A1B1D": "#E4E4E0",
+}
+
+FONT_STACK = '"Helvetica Neue", Helvetica, Arial, "Liberation Sans", sans-serif'
+
+LOSS_SCALE: tuple[tuple[float, str], ...] = (
+    (0.0, "#08519C"),
+    (0.25, "#4292C6"),
+    (0.5, "#9ECAE1"),
+    (0.75, "#DEEBF7"),
+    (1.0, "#F7F7F4"),
+)
+"""One hue from strong (low loss, good) to nearly paper, in the light and in the dark."""
+ON_STRONG, ON_WEAK = "#FFFFFE", "#1A1B1D"
+"""Text on the strong and on the weak end of `LOSS_SCALE`."""
+
+
+@dataclass(frozen=True, slots=True)
+class MethodStyle:
+    """How a method looks in every chart. `dash` and `symbol` are Plotly's names."""
+
+    label: str
+    color: str
+    dash: str
+    symbol: str
+
+
+_BASELINE = MethodStyle("Baseline", BLACK, "solid", "circle")
+_TST = MethodStyle("TST", ACCENT, "solid", "diamond")
+_OTHERS = (
+    (VERMILLION, "dash", "square"),
+    (GREEN, "dashdot", "triangle-up"),
+    (PURPLE, "dot", "cross"),
+    (ORANGE, "longdash", "star"),
+)
+
+
+def method_label(method: str) -> str:
+    """The method's name for people."""
+    return {"baseline": "Baseline", "tst": "TST"}.get(method, method.replace("_", " "))
+
+
+def method_style(method: str) -> MethodStyle:
+    """The mark of a method, the same whichever other methods are on the page."""
+    if method == "baseline":
+        return _BASELINE
+    if method == "tst":
+        return _TST
+    color, dash, symbol = _OTHERS[sum(map(ord, method)) % len(_OTHERS)]
+    return MethodStyle(method_label(method), color, dash, symbol)
+
+
+def rgba(color: str, opacity: float) -> str:
+    """`#RRGGBB` with an opacity, in the spelling that the page's dark twin also understands."""
+    red, green, blue = (int(color[start : start + 2], 16) for start in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity:g})"
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """`value` to so many significant digits, thousands separated, never in powers of ten between 1e-4 and 1e15."""
+    if value == 0 or not math.isfinite(value):
+        return "0" if value == 0 else "–"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{min(decimals, 8)}f}".replace("-", "\u2212")
+
+
+def speedup(value: float | None) -> str:
+    """A ratio of hours: two decimals and a multiplication sign."""
+    return "–" if value is None else f"{value:.2f}×"
+
+
+def loss(value: float | None) -> str:
+    """Nats per token, to the thousandth: the size of the noise between seeds of a small model."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def hours(value: float | None) -> str:
+    """Device-hours with three significant digits; short ones in minutes or seconds."""
+    if value is None:
+        return "–"
+    if value >= 1:
+        return f"{significant(value)} h"
+    return f"{significant(value * 60)} min" if value * 60 >= 1 else f"{significant(value * 3600)} s"
+
+
+def count(value: float | None) -> str:
+    """A large number of things in thousands, millions, billions or trillions."""
+    if value is None:
+        return "–"
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "K")):
+        if abs(value) >= size:
+            return f"{significant(value / (1e3 if unit == 'K' else size))} {unit}"
+    return f"{value:,.0f}"
+
+
+def learning_rate(value: float | None) -> str:
+    """`4e-3`: the spelling of configuration files."""
+    if value is None:
+        return "–"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}".replace("-", "\u2212")
+
+
+def percent(fraction: float | None, digits: int = 0) -> str:
+    """A fraction as a percentage with its own sign."""
+    return "–" if fraction is None else f"{100 * fraction:.{digits}f} %".replace("-", "\u2212")
+
+
+def money(value: float | None, currency: str) -> str:
+    """An amount with three significant digits; the sign of the currency in front where it is a sign."""
+    if value is None:
+        return "–"
+    size = abs(value)
+    amount = f"{round(value):,}" if size >= 100 else f"{value:.2f}" if size >= 0.1 else significant(value)
+    amount = amount.replace("-", "\u2212")
+    symbol = {"USD": "$", "EUR": "€", "GBP": "£"}.get(currency.upper(), currency)
+    if len(symbol) > 1:
+        return f"{amount} {symbol}"
+    return f"\u2212{symbol}{amount[1:]}" if amount.startswith("\u2212") else f"{symbol}{amount}"
+
+
+def day(iso: str) -> str:
+    """`24 November 2026` of an ISO date; a text that is no date stays as it is."""
+    try:
+        moment = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    return f"{moment.day} {moment:%B %Y}"

@@ -1,0 +1,75 @@
+"""Were both arms tuned alike, and did the search stop at the edge of its space?
+
+A method that was given more trials, a longer budget or other learning rates wins by luck: that is said in the headline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from reports.study import Arm, SweepContext
+from trainers.spec import Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class TuningComparison:
+    """`equal` is None where the tuning was not recorded; `difference` says in words what is unequal (empty: nothing)."""
+
+    equal: bool | None
+    difference: str
+
+
+def compare_tuning(baseline: Arm, method: Arm, context: SweepContext) -> TuningComparison:
+    """Same number of trials, same learning rates, same budgets for both arms?"""
+    if baseline.num_trials is None or method.num_trials is None:
+        return TuningComparison(None, "")
+    differences: list[str] = []
+    if baseline.num_trials != method.num_trials:
+        differences.append(f"{method.num_trials} trials of the method against {baseline.num_trials} of the baseline")
+    rates = [_learning_rates(arm, context) for arm in (baseline, method)]
+    if rates[0] != rates[1]:
+        differences.append(f"learning rates {_range(rates[1])} against {_range(rates[0])}")
+    budgets = [sorted({run.total_steps for run in arm.search}) for arm in (baseline, method)]
+    if budgets[0] != budgets[1] and all(budgets):
+        differences.append(f"at {_steps(budgets[1])} against {_steps(budgets[0])} steps")
+    return TuningComparison(not differences, "; ".join(differences))
+
+
+def _learning_rates(arm: Arm, context: SweepContext) -> tuple[float, ...]:
+    """The searched learning rates where the search space is known, otherwise the smallest and largest that were seen."""
+    axis = context.axes.get(arm.method, {}).get("learning_rate")
+    if axis:
+        return tuple(float(value) for value in axis)
+    seen = sorted({run.learning_rate for run in arm.search if run.learning_rate is not None})
+    return (seen[0], seen[-1]) if seen else ()
+
+
+def _range(rates: tuple[float, ...]) -> str:
+    return f"{rates[0]:g} to {rates[-1]:g}" if rates else "not recorded"
+
+
+def _steps(budgets: list[int]) -> str:
+    return ", ".join(f"{budget:,}" for budget in budgets)
+
+
+def edges(arm: Arm, axes: Mapping[str, tuple[Scalar, ...]]) -> tuple[str, ...]:
+    """The axes on whose edge the arm's configuration lies, in words (`learning_rate = 0.004, the largest`).
+
+    Axes of one value, and values that are words, have no edge.
+    """
+    if arm.configuration is None:
+        return ()
+    chosen: dict[str, Scalar | None] = dict(arm.configuration.parameters)
+    chosen["learning_rate"] = arm.configuration.learning_rate
+    found: list[str] = []
+    for name, values in axes.items():
+        value = chosen.get(name)
+        numbers = sorted(float(item) for item in values if isinstance(item, int | float))
+        if len(numbers) < 2 or not isinstance(value, int | float):
+            continue
+        if value <= numbers[0] * (1 + 1e-9):
+            found.append(f"{name} = {value:g}, the smallest searched")
+        elif value >= numbers[-1] * (1 - 1e-9):
+            found.append(f"{name} = {value:g}, the largest searched")
+    return tuple(found)

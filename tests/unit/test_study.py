@@ -1,0 +1,196 @@
+"""What may enter a claim, and what is refused with which reason."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from reports.clock import clock_error, clock_shares
+from reports.runs import FinishedRun, run_from_record
+from reports.study import Configuration, Exclusion, Study
+from tests.finished_runs import STEP_SECONDS, ladder, make_run, make_study, sweep, tuning
+from trainers.record import PhaseTiming
+
+
+def reasons(study: Study) -> list[str]:
+    return [exclusion.reason for exclusion in study.exclusions]
+
+
+def test_arms_cells_and_trials_are_sorted_out() -> None:
+    (scale,) = sweep().scales
+    assert scale.baseline is not None
+    assert scale.baseline.budgets == (4_000, 6_000, 8_000)
+    assert [cell.num_seeds for cell in scale.baseline.cells] == [3, 3, 3]
+    assert [arm.method for arm in scale.methods] == ["tst"]
+    assert scale.methods[0].num_trials == scale.baseline.num_trials == 3
+    assert scale.methods[0].chosen_by == "only"
+    assert scale.clock_label == "CPU-hours"
+    assert not scale.exclusions
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"decayed": False}, "learning rate not decayed"),
+        ({"outcome": "diverged", "final_loss": None, "reason": "loss is not finite"}, "diverged: loss is not finite"),
+        ({"outcome": "stopped", "final_loss": None}, "stopped"),
+        ({"device": "another processor"}, "other device: another processor, the comparison has a processor"),
+        ({"validation": "other/65536"}, "other validation set"),
+        ({"tokenizer": None}, "other tokenizer: not stated"),
+        ({"context": 128}, "other context length"),
+        ({"precision": "bf16"}, "other precision"),
+        ({"recipe": "other"}, "other training recipe"),
+        ({"seed": 0}, "seed 0 was used by the search"),
+    ],
+)
+def test_a_run_that_may_not_enter_is_excluded_with_its_reason(changes: dict[str, object], reason: str) -> None:
+    odd = replace(make_run("tst", 4_000, 1003, 2.5), **changes)  # type: ignore[arg-type]
+    study = make_study([*tuning("baseline"), *ladder(), *ladder("tst", (4_000,)), odd])
+    assert len(reasons(study)) == 1
+    assert reasons(study)[0].startswith(reason)
+    assert study.scales[0].methods[0].cells[0].num_seeds == 3
+
+
+def test_the_same_run_enters_once() -> None:
+    runs = ladder()
+    study = make_study([*runs, runs[0]])
+    assert reasons(study) == ["the same run a second time"]
+
+
+def test_a_seed_counts_once_in_its_setting() -> None:
+    again = replace(ladder()[0], run_id="again", stage="noise_floor")
+    assert reasons(make_study([*ladder(), again])) == [
+        "seed 1000 a second time in the same setting: it is no further seed"
+    ]
+
+
+def test_the_comparison_uses_the_device_that_has_both_arms() -> None:
+    elsewhere = [
+        replace(run, run_id=f"x{run.run_id}", device="many GPUs") for run in ladder() + ladder(budgets=(9_000,))
+    ]
+    study = make_study([*elsewhere, *ladder(), *ladder("tst", (4_000,))])
+    assert study.scales[0].device == "a processor"
+    assert {exclusion.run.device for exclusion in study.exclusions} == {"many GPUs"}
+
+
+def test_the_winner_is_the_best_of_the_search_not_of_the_confirmation() -> None:
+    lucky = ladder("tst", (4_000,), speedup=2.0, learning_rate=4e-3)
+    tuned = ladder("tst", (4_000,), speedup=1.1, learning_rate=1e-3)
+    study = make_study([*ladder(), *lucky, *tuned, *tuning("tst")])
+    (arm,) = study.scales[0].methods
+    assert arm.configuration is not None
+    assert arm.configuration.learning_rate == 1e-3  # the tuning losses of `tuning` grow with the learning rate
+    assert arm.chosen_by == "search"
+    assert len(arm.other_cells) == 1
+
+
+def test_a_winner_by_its_own_confirmation_is_said_to_be_one() -> None:
+    study = make_study(
+        [*ladder(), *ladder("tst", (4_000,), learning_rate=4e-3), *ladder("tst", (4_000,), learning_rate=1e-3)]
+    )
+    assert study.scales[0].methods[0].chosen_by == "confirmation"
+
+
+def test_the_configuration_with_most_budgets_represents_an_arm() -> None:
+    study = make_study([*ladder(), *ladder(budgets=(4_000,), learning_rate=1e-3)])
+    assert study.scales[0].baseline is not None
+    assert study.scales[0].baseline.configuration == Configuration((), 2e-3)
+    assert study.scales[0].baseline.chosen_by == "coverage"
+
+
+def slower_clock(run: FinishedRun, factor: float) -> FinishedRun:
+    phases = tuple(replace(phase, median_step_seconds=factor * phase.median_step_seconds) for phase in run.phases)
+    return replace(run, phases=phases)
+
+
+def test_equal_work_has_an_equal_price_however_noisy_the_clocks_were() -> None:
+    runs = [*ladder(), *ladder("tst", (4_000,))]
+    noisy = [slower_clock(run, 1 + 0.1 * (number % 5)) for number, run in enumerate(runs)]
+    (scale,) = make_study(noisy).scales
+    hours = {run.total_steps: scale.hours[run.run_id] for run in noisy if run.method == "baseline"}
+    assert hours[8_000] == pytest.approx(2 * hours[4_000])
+    next_token = next(time for time in scale.step_times if time.phase == "next-token")
+    assert next_token.seconds == pytest.approx(1.2 * STEP_SECONDS)
+    assert next_token.spread == pytest.approx(1.4)
+
+
+def test_a_clock_inherited_from_a_trunk_counts_once() -> None:
+    (scale,) = make_study(ladder()).scales
+    assert [time.num_runs for time in scale.step_times] == [1]
+    assert scale.step_times[0].assumed
+
+
+def test_a_phase_that_both_arms_share_cancels_out_of_the_clock_error() -> None:
+    runs = [slower_clock(run, 1 + 0.01 * number) for number, run in enumerate([*ladder(), *ladder("tst", (4_000,))])]
+    (scale,) = make_study(runs).scales
+    baseline, method = runs[0], runs[-1]
+    assert clock_error(baseline, baseline, scale.pools).variance == 0
+    shares = clock_shares(method, scale.pools)
+    assert sum(shares.values()) == pytest.approx(1)
+    pools = {key[2]: pool for key, pool in scale.pools.items()}
+    superposition = next(value for key, value in shares.items() if key[2] == "superposition")
+    expected = superposition**2 * sum(pools[name].log_standard_error ** 2 for name in ("superposition", "next-token"))
+    assert clock_error(baseline, method, scale.pools).variance == pytest.approx(expected)
+
+
+def test_curves_are_drawn_on_the_pooled_clock() -> None:
+    from reports.runs import RunCurve
+
+    steps = np.array([500.0, 1_000.0, 4_000.0])
+    run = make_run("tst", 4_000, 1000, 2.5, curve=RunCurve(steps, np.array([5.0, 4.0, 2.5])))
+    run = replace(run, phases=(PhaseTiming("superposition", 4, 1_000, 0.72), PhaseTiming("next-token", 1, 3_000, 0.36)))
+    (scale,) = make_study([run]).scales
+    hours = scale.curve_hours(run)
+    assert hours is not None
+    assert hours.tolist() == pytest.approx([0.1, 0.2, 0.5])
+    assert scale.hours[run.run_id] == pytest.approx(0.5)
+
+
+def test_runs_without_phases_keep_their_own_hours() -> None:
+    runs = [
+        replace(run, phases=(), gpu_hours=hours)
+        for run, hours in zip(ladder(offsets=(0.0,)), (1, 1.5, 2.2), strict=True)
+    ]
+    (scale,) = make_study(runs).scales
+    assert sorted(scale.hours.values()) == [1, 1.5, 2.2]
+    (pool,) = scale.step_times
+    assert (pool.phase, pool.num_runs) == ("whole run", 2)  # 1 h / 4,000 and 1.5 h / 6,000 are one price
+
+
+def test_a_run_cannot_hold_a_nan() -> None:
+    with pytest.raises(ValueError, match="final_loss is nan"):
+        make_run("tst", 4_000, 1, float("nan"))
+    with pytest.raises(ValueError, match="outcome diverged"):
+        make_run("tst", 4_000, 1, 2.5, outcome="diverged")
+
+
+def test_an_empty_study_is_a_study() -> None:
+    study = make_study([])
+    assert study.scales == ()
+    assert study.exclusions == ()
+    assert study.clock_label == "GPU-hours"
+
+
+def test_exclusions_keep_the_run() -> None:
+    run = make_run("tst", 4_000, 1000, 2.5, decayed=False)
+    assert make_study([run]).exclusions == (
+        Exclusion(run, "learning rate not decayed: reading it would favour the method"),
+    )
+
+
+def test_our_own_records_become_runs() -> None:
+    from tests.report_factory import Invented, records_of
+
+    records = records_of(Invented())
+    runs = [run_from_record(record) for record in records]
+    finished = [run for run in runs if run.outcome == "finished"]
+    assert finished
+    for run in finished:
+        assert run.record is not None
+        assert run.final_loss == run.record.final_loss
+        assert run.gpu_hours == pytest.approx(run.record.timing.gpu_hours)
+        assert run.tokens == run.record.tokens
+    trunks = {(run.method, run.learning_rate, run.bag_size, run.seed) for run in runs}
+    assert len({run.trunk for run in runs}) == len(trunks)

@@ -1,0 +1,155 @@
+"""The summary: the promised keys, plain JSON, and a headline that says what the numbers say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from reports.study import Study
+from reports.summary import headline, summarize, summary_to_json
+from reports.wording import percent, times
+from tests.finished_runs import ladder, make_run, make_study, sweep, tuning
+
+PROMISED = {
+    "scale": None,
+    "method": None,
+    "target_loss": None,
+    "speedup": None,
+    "interval": None,
+    "reached": None,
+    "lower_bound": None,
+    "matched_pair": {"speedup": None, "hours": {"baseline": None, "method": None}},
+    "hours": {"baseline": None, "method": None},
+    "data_multiplier": None,
+    "sigma": None,
+    "seeds": {"baseline": None, "method": None},
+    "trials": {"baseline": None, "method": None},
+    "best": {"bag_size": None, "step_ratio": None, "learning_rate": None},
+    "baseline_best": {"learning_rate": None},
+    "flags": None,
+}
+
+
+def assert_has(found: object, promised: object, path: str = "") -> None:
+    if isinstance(promised, dict):
+        assert isinstance(found, dict), path
+        for key, value in promised.items():
+            assert key in found, f"{path}.{key}"
+            if found[key] is not None:
+                assert_has(found[key], value, f"{path}.{key}")
+
+
+STUDIES = {
+    "faster": sweep(1.5),
+    "slower": make_study([*ladder(), *ladder("tst", (8_000,), speedup=0.7)]),
+    "not reached": sweep(3.0),
+    "one budget": make_study([*ladder(budgets=(4_000,)), *ladder("tst", (4_000,), speedup=1.3)]),
+    "single seed": make_study([*ladder(offsets=(0.0,)), *ladder("tst", (4_000,), speedup=1.3, offsets=(0.0,))]),
+    "tuning only": make_study([*tuning("baseline"), *tuning("tst")]),
+    "method only": make_study(ladder("tst", (4_000,))),
+    "baseline only": make_study(ladder()),
+    "diverged only": make_study(
+        [
+            make_run("tst", 4_000, 1000, None, outcome="diverged"),
+            make_run("baseline", 4_000, 1000, None, outcome="failed"),
+        ]
+    ),
+    "empty": make_study([]),
+}
+
+
+@pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES.keys())
+def test_every_sweep_has_a_summary_in_plain_json(study: Study) -> None:
+    plain = summary_to_json(summarize(study))
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+    assert (plain["schema"], plain["name"]) == (1, "test")
+    assert {"clock", "device", "scales"} <= set(plain)
+    for scale in plain["scales"]:
+        assert_has(scale, PROMISED)
+    assert plain["headline"].endswith(".")
+    assert plain["headline"].count(". ") <= 1
+
+
+def test_the_json_of_a_reached_speedup() -> None:
+    (scale,) = summary_to_json(summarize(sweep(1.5)))["scales"]
+    assert scale["speedup"] == pytest.approx(1.5, rel=1e-4)
+    assert scale["interval"][0] < 1.5 < scale["interval"][1]
+    assert scale["reached"] is True
+    assert scale["lower_bound"] is None
+    assert scale["hours"]["baseline"] == pytest.approx(0.6, rel=1e-4)
+    assert scale["hours"]["method"] == pytest.approx(0.4)
+    assert scale["matched_pair"]["speedup"] == pytest.approx(1.5)
+    assert scale["best"] == {"bag_size": 4, "step_ratio": 0.25, "learning_rate": 2e-3}
+    assert scale["baseline_best"] == {"learning_rate": 2e-3}
+    assert scale["seeds"] == {"baseline": 3, "method": 3}
+    assert scale["trials"] == {"baseline": 3, "method": 3}
+    assert scale["sigma"] == pytest.approx(0.004)
+
+
+def test_the_json_of_a_censored_speedup() -> None:
+    (scale,) = summary_to_json(summarize(sweep(3.0)))["scales"]
+    assert (scale["speedup"], scale["interval"], scale["reached"]) == (None, None, False)
+    assert scale["lower_bound"] == pytest.approx(2.0)
+    assert scale["hours"]["baseline"] is None
+
+
+def test_a_processor_counts_cpu_hours() -> None:
+    assert summary_to_json(summarize(sweep()))["clock"] == "CPU-hours"
+    gpu = [replace(run, device_kind="cuda") for run in [*ladder(), *ladder("tst", (4_000,))]]
+    assert summary_to_json(summarize(make_study(gpu)))["clock"] == "GPU-hours"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("faster", "TST is 1.50x faster (95 %: "),
+        ("slower", "TST is slower at nano: 0.70x (95 %: "),
+        ("not reached", "The baseline did not reach TST's loss at nano: not reached; S > 2.00x (95 %)."),
+        ("one budget", "nats lower than the baseline at equal cost"),
+        ("single seed", "TST reads 1.30x at nano, without an interval."),
+        ("tuning only", "Nothing is confirmed yet"),
+        ("method only", "Nothing is confirmed yet"),
+        ("baseline only", "No comparison yet: 9 of 9 runs finished"),
+        ("diverged only", "Nothing is confirmed yet"),
+        ("empty", "No runs yet."),
+    ],
+)
+def test_the_headline_says_what_happened(name: str, words: str) -> None:
+    assert words in headline(STUDIES[name])
+
+
+def test_no_difference_says_what_could_have_been_resolved() -> None:
+    wide = (-0.1, 0.0, 0.1)
+    study = make_study([*ladder(offsets=wide), *ladder("tst", (4_000,), speedup=1.2, offsets=wide)])
+    text = headline(study)
+    assert text.startswith("No difference detected between TST and the baseline at nano: 1.20x")
+    assert "this sweep could resolve" in text
+
+
+def test_unequal_tuning_opens_the_headline_with_both_counts() -> None:
+    study = make_study(
+        [*tuning("baseline"), *tuning("tst"), *tuning("tst", (3e-3,)), *ladder(), *ladder("tst", (4_000,))]
+    )
+    assert headline(study).startswith("UNEQUAL TUNING (4 trials against 3). ")
+
+
+def test_the_headline_speaks_of_the_largest_confirmed_scale() -> None:
+    runs = [
+        *ladder(scale="small", params=1e5),
+        *ladder("tst", (4_000,), speedup=1.9, scale="small", params=1e5),
+        *ladder(scale="large", params=1e7),
+        *ladder("tst", (4_000,), speedup=1.2, scale="large", params=1e7),
+        *tuning("tst", scale="huge", params=1e8),
+    ]
+    summary = summarize(make_study(runs))
+    assert summary.main is not None
+    assert summary.main.scale == "large"
+    assert "1.20x" in summary.headline
+    assert "1.90x" not in summary.headline
+
+
+def test_numbers_are_short_and_never_flatter() -> None:
+    assert [times(value) for value in (1.3249, 12.34, 345.6, 2e5)] == ["1.32x", "12.3x", "346x", "more than 100,000x"]
+    assert [percent(value) for value in (0.0123, 0.18, 12.0)] == ["1.2 %", "18 %", "more than 1,000 %"]
