@@ -1,0 +1,54 @@
+"""What a sweep says about itself: the question, what was asked for and where, as one value.
+
+Stored beside the sweep's run by `ledger`, read by the report. Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+ABOUT_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SweepAbout:
+    """One sweep. `search_space_text` is the file as it was run, `command` the line that reproduces it.
+
+    `price_per_gpu_hour` is in `currency`, None where the file gives none; `corpus_tokens` counts the training split;
+    `started_at` is ISO 8601 with its time zone.
+    """
+
+    name: str
+    question: str
+    search_space_text: str
+    search_space_file: str
+    command: str
+    price_per_gpu_hour: float | None
+    currency: str
+    corpus_fingerprint: str
+    tokenizer_fingerprint: str
+    corpus_description: str
+    corpus_tokens: int
+    git_commit: str
+    git_dirty: bool
+    versions: tuple[tuple[str, str], ...]
+    device: str
+    started_at: str
+
+
+def about_to_dict(about: SweepAbout) -> dict[str, Any]:
+    """Plain JSON values; inverse of `about_from_dict`."""
+    return {**asdict(about), "versions": dict(about.versions), "schema": ABOUT_SCHEMA}
+
+
+def about_from_dict(plain: Mapping[str, Any]) -> SweepAbout:
+    """Raises `ValueError` when the value is of another schema, or a key is missing or unknown."""
+    if plain.get("schema") != ABOUT_SCHEMA:
+        raise ValueError(f"sweep schema {plain.get('schema')!r} is not {ABOUT_SCHEMA}")
+    try:
+        values = {key: value for key, value in plain.items() if key != "schema"}
+        return SweepAbout(**{**values, "versions": tuple(sorted(values["versions"].items()))})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not the description of a sweep: {error}") from error

@@ -1,0 +1,113 @@
+"""One method at one scale in one sweep: what it tries, what won, what is run again on fresh seeds.
+
+Tuning spends the same number of trials for every arm; then the winner by the search's own model (not the luckiest
+observation) is confirmed on seeds that the search never used. Scheduling is left to `sweep`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from sweeper.search import Domain, Proposal, Recommendation, Strategy
+from sweeper.specs import LEARNING_RATE
+from trainers.record import RunRecord
+from trainers.spec import Scalar, TrialSpec
+
+NOISE_FLOOR_SEEDS = 5
+"""Seeds of the noise-floor cell, where confirmation has one seed and so shows no spread of its own (EVIDENCE)."""
+
+SpecMaker = Callable[[Mapping[str, Scalar], int, int], TrialSpec]
+"""Parameters (with the learning rate), total steps and seed to a spec of this arm."""
+
+
+def proposal_of(spec: TrialSpec) -> Proposal:
+    """The search's view of a tuning trial."""
+    parameters = (*spec.parameters, (LEARNING_RATE, spec.schedule.learning_rate))
+    return Proposal(tuple(sorted(parameters)), spec.schedule.total_steps, spec.seed)
+
+
+@dataclass
+class Arm:
+    """`confirmation` are total steps, ascending; `seeds` the confirmation seeds."""
+
+    scale: str
+    method: str
+    domain: Domain
+    strategy: Strategy
+    make: SpecMaker
+    trials: int
+    confirmation: tuple[int, ...]
+    seeds: tuple[int, ...]
+    noise_floor: bool
+    tuned: dict[str, RunRecord] = field(default_factory=dict)
+    asked: dict[str, TrialSpec] = field(default_factory=dict)
+    winner: Recommendation | None = None
+    confirming: dict[str, str] = field(default_factory=dict)
+
+    def belongs(self, spec: TrialSpec) -> bool:
+        """Whether `spec` is a tuning trial that this arm's search could have asked for, in its present space."""
+        if (spec.scale, spec.method) != (self.scale, self.method):
+            return False
+        proposal = proposal_of(spec)
+        try:
+            self.domain.refuse_outside(proposal)
+        except ValueError:
+            return False
+        return self.make(dict(proposal.parameters), proposal.total_steps, proposal.seed).spec_id == spec.spec_id
+
+    def replay(self, finished: Iterable[RunRecord], pending: Iterable[TrialSpec]) -> None:
+        """Rebuild the search from what an earlier run of the sweep left in the ledger."""
+        for record in finished:
+            self.asked[record.spec.spec_id] = record.spec
+            self.tuned[record.spec.spec_id] = record
+            self.strategy.tell(proposal_of(record.spec), record.final_loss)
+        for spec in pending:
+            self.asked[spec.spec_id] = spec
+            self.strategy.adopt(proposal_of(spec))
+
+    def ask(self) -> list[TrialSpec]:
+        """The next tuning trials, a fan at a time; none once every trial has been asked for."""
+        room = self.trials - len(self.asked)
+        if room <= 0:
+            return []
+        specs = [
+            self.make(dict(proposal.parameters), proposal.total_steps, proposal.seed)
+            for proposal in self.strategy.ask(room)
+        ]
+        self.asked.update((spec.spec_id, spec) for spec in specs)
+        return specs
+
+    def tell(self, record: RunRecord) -> None:
+        """A tuning trial has ended."""
+        self.tuned[record.spec.spec_id] = record
+        self.strategy.tell(proposal_of(record.spec), record.final_loss)
+
+    @property
+    def tuning_done(self) -> bool:
+        """Whether all trials have been asked for and have ended."""
+        return len(self.tuned) >= self.trials
+
+    @property
+    def best(self) -> RunRecord | None:
+        """The lowest tuning loss so far: for the screen. The winner is the model's."""
+        finished = [record for record in self.tuned.values() if record.final_loss is not None]
+        return min(finished, key=lambda record: record.final_loss or 0.0, default=None)
+
+    def confirm(self) -> list[tuple[TrialSpec, str]]:
+        """Choose the winner and give its trials on fresh seeds with their stage; none where every trial diverged."""
+        if self.best is None:
+            return []
+        self.winner = self.strategy.recommend()
+        parameters = dict(self.winner.parameters)
+        trials = [
+            (self.make(parameters, steps, seed), "confirmation") for steps in self.confirmation for seed in self.seeds
+        ]
+        if self.noise_floor:
+            first = max(self.seeds) + 1
+            trials += [
+                (self.make(parameters, min(self.confirmation), seed), "noise_floor")
+                for seed in range(first, first + NOISE_FLOOR_SEEDS - 1)
+            ]
+        self.confirming = {spec.spec_id: stage for spec, stage in trials}
+        return trials

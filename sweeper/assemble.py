@@ -1,0 +1,125 @@
+"""From the stages that a trial went through to its record, as if it had been trained alone.
+
+A record must not show which trials happened to share its prefix: points are those that a run of its own would have, the
+clock is steps times median step time, and only `incurred_seconds` tells who paid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trainers.flops import flops_per_position
+from trainers.methods import phases_of
+from trainers.record import (
+    Diverged,
+    EvalPoint,
+    Failed,
+    Finished,
+    LossCurve,
+    Outcome,
+    PhaseTiming,
+    Provenance,
+    RunRecord,
+    Stopped,
+    Timing,
+)
+from trainers.schedule import Phase, data_position
+from trainers.spec import TrialSpec
+from trainers.stage import StageResult
+
+
+def is_evaluated(step: int, phases: tuple[Phase, ...], total_steps: int, evaluate_every: int) -> bool:
+    """Whether a run trained alone evaluates after `step` steps."""
+    on_grid = evaluate_every > 0 and step % evaluate_every == 0
+    return on_grid or step == total_steps or any(step == phase.end for phase in phases)
+
+
+def phase_timings(chain: Sequence[StageResult]) -> tuple[PhaseTiming, ...]:
+    """The clock of each phase over all stages; medians of one phase are averaged by their steps."""
+    gathered: dict[tuple[str, int], list[PhaseTiming]] = {}
+    for stage in chain:
+        for timing in stage.timings:
+            gathered.setdefault((timing.phase, timing.bag_size), []).append(timing)
+    merged = []
+    for (phase, bag_size), parts in gathered.items():
+        steps = sum(part.steps for part in parts)
+        seconds = sum(part.steps * part.median_step_seconds for part in parts)
+        merged.append(PhaseTiming(phase, bag_size, steps, seconds / steps))
+    return tuple(merged)
+
+
+def _seconds_at(step: int, timings: tuple[PhaseTiming, ...]) -> float:
+    seconds = 0.0
+    for timing in timings:
+        counted = min(step, timing.steps)
+        seconds += counted * timing.median_step_seconds
+        step -= counted
+    return seconds
+
+
+def assemble_record(
+    spec: TrialSpec,
+    stage: str,
+    chain: Sequence[StageResult],
+    provenance: Provenance,
+    *,
+    devices: int,
+    corpus_tokens: int,
+    evaluate_every: int,
+    failure: str | None = None,
+) -> RunRecord:
+    """The record of `spec` from the stages on its way, first to last.
+
+    The way may break off early: at a divergence (`chain[-1].outcome`), or by a `failure` of program or machine. Raises
+    `ValueError` when the stages do not follow one another from step 0 or end short for no reason.
+    """
+    phases, total = phases_of(spec), spec.schedule.total_steps
+    step = 0
+    for part in chain:
+        if part.start != step:
+            raise ValueError(
+                f"trial {spec.spec_id}: a stage starts at step {part.start}, the one before ended at {step}"
+            )
+        step = part.end
+    timings = phase_timings(chain)
+    flops_per_step = flops_per_position(spec.shape, spec.context) * spec.tokens_per_step
+    points = tuple(
+        EvalPoint(
+            step=point.step,
+            tokens=data_position(phases, spec.tokens_per_step, point.step),
+            flops=flops_per_step * point.step,
+            seconds=_seconds_at(point.step, timings),
+            loss=point.loss,
+            phase=point.phase,
+        )
+        for part in chain
+        for point in part.points
+        if is_evaluated(point.step, phases, total, evaluate_every)
+    )
+    return RunRecord(
+        spec=spec,
+        stage=stage,
+        outcome=_outcome(spec, chain, points, failure),
+        curve=LossCurve(points),
+        timing=Timing(
+            phases=timings,
+            devices=devices,
+            billed_seconds=sum(part.billed_seconds for part in chain),
+            incurred_seconds=sum(part.billed_seconds for part in chain if part.booked_by == spec.spec_id),
+        ),
+        provenance=provenance,
+        corpus_tokens=corpus_tokens,
+    )
+
+
+def _outcome(
+    spec: TrialSpec, chain: Sequence[StageResult], points: tuple[EvalPoint, ...], failure: str | None
+) -> Outcome:
+    if failure is not None:
+        return Failed(failure)
+    last = chain[-1].outcome if chain else None
+    if isinstance(last, Diverged | Stopped):
+        return last
+    if not points or points[-1].step != spec.schedule.total_steps:
+        raise ValueError(f"trial {spec.spec_id}: its stages end before step {spec.schedule.total_steps}")
+    return Finished(points[-1].loss)

@@ -1,0 +1,200 @@
+"""Ray: a cluster to run on, and an executor in which every stage is a trial of Ray Tune. The only file that imports ray.
+
+The sweep is Tune's searcher: Tune asks it for a configuration whenever a worker is free, and tells it how the trial ended.
+Tune's own experiment state is not used for going on later (our ledger is the truth), so every run is a Tuner of its own.
+What to train and how are handed in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeper.executors import MAX_FAILURES, StageSource, Train, reason_of
+from sweeper.sweep import Idle
+from trainers.loop import StagePoint
+from trainers.stage import ParentLostError, StageJob, job_from_dict, job_to_dict, result_from_dict, result_to_dict
+
+QUIET = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_THRESHOLD_S": "60",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+OBJECT_STORE_BYTES = 100 * 2**20
+"""Stages travel as short JSON and states through the shared folder, so Ray's store stays almost empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What Ray offers: CPUs and GPUs over all nodes."""
+
+    cpus: int
+    gpus: float
+    nodes: int
+
+
+@contextlib.contextmanager
+def attach(address: str | None, *, num_cpus: int | None = None, num_gpus: float | None = None) -> Iterator[Cluster]:
+    """Join the Ray cluster at `address`, or start one on this machine (loopback only) and end it afterwards.
+
+    Raises `ConnectionError` with one line when the cluster cannot be reached.
+    """
+    os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
+    import ray
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+    if address is None:
+        options |= {"address": "local", "num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
+        options |= {"object_store_memory": OBJECT_STORE_BYTES, "_node_ip_address": "127.0.0.1"}
+    else:
+        options |= {"address": address}
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        where = f"no Ray cluster at {address}" if address else "Ray does not start on this machine"
+        raise ConnectionError(f"{where}: {reason_of(error)}") from error
+    try:
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        nodes: list[Any] = ray.nodes()  # type: ignore[no-untyped-call]
+        yield Cluster(int(resources.get("CPU", 0)), float(resources.get("GPU", 0)), len(nodes))
+    finally:
+        ray.shutdown()
+
+
+def _searcher(source: StageSource) -> Any:
+    from ray.tune.search import Searcher
+
+    class StageSearcher(Searcher):
+        """Tune's view of the sweep."""
+
+        def __init__(self) -> None:
+            super().__init__(metric=None, mode=None)
+            self.jobs: dict[str, StageJob] = {}
+
+        def suggest(self, trial_id: str) -> Any:
+            job = source.next_job()
+            if isinstance(job, StageJob):
+                self.jobs[trial_id] = job
+                return {"job": json.dumps(job_to_dict(job))}
+            return Searcher.FINISHED if job is Idle.OVER else None
+
+        def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+            if "loss" in result and trial_id in self.jobs:
+                source.point(self.jobs[trial_id].node, result["step"], result["loss"])
+
+        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+            job = self.jobs.pop(trial_id)
+            end = (result or {}).get("end")
+            if error or end is None:
+                source.fail(job.node, _reason(job))
+            elif end == "lost":
+                source.lose_parent(job)
+            else:
+                source.finish(result_from_dict(json.loads(end)))
+
+        def save(self, checkpoint_path: str) -> None:
+            """Nothing: the ledger and the store are the state."""
+
+        def restore(self, checkpoint_path: str) -> None:
+            """Nothing: the ledger and the store are the state."""
+
+    return StageSearcher()
+
+
+def _callback(watch: Callable[[], None]) -> Any:
+    from ray.tune import Callback
+
+    class Watch(Callback):
+        """Redraws the screen."""
+
+        def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            watch()
+
+    return Watch()
+
+
+def _failure_file(job: StageJob) -> Path:
+    return Path(job.store) / job.node / "failure.txt"
+
+
+def _reason(job: StageJob) -> str:
+    """Why a stage failed: what the worker left, or that it left nothing."""
+    try:
+        return _failure_file(job).read_text(encoding="utf-8")
+    except OSError:
+        return "the worker process died"
+
+
+def _trainable(train: Train) -> Callable[[dict[str, Any]], None]:
+    def stage(config: dict[str, Any]) -> None:
+        from ray import tune
+
+        job = job_from_dict(json.loads(config["job"]))
+
+        def on_point(point: StagePoint) -> None:
+            tune.report({"step": point.step, "loss": point.loss})
+
+        try:
+            end = json.dumps(result_to_dict(train(job, on_point)))
+        except ParentLostError:
+            end = "lost"
+        except Exception as error:
+            _failure_file(job).parent.mkdir(parents=True, exist_ok=True)
+            _failure_file(job).write_text(reason_of(error), encoding="utf-8")
+            raise
+        tune.report({"end": end})
+
+    return stage
+
+
+@dataclass(frozen=True, slots=True)
+class RayExecutor:
+    """Stages on a Ray cluster that `attach` has joined. `scratch` must be seen by every node.
+
+    `workers` is the number of stages at once; 0 means as many as the cluster has room for.
+    """
+
+    scratch: Path
+    cpus: int = 1
+    gpus: float = 0.0
+    workers: int = 0
+    max_failures: int = MAX_FAILURES
+
+    def run(self, source: StageSource, train: Train, watch: Callable[[], None]) -> None:
+        """See `Executor`."""
+        from ray import tune
+
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        storage = Path(tempfile.mkdtemp(prefix="tune-", dir=self.scratch)).resolve()
+        resources: dict[str, float] = {"cpu": self.cpus, "gpu": self.gpus} if self.gpus else {"cpu": self.cpus}
+        tuner = tune.Tuner(
+            tune.with_resources(_trainable(train), resources),
+            tune_config=tune.TuneConfig(
+                search_alg=_searcher(source),
+                num_samples=-1,
+                max_concurrent_trials=self.workers or None,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: str(trial.trial_id),
+            ),
+            run_config=tune.RunConfig(
+                name=storage.name,
+                storage_path=str(self.scratch.resolve()),
+                failure_config=tune.FailureConfig(max_failures=self.max_failures),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                callbacks=[_callback(watch)],
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+        shutil.rmtree(storage, ignore_errors=True)

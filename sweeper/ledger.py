@@ -1,0 +1,418 @@
+"""The ledger: one sweep in one MLflow experiment, written and read back. The only file that imports mlflow.
+
+The sweep is a parent run, every trial that was asked for a child run, found again by its `spec_id` and never made
+twice. `record.json` is what is read back; parameters, tags and metrics are for people in the dashboard, and which of
+them there are is said in `ledger_entries`. A trial is complete once its `outcome` tag is set, which happens after
+`record.json` is stored: a driver killed in between is healed by `begin`. One writer a sweep; that there is only one is
+for the driver to see to.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import unquote, urlparse
+
+from sweeper.about import SweepAbout, about_from_dict, about_to_dict
+from sweeper.ledger_entries import (
+    DESCRIPTION_TAG,
+    KIND_TAG,
+    OUTCOME_TAG,
+    REASON_TAG,
+    Trial,
+    final_description,
+    metric_points,
+    parameters,
+    result_tags,
+    run_name,
+    run_status,
+    running_description,
+    sweep_tags,
+    trial_of,
+    trial_tags,
+)
+from sweeper.ledger_location import (
+    ARTIFACTS,
+    DATABASE,
+    LedgerError,
+    default_tracking_uri,
+    first_line,
+    follow_moved_artifacts,
+    is_server,
+    refuse_unreachable,
+)
+from trainers.record import RunRecord, outcome_name, record_from_dict, record_to_dict
+from trainers.spec import TrialSpec
+
+SWEEP_TAG = "sweeper.sweep"
+RECORD_FILE = "record.json"
+ABOUT_FILE = "about.json"
+
+_BATCH = 1_000
+"""Entities that MLflow takes in one `log_batch`."""
+_logger = logging.getLogger("sweeper.ledger")
+
+
+def list_sweeps(results: Path, tracking_uri: str | None = None) -> list[str]:
+    """Names of the sweeps in a ledger, the newest last; empty where there is no ledger yet.
+
+    Raises `LedgerError` when the ledger cannot be read.
+    """
+    if tracking_uri is None and not (results / DATABASE).exists():
+        return []
+    client = _connect(tracking_uri or default_tracking_uri(results))
+    with _one_line(tracking_uri or str(results / DATABASE)):
+        experiments = [
+            experiment
+            for experiment in _pages(lambda token: client.search_experiments(page_token=token))
+            if SWEEP_TAG in experiment.tags
+        ]
+    _release(client)
+    return [experiment.tags[SWEEP_TAG] for experiment in sorted(experiments, key=lambda e: e.creation_time)]
+
+
+class Ledger:
+    """One sweep. Use `Ledger.open` as a context manager."""
+
+    def __init__(self, client: Any, experiment_id: str, name: str) -> None:
+        self.name = name
+        self._client = client
+        self._experiment_id = experiment_id
+        self._records: dict[str, RunRecord] = {}
+        self._runs: dict[str, Trial] | None = None
+        self._sweep_run: str | None = None
+
+    @classmethod
+    def open(cls, results: Path, name: str, tracking_uri: str | None = None, *, create: bool) -> Self:
+        """The ledger of sweep `name`: by default SQLite in `results`, otherwise at `tracking_uri`.
+
+        Raises `LedgerError` when it does not exist and `create` is False, or cannot be reached or read.
+        """
+        where = tracking_uri or str(results / DATABASE)
+        if tracking_uri is None and not (results / DATABASE).exists():
+            if not create:
+                raise LedgerError(
+                    f"{name}: no ledger at {where}; run a sweep first, or give --results or --tracking-uri"
+                )
+            results.mkdir(parents=True, exist_ok=True)
+        uri = tracking_uri or default_tracking_uri(results)
+        client = _connect(uri)
+        with _one_line(where):
+            experiment = client.get_experiment_by_name(_experiment_name(name))
+            if experiment is None and create:
+                location = None if is_server(uri) else (results.absolute() / ARTIFACTS / name).as_uri()
+                tags = {SWEEP_TAG: name, "mlflow.experimentKind": "custom_model_development"}
+                identity = client.create_experiment(_experiment_name(name), artifact_location=location, tags=tags)
+                return cls(client, identity, name)
+        if experiment is None:
+            known = ", ".join(list_sweeps(results, tracking_uri)) or "none"
+            raise LedgerError(f"{name}: no sweep of that name in {where}; it holds: {known}")
+        if experiment.lifecycle_stage != "active":
+            raise LedgerError(
+                f"{name}: was deleted in {where}; choose another name, or bring it back with "
+                f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`"
+            )
+        if tracking_uri is None:
+            follow_moved_artifacts(results, name, experiment.experiment_id, experiment.artifact_location)
+        return cls(client, experiment.experiment_id, name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _release(self._client)
+
+    # writing
+
+    def begin(self, about: SweepAbout) -> None:
+        """Start the sweep's run, or go on with it, and complete trials whose writing was cut short.
+
+        The time of the first start is kept; everything else is as it is now.
+        """
+        parent = self._parent()
+        if parent is None:
+            tags = {KIND_TAG: "sweep", "mlflow.source.name": "sweeper", "mlflow.source.type": "LOCAL"}
+            run = self._client.create_run(self._experiment_id, tags=tags, run_name=f"{about.name} · sweep")
+            parent = run.info.run_id
+        else:
+            try:
+                about = replace(about, started_at=self.about().started_at)
+            except LedgerError:
+                _logger.warning("%s: %s is damaged and is written anew", self.name, ABOUT_FILE)
+            self._client.update_run(parent, status="RUNNING")
+        self._tag(parent, {**sweep_tags(about), DESCRIPTION_TAG: running_description(about)})
+        self._log_corpus(parent, about)
+        self._store(parent, "search_space.yaml", about.search_space_text)
+        self._store(parent, ABOUT_FILE, json.dumps(about_to_dict(about), indent=1, allow_nan=False))
+        for trial in self._trials().values():
+            if not trial.complete and (record := self._read(trial)[0]) is not None:
+                self.write(record)
+
+    def schedule(self, spec: TrialSpec, stage: str) -> None:
+        """Note that a trial was asked for, as the last one in order. Asking again changes nothing."""
+        trials = self._known()
+        if spec.spec_id in trials:
+            return
+        order = 1 + max((trial.order for trial in trials.values()), default=0)
+        tags = {**trial_tags(spec, stage, order), "mlflow.parentRunId": self._require_parent()}
+        tags |= {"mlflow.source.name": "sweeper", "mlflow.source.type": "LOCAL"}
+        run = self._client.create_run(self._experiment_id, tags=tags, run_name=run_name(spec, stage))
+        self._batch(run.info.run_id, params=parameters(spec))
+        self._client.update_run(run.info.run_id, status="SCHEDULED")
+        trials[spec.spec_id] = Trial(
+            run.info.run_id, run.info.artifact_uri, run.info.start_time, order, spec, stage, complete=False
+        )
+
+    def started(self, spec: TrialSpec) -> None:
+        """Show a trial that was asked for as running."""
+        trial = self._known()[spec.spec_id]
+        if not trial.complete:
+            self._client.update_run(trial.run_id, status="RUNNING")
+
+    def reopen(self, spec: TrialSpec) -> None:
+        """Ask again for a trial that has ended (one that failed, say): it is pending until its next record."""
+        trial = self._known()[spec.spec_id]
+        if trial.complete:
+            for tag in {OUTCOME_TAG, REASON_TAG} & set(self._client.get_run(trial.run_id).data.tags):
+                self._client.delete_tag(trial.run_id, tag)
+            self._store(trial.run_id, RECORD_FILE, "")
+            self._client.update_run(trial.run_id, status="SCHEDULED")
+            self._records.pop(trial.run_id, None)
+            self._known()[spec.spec_id] = replace(trial, complete=False)
+
+    def write(self, record: RunRecord) -> None:
+        """Store a trial's result and end its run. The same record again changes nothing, another one replaces it."""
+        self.schedule(record.spec, record.stage)
+        trial = self._known()[record.spec.spec_id]
+        if trial.complete:
+            if self._read(trial)[0] == record:
+                return
+            self.reopen(record.spec)
+        points = metric_points(record, trial.started)
+        self._batch(trial.run_id, metrics=points, tags=result_tags(record))
+        self._store(trial.run_id, RECORD_FILE, json.dumps(record_to_dict(record), allow_nan=False))
+        self._client.set_terminated(trial.run_id, run_status(record))
+        self._tag(trial.run_id, {OUTCOME_TAG: outcome_name(record.outcome)})
+        self._known()[record.spec.spec_id] = replace(trial, stage=record.stage, complete=True)
+        self._records[trial.run_id] = record
+
+    def finish(self, status: str, headline: str | None, report: Path | None) -> None:
+        """End the sweep's run with `status` (finished, failed or killed).
+
+        `headline` becomes the first line of its description. `report` and a `summary.json` beside it are attached.
+        """
+        parent = self._require_parent()
+        about = self.about()
+        self._tag(parent, {DESCRIPTION_TAG: final_description(about, headline)})
+        if report is not None:
+            for file in (report, report.with_name("summary.json")):
+                if file.exists():
+                    self._client.log_artifact(parent, str(file))
+        self._client.set_terminated(parent, status.upper())
+
+    def save_view(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the experiment: where MLflow's interface keeps shared views."""
+        for key, value in tags.items():
+            self._client.set_experiment_tag(self._experiment_id, key, value)
+
+    # reading
+
+    def pending(self) -> list[tuple[TrialSpec, str]]:
+        """Trials and their stages that were asked for and have no readable record, in the order asked."""
+        return [
+            (trial.spec, trial.stage)
+            for trial in self._trials().values()
+            if not trial.complete or self._read(trial)[0] is None
+        ]
+
+    def records(self) -> list[RunRecord]:
+        """Every readable record, in the order asked. What `damaged` lists is left out, with one logged line each."""
+        found = [self._read(trial) for trial in self._trials().values() if trial.complete]
+        for _, problem in found:
+            if problem:
+                _logger.warning("%s", problem)
+        return [record for record, _ in found if record is not None]
+
+    def damaged(self) -> list[str]:
+        """One line for each trial that ended but whose record cannot be read; it is pending again."""
+        found = [self._read(trial) for trial in self._trials().values() if trial.complete]
+        return [problem for _, problem in found if problem]
+
+    def about(self) -> SweepAbout:
+        """What the sweep said about itself. Raises `LedgerError` when it never began."""
+        parent = self._client.get_run(self._require_parent())
+        try:
+            return about_from_dict(json.loads(self._load(parent.info.run_id, parent.info.artifact_uri, ABOUT_FILE)))
+        except (OSError, ValueError) as error:
+            raise LedgerError(
+                f"{self.name}: {ABOUT_FILE} of the sweep's run is damaged: {first_line(error)}"
+            ) from error
+
+    @property
+    def experiment_id(self) -> str:
+        """The sweep's experiment in MLflow."""
+        return self._experiment_id
+
+    def sweep_link(self) -> str:
+        """The sweep's own run in MLflow's interface, from its fragment on."""
+        return f"#/experiments/{self._experiment_id}/runs/{self._require_parent()}"
+
+    def run_links(self) -> Mapping[str, str]:
+        """Each trial's run in MLflow's interface by spec id, from its fragment on."""
+        return {
+            spec_id: f"#/experiments/{self._experiment_id}/runs/{trial.run_id}"
+            for spec_id, trial in self._trials().items()
+        }
+
+    # MLflow
+
+    def _search(self, filter_string: str) -> list[Any]:
+        return list(
+            _pages(lambda token: self._client.search_runs([self._experiment_id], filter_string, page_token=token))
+        )
+
+    def _parent(self) -> str | None:
+        if self._sweep_run is None:
+            runs = self._search(f"tags.`{KIND_TAG}` = 'sweep'")
+            self._sweep_run = min(runs, key=lambda run: run.info.start_time).info.run_id if runs else None
+        return self._sweep_run
+
+    def _require_parent(self) -> str:
+        parent = self._parent()
+        if parent is None:
+            raise LedgerError(f"{self.name}: the sweep was never begun")
+        return parent
+
+    def _trials(self) -> dict[str, Trial]:
+        """Child runs by spec id, in the order asked, as they are now."""
+        trials: dict[str, Trial] = {}
+        for run in self._search(f"tags.`{KIND_TAG}` = 'trial'"):
+            info = run.info
+            try:
+                trial = trial_of(info.run_id, info.artifact_uri, info.start_time, run.data.tags)
+            except (KeyError, ValueError) as error:
+                _logger.warning("%s: run %s has no readable spec: %s", self.name, info.run_name, first_line(error))
+                continue
+            trials[trial.spec.spec_id] = trial
+        self._runs = dict(sorted(trials.items(), key=lambda item: (item[1].order, item[1].started)))
+        return self._runs
+
+    def _known(self) -> dict[str, Trial]:
+        """The trials as this writer left them, without asking MLflow again."""
+        return self._trials() if self._runs is None else self._runs
+
+    def _read(self, trial: Trial) -> tuple[RunRecord | None, str | None]:
+        """The trial's record, or None and why not in one line."""
+        if trial.complete and trial.run_id in self._records:
+            return self._records[trial.run_id], None
+        try:
+            record = record_from_dict(json.loads(self._load(trial.run_id, trial.artifact_uri, RECORD_FILE)))
+            if record.spec.spec_id != trial.spec.spec_id:
+                raise ValueError(f"it is of trial {record.spec.spec_id}")
+        except (OSError, ValueError) as error:
+            return None, f"{run_name(trial.spec, trial.stage)}: {RECORD_FILE} is unreadable: {first_line(error)}"
+        self._records[trial.run_id] = record
+        return record, None
+
+    def _load(self, run_id: str, artifact_uri: str, file: str) -> str:
+        """Text of an artifact. Raises `OSError` when it is not there."""
+        parsed = urlparse(artifact_uri)
+        if parsed.scheme in ("", "file"):
+            return (Path(unquote(parsed.path)) / file).read_text(encoding="utf-8")
+        from mlflow.exceptions import MlflowException
+
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                return Path(self._client.download_artifacts(run_id, file, folder)).read_text(encoding="utf-8")
+            except MlflowException as error:
+                raise OSError(first_line(error)) from error
+
+    def _store(self, run_id: str, file: str, text: str) -> None:
+        self._client.log_text(run_id, text, file)
+
+    def _tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        self._batch(run_id, tags=tags)
+
+    def _batch(
+        self,
+        run_id: str,
+        metrics: tuple[Any, ...] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        points = [Metric(point.key, point.value, point.timestamp, point.step) for point in metrics]
+        self._client.log_batch(
+            run_id,
+            metrics=points[: _BATCH // 2],
+            params=[Param(key, value) for key, value in (params or {}).items()],
+            tags=[RunTag(key, value) for key, value in (tags or {}).items()],
+        )
+        for start in range(_BATCH // 2, len(points), _BATCH):
+            self._client.log_batch(run_id, metrics=points[start : start + _BATCH])
+
+    def _log_corpus(self, run_id: str, about: SweepAbout) -> None:
+        from mlflow.entities import Dataset, DatasetInput
+
+        corpus = Dataset(
+            name="corpus",
+            digest=about.corpus_fingerprint[:36],
+            source_type="text",
+            source=json.dumps({"description": about.corpus_description, "tokenizer": about.tokenizer_fingerprint}),
+            profile=json.dumps({"training_tokens": about.corpus_tokens}),
+        )
+        self._client.log_inputs(run_id, [DatasetInput(corpus, [])])
+
+
+def _experiment_name(name: str) -> str:
+    return f"sweeper/{name}"
+
+
+def _connect(uri: str) -> Any:
+    """An MLflow client that is quiet, reports nothing home, and leaves the process's own tracking URI alone."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    refuse_unreachable(uri)
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with _one_line(uri):
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextmanager
+def _one_line(where: str) -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError) as error:
+        raise LedgerError(f"{where}: {first_line(error)}") from error
+
+
+def _release(client: Any) -> None:
+    """Close pooled database connections; MLflow has no public way to."""
+    store = getattr(getattr(client, "_tracking_client", None), "store", None)
+    engine = getattr(store, "engine", None)
+    if engine is not None:
+        engine.dispose()
+
+
+def _pages(page: Any) -> Iterator[Any]:
+    token = None
+    while True:
+        found = page(token)
+        yield from found
+        token = found.token
+        if not token:
+            return

@@ -1,0 +1,216 @@
+"""How a sweep and its trials look in the ledger: names, parameters, tags and metric points, as plain data.
+
+Decides what a reviewer reads in the dashboard's columns and which points a chart is drawn from. Storing them is
+`ledger`'s. The columns are the same for every method, so that a baseline and a method line up in one table.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from reports.theme import method_style
+from sweeper.about import SweepAbout
+from trainers.methods import METHODS
+from trainers.record import Diverged, EvalPoint, Failed, Finished, RunRecord, Stopped, outcome_name
+from trainers.spec import TrialSpec, spec_from_dict, spec_to_dict
+
+MAX_POINTS = 500
+"""Points of a curve that are sent to the dashboard; `record.json` keeps them all."""
+
+KIND_TAG = "sweeper.kind"
+ORDER_TAG = "sweeper.order"
+SPEC_TAG = "sweeper.spec"
+SPEC_ID_TAG = "spec_id"
+STAGE_TAG = "stage"
+OUTCOME_TAG = "outcome"
+REASON_TAG = "reason"
+DESCRIPTION_TAG = "mlflow.note.content"
+"""MLflow shows its first line where there is room for one."""
+_LONGEST_REASON = 2_000
+
+_RUN_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "diverged": "FAILED", "failed": "FAILED"}
+
+
+@dataclass(frozen=True, slots=True)
+class MetricPoint:
+    """One value of one metric; `timestamp` in milliseconds since 1970, derived from the record and not from now, so
+    that writing a record twice stores the same points."""
+
+    key: str
+    value: float
+    step: int
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A trial's run as it was found; `started` in milliseconds, `complete` once its outcome is known."""
+
+    run_id: str
+    artifact_uri: str
+    started: int
+    order: int
+    spec: TrialSpec
+    stage: str
+    complete: bool
+
+
+def trial_of(run_id: str, artifact_uri: str, started: int, tags: Mapping[str, str]) -> Trial:
+    """Rebuild a trial from its run. Raises `KeyError` or `ValueError` where its tags do not hold one."""
+    spec = spec_from_dict(json.loads(tags[SPEC_TAG]))
+    return Trial(run_id, artifact_uri, started, int(tags[ORDER_TAG]), spec, tags[STAGE_TAG], OUTCOME_TAG in tags)
+
+
+def sweep_tags(about: SweepAbout) -> dict[str, str]:
+    """What the sweep's own run shows of where it comes from."""
+    return {
+        "question": about.question,
+        "command": about.command,
+        "git_commit": about.git_commit + ("-dirty" if about.git_dirty else ""),
+        "mlflow.source.git.commit": about.git_commit,
+        "corpus_fingerprint": about.corpus_fingerprint,
+        "tokenizer_fingerprint": about.tokenizer_fingerprint,
+        "device": about.device,
+        "versions": " ".join(f"{name}={version}" for name, version in about.versions),
+    }
+
+
+def running_description(about: SweepAbout) -> str:
+    """The sweep's description, in Markdown, until it ends."""
+    return f"{about.question}\n\nRunning since {about.started_at}: `{about.command}`"
+
+
+def final_description(about: SweepAbout, headline: str | None) -> str:
+    """The sweep's description in the end; the headline is its first line."""
+    return "\n\n".join([*([headline] if headline else []), about.question, f"`{about.command}`"])
+
+
+def _short(number: float) -> str:
+    return f"{number:.10g}"
+
+
+def method_label(spec: TrialSpec) -> str:
+    """`Baseline`, or the method with its parameters: `TST s=3 r=0.2`."""
+    label = METHODS[spec.method].label if spec.method in METHODS else spec.method
+    words = [label]
+    given = dict(spec.parameters)
+    if "bag_size" in given:
+        words.append(f"s={spec.bag_size}")
+    if "step_ratio" in given:
+        words.append(f"r={_short(spec.step_ratio)}")
+    words += [
+        f"{name}={value}"
+        for name, value in spec.parameters
+        if name not in ("bag_size", "step_ratio") and (name, value) != ("bag_weighting", "uniform")
+    ]
+    return " ".join(words)
+
+
+def run_name(spec: TrialSpec, stage: str) -> str:
+    """For people, never parsed: `nano TST s=3 r=0.2 lr=2.8e-03 · 4,000 steps · seed 1000 · confirmation`."""
+    schedule = spec.schedule
+    return (
+        f"{spec.scale} {method_label(spec)} lr={schedule.learning_rate:.1e} · {schedule.total_steps:,} steps "
+        f"· seed {spec.seed} · {stage.replace('_', ' ')}"
+    )
+
+
+def parameters(spec: TrialSpec) -> dict[str, str]:
+    """One row of the dashboard's table. A method without bags has bags of one token for no part of the run."""
+    own = {name: _short(value) if isinstance(value, float) else str(value) for name, value in spec.parameters}
+    return {
+        "bag_size": "1",
+        "step_ratio": "0",
+        "bag_weighting": "none",
+        **own,
+        "scale": spec.scale,
+        "method": spec.method,
+        "learning_rate": _short(spec.schedule.learning_rate),
+        "total_steps": str(spec.schedule.total_steps),
+        "warmup_steps": str(spec.schedule.warmup_steps),
+        "decay_steps": str(spec.schedule.decay_steps),
+        "weight_decay": _short(spec.optimizer.weight_decay),
+        "tokens_per_step": str(spec.tokens_per_step),
+        "context": str(spec.context),
+        "precision": spec.precision,
+        "seed": str(spec.seed),
+        "corpus": spec.corpus_fingerprint,
+        "tokenizer": spec.tokenizer_fingerprint,
+    }
+
+
+def trial_tags(spec: TrialSpec, stage: str, order: int) -> dict[str, str]:
+    """What is known when a trial is asked for; `order` counts the trials of the sweep in the order asked."""
+    return {
+        KIND_TAG: "trial",
+        ORDER_TAG: str(order),
+        SPEC_TAG: json.dumps(spec_to_dict(spec), sort_keys=True, separators=(",", ":"), allow_nan=False),
+        SPEC_ID_TAG: spec.spec_id,
+        "scale": spec.scale,
+        "method": spec.method,
+        STAGE_TAG: stage,
+        "mlflow.runColor": method_style(spec.method).color,
+    }
+
+
+def result_tags(record: RunRecord) -> dict[str, str]:
+    """What is known when a trial has ended, except the outcome itself: that tag marks the record as complete."""
+    provenance = record.provenance
+    tags = {
+        STAGE_TAG: record.stage,
+        "git_commit": provenance.git_commit + ("-dirty" if provenance.git_dirty else ""),
+        "device": provenance.device,
+        "execution": provenance.execution,
+    }
+    match record.outcome:
+        case Finished():
+            return tags
+        case Stopped(reason=reason) | Diverged(reason=reason) | Failed(reason=reason):
+            return {**tags, REASON_TAG: reason[:_LONGEST_REASON]}
+
+
+def run_status(record: RunRecord) -> str:
+    """The run's status in MLflow's words."""
+    return _RUN_STATUS[outcome_name(record.outcome)]
+
+
+def thinned(points: tuple[EvalPoint, ...], limit: int) -> tuple[EvalPoint, ...]:
+    """At most `limit` points, evenly by index, the first and the last always among them."""
+    if len(points) <= limit:
+        return points
+    last = len(points) - 1
+    return tuple(points[round(index * last / (limit - 1))] for index in range(limit))
+
+
+def metric_points(record: RunRecord, run_started: int) -> tuple[MetricPoint, ...]:
+    """Loss, GPU-hours, tokens and FLOPs at the same steps (so that any of them can be an axis), then two totals.
+
+    `run_started`, in milliseconds, is used where the record does not say when it started. The totals stand at step 0:
+    the dashboard draws a metric with later steps as a line.
+    """
+    started = _milliseconds(record.provenance.started_at)
+    started = run_started if started is None else started
+    devices = record.timing.devices
+    points: list[MetricPoint] = []
+    for point in thinned(record.curve.points, MAX_POINTS):
+        at = started + round(1_000 * point.seconds)
+        points += [
+            MetricPoint("validation_loss", point.loss, point.step, at),
+            MetricPoint("gpu_hours", devices * point.seconds / 3_600, point.step, at),
+            MetricPoint("tokens", float(point.tokens), point.step, at),
+            MetricPoint("flops", point.flops, point.step, at),
+        ]
+    if record.final_loss is not None:
+        points.append(MetricPoint("final_loss", record.final_loss, 0, started))
+    points.append(MetricPoint("incurred_gpu_hours", record.timing.incurred_gpu_hours, 0, started))
+    return tuple(points)
+
+
+def _milliseconds(moment: str) -> int | None:
+    try:
+        return max(0, round(1_000 * datetime.fromisoformat(moment).timestamp()))
+    except (ValueError, OverflowError, OSError):
+        return None

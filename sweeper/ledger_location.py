@@ -1,0 +1,68 @@
+"""Where a ledger is: SQLite beside the results, or a server; and whether it is still there.
+
+Everything about the place that can be known without MLflow, so that a wrong path or address is said at once.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import urllib.error
+import urllib.request
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import urlparse
+
+DATABASE = "mlflow.db"
+ARTIFACTS = "mlartifacts"
+_ANSWER_SECONDS = 10
+
+
+class LedgerError(Exception):
+    """The ledger cannot be opened or read; the message is one line for the user."""
+
+
+def default_tracking_uri(results: Path) -> str:
+    """SQLite beside the results."""
+    return f"sqlite:///{results.absolute() / DATABASE}"
+
+
+def is_server(uri: str) -> bool:
+    """Whether artifacts are the server's to place; otherwise they lie in the results directory."""
+    return urlparse(uri).scheme in ("http", "https") or uri.startswith("databricks")
+
+
+def refuse_unreachable(uri: str) -> None:
+    """Raise `LedgerError` when nobody listens at a server's address; MLflow itself would retry for minutes."""
+    if urlparse(uri).scheme not in ("http", "https"):
+        return
+    try:
+        urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=_ANSWER_SECONDS).close()
+    except urllib.error.HTTPError as answer:
+        answer.close()
+    except OSError as error:
+        raise LedgerError(f"{uri}: no MLflow server answers there: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the pages that follow."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def follow_moved_artifacts(results: Path, name: str, experiment_id: str, old: str) -> None:
+    """Correct the artifact locations of a sweep whose results directory was moved or copied to another machine.
+
+    MLflow stores them as absolute addresses, `old` among them. Nothing is done while `old` is where the results are.
+    """
+    here = results.absolute() / ARTIFACTS / name
+    new = here.as_uri()
+    if old == new or not here.is_dir():
+        return
+    moved = (
+        "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
+        "WHERE experiment_id = ? AND instr(artifact_uri, ?) = 1"
+    )
+    with closing(sqlite3.connect(results / DATABASE)) as database, database:
+        database.execute(moved, (new, len(old) + 1, int(experiment_id), old + "/"))
+        database.execute(
+            "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (new, int(experiment_id))
+        )

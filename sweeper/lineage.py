@@ -1,0 +1,180 @@
+"""Which trials share a prefix of training, and what has to be trained once for all of them.
+
+A *path* is a trial's training from step 0 to its end. A *node* is a state on a path, named by a hash of everything that
+decided it; two trials share training exactly as far as their nodes are equal. A *segment* is the piece of a path
+between two nodes: the unit that a worker trains. Deciding where and when is left to `sweep` and `dispatch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+
+from trainers.methods import phases_of
+from trainers.schedule import Phase
+from trainers.spec import TrialSpec, fingerprint
+
+ROOT = "root"
+"""Parent of the segments that start from a seed."""
+
+
+def trunk_id(spec: TrialSpec) -> str:
+    """Hash of what a trial can never share across: everything but method, budget and decay."""
+    return fingerprint(
+        {
+            "shape": asdict(spec.shape),
+            "corpus": spec.corpus_fingerprint,
+            "tokenizer": spec.tokenizer_fingerprint,
+            "context": spec.context,
+            "tokens_per_step": spec.tokens_per_step,
+            "validation_tokens": spec.validation_tokens,
+            "optimizer": asdict(spec.optimizer),
+            "precision": spec.precision,
+            "seed": spec.seed,
+            "numerics": spec.numerics,
+            "learning_rate": spec.schedule.learning_rate,
+            "warmup_steps": spec.schedule.warmup_steps,
+        }
+    )
+
+
+def _objectives(phases: tuple[Phase, ...], step: int) -> list[list[int | str]]:
+    """What was trained in `[0, step)`, merged where nothing changes: a bag of one token is ordinary training."""
+    merged: list[list[int | str]] = []
+    for phase in phases:
+        end = min(phase.end, step)
+        if end <= phase.start:
+            continue
+        weighting = phase.weighting if phase.target_size > 1 else "uniform"
+        objective: list[int | str] = [phase.bag_size, phase.target_size, weighting]
+        if merged and merged[-1][1:] == objective:
+            merged[-1][0] = end
+        else:
+            merged.append([end, *objective])
+    return merged
+
+
+@dataclass(frozen=True, slots=True)
+class TrialPath:
+    """A trial with what its node names need, computed once. `execution` is part of every name: another form of the
+    step may round differently."""
+
+    spec: TrialSpec
+    trunk: str
+    phases: tuple[Phase, ...]
+    execution: str
+
+    @property
+    def end(self) -> int:
+        """Total steps."""
+        return self.spec.schedule.total_steps
+
+    def forks(self) -> tuple[int, ...]:
+        """Steps at which this trial's training becomes its own: phase boundaries, the decay's start, the end."""
+        boundaries = {phase.end for phase in self.phases}
+        return tuple(sorted((boundaries | {self.spec.schedule.decay_start, self.end}) - {0}))
+
+    def node(self, step: int) -> str:
+        """Name of the state after `step` steps."""
+        if step == 0:
+            return ROOT
+        schedule = self.spec.schedule
+        decay = [schedule.decay_start, schedule.decay_steps] if step > schedule.decay_start else None
+        return fingerprint([self.trunk, self.execution, _objectives(self.phases, step), decay])
+
+
+def path_of(spec: TrialSpec, execution: str) -> TrialPath:
+    """Raises `ValueError` when the spec's method or parameters are unknown."""
+    return TrialPath(spec, trunk_id(spec), phases_of(spec), execution)
+
+
+def path_alone(spec: TrialSpec, execution: str) -> TrialPath:
+    """The same trial on a way that it shares with none: the yardstick for what sharing saves."""
+    return TrialPath(spec, fingerprint([trunk_id(spec), spec.spec_id]), phases_of(spec), execution)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Steps `[start, end)` on the way of `trials` (spec ids; the first one is booked with its cost).
+
+    Any of them may lend its `spec` to the trainer: they are equal up to `end`. `remaining` is the number of steps from
+    `start` to the farthest end that depends on this segment; long chains go first.
+    """
+
+    node: str
+    parent: str
+    start: int
+    end: int
+    spec: TrialSpec
+    trials: tuple[str, ...]
+    remaining: int
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps trained here."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """The segments of a set of trials by the node at their end, and each trial's way through them."""
+
+    segments: Mapping[str, Segment]
+    ways: Mapping[str, tuple[str, ...]]
+
+    @property
+    def steps(self) -> int:
+        """Steps that are trained with every shared prefix trained once."""
+        return sum(segment.steps for segment in self.segments.values())
+
+    def children(self, node: str) -> tuple[Segment, ...]:
+        """Segments that start from the state `node`."""
+        return tuple(segment for segment in self.segments.values() if segment.parent == node)
+
+
+def build_tree(paths: Iterable[TrialPath], known: Mapping[str, int] | None = None) -> Tree:
+    """Cut trials where their training differs and merge what they share. Order of `paths` decides who is booked.
+
+    A trial passes through another trial's fork exactly when both have the same node at that step. `known` holds more
+    nodes (and their steps) to cut at, where a trial passes through them: states that exist from earlier trials.
+    """
+    known = known or {}
+    paths = tuple({path.spec.spec_id: path for path in paths}.values())
+    by_trunk: dict[tuple[str, str], list[TrialPath]] = {}
+    for path in paths:
+        by_trunk.setdefault((path.trunk, path.execution), []).append(path)
+    stops: dict[str, list[tuple[int, str]]] = {}
+    for family in by_trunk.values():
+        own = {(step, path.node(step)) for path in family for step in path.forks()}
+        own |= {(step, node) for node, step in known.items()}
+        steps = sorted({step for step, _ in own})
+        for path in family:
+            named = [(step, path.node(step)) for step in steps if step <= path.end]
+            stops[path.spec.spec_id] = [stop for stop in named if stop in own]
+    return _segments(paths, stops)
+
+
+def _segments(paths: tuple[TrialPath, ...], stops: Mapping[str, list[tuple[int, str]]]) -> Tree:
+    users: dict[str, list[TrialPath]] = {}
+    spans: dict[str, tuple[str, int, int]] = {}
+    ways: dict[str, tuple[str, ...]] = {}
+    for path in paths:
+        parent, start = ROOT, 0
+        for step, node in stops[path.spec.spec_id]:
+            spans[node] = (parent, start, step)
+            users.setdefault(node, []).append(path)
+            parent, start = node, step
+        ways[path.spec.spec_id] = tuple(node for _, node in stops[path.spec.spec_id])
+    segments = {
+        node: Segment(
+            node=node,
+            parent=parent,
+            start=start,
+            end=end,
+            spec=users[node][0].spec,
+            trials=tuple(path.spec.spec_id for path in users[node]),
+            remaining=max(path.end for path in users[node]) - start,
+        )
+        for node, (parent, start, end) in spans.items()
+    }
+    return Tree(segments, ways)

@@ -1,0 +1,277 @@
+"""What a sweep will train, cost and be able to say, before anything is spent.
+
+A plan is the sweep itself, run by an executor that trains nothing: the same searches, the same tree of stages, the same
+confirmation. Searches are adaptive, so the points are one likely course; counts, steps and costs are what it will be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from reports.resolution import what_it_can_resolve
+from sweeper.costs import StepCost
+from sweeper.lineage import build_tree, path_of
+from sweeper.memory import MemoryLedger
+from sweeper.simulate import SimulatedExecutor
+from sweeper.space_schema import SearchSpace
+from sweeper.store import MemoryStore
+from sweeper.sweep import CorpusFacts, Site, Sweep
+from trainers.flops import count_parameters, flops_per_position
+from trainers.loop import StagePoint
+from trainers.methods import BASELINE, phases_of
+from trainers.record import Provenance, RunRecord
+from trainers.schedule import data_position
+from trainers.spec import TrialSpec
+from trainers.stage import StageJob, StageResult
+
+ASSUMED_DEVIATION = 0.01
+"""Seed deviation in nats for the resolution, where no confirmation run has measured it. Tiny models are noisier, large
+ones quieter (0.001 is public at 124M parameters)."""
+STATE_BYTES = 12
+"""Per parameter in a checkpoint: weight and two moments, float32."""
+UNPREPARED = CorpusFacts("unprepared", "unprepared", 0, 0, "")
+
+
+@dataclass(frozen=True, slots=True)
+class ArmPlan:
+    """One arm. Steps and device-hours `alone` are every trial trained by itself, `shared` with prefixes trained once.
+
+    `tokens` and `epochs` are of the arm's longest-reading run.
+    """
+
+    scale: str
+    method: str
+    tuning_trials: int
+    confirmation_trials: int
+    finished: int
+    steps_alone: int
+    steps_shared: int
+    hours_alone: float
+    hours_shared: float
+    flops: float
+    tokens: int
+    epochs: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScalePlan:
+    """One scale. `disk_bytes` is the most that checkpoints take at once; `resolves` the smallest speedup, or why none."""
+
+    scale: str
+    parameters: int
+    arms: tuple[ArmPlan, ...]
+    step_seconds: float
+    wall_hours: float
+    disk_bytes: float
+    resolves: float | None
+    resolves_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageLine:
+    """A stage of the tree, for drawing: `trials` that end in it or below."""
+
+    node: str
+    parent: str | None
+    scale: str
+    method: str
+    start: int
+    end: int
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A whole sweep. Hours are device-hours with `workers` trials at a time."""
+
+    name: str
+    question: str
+    scales: tuple[ScalePlan, ...]
+    stages: tuple[StageLine, ...]
+    workers: int
+    clock: str
+    cost_source: str
+    corpus: str
+    price_per_hour: float | None
+    currency: str
+
+    @property
+    def arms(self) -> tuple[ArmPlan, ...]:
+        """Of all scales."""
+        return tuple(arm for scale in self.scales for arm in scale.arms)
+
+    @property
+    def hours_alone(self) -> float:
+        """Device-hours with every trial trained by itself."""
+        return sum(arm.hours_alone for arm in self.arms)
+
+    @property
+    def hours_shared(self) -> float:
+        """Device-hours with shared prefixes."""
+        return sum(arm.hours_shared for arm in self.arms)
+
+    @property
+    def steps_saved(self) -> float:
+        """Fraction of the steps that sharing saves."""
+        alone = sum(arm.steps_alone for arm in self.arms)
+        return 1 - sum(arm.steps_shared for arm in self.arms) / alone if alone else 0.0
+
+    @property
+    def planned_steps(self) -> Mapping[tuple[str, str], int]:
+        """Steps to train for each (scale, method)."""
+        return {(arm.scale, arm.method): arm.steps_shared for arm in self.arms}
+
+
+def guessed_loss(spec: TrialSpec) -> float:
+    """A stand-in surface that steers simulated searches: the published valley, and a middle learning rate."""
+    log_bag, log_rate = math.log2(max(spec.bag_size, 1)), math.log2(spec.schedule.learning_rate)
+    valley = 0.01 * (log_bag - math.log2(6)) ** 2 + 2 * (spec.step_ratio - 0.25) ** 2
+    jitter = int(spec.spec_id, 16) % 1000 / 1e6
+    return 3 + 0.02 * (log_rate % 1 - 0.5) ** 2 + valley + jitter - 0.1 * math.log(spec.schedule.total_steps)
+
+
+def plan_scale(
+    space: SearchSpace,
+    scale: str,
+    corpus: CorpusFacts,
+    cost: StepCost,
+    workers: int,
+    known: Iterable[RunRecord],
+    devices_per_trial: int,
+) -> tuple[ScalePlan, tuple[StageLine, ...]]:
+    """Simulate one scale, with what the ledger holds already."""
+    one = space.model_copy(update={"scales": (scale,)})
+    if corpus.vocab_size == 0:
+        corpus = replace(corpus, vocab_size=space.tokenizer.vocab_size)
+    known = [record for record in known if record.spec.scale == scale]
+    ledger, store = MemoryLedger(), MemoryStore()
+    for record in known:
+        ledger.write(record)
+    site = Site(store="", stop_file="", execution="simulated", devices_per_trial=devices_per_trial)
+    provenance = Provenance("", False, "simulated", "cpu", "simulated", (), "")
+    sweep = Sweep(one, corpus, ledger, store, site, provenance)
+    executor = SimulatedExecutor(guessed_loss, cost.seconds, workers)
+    peak = 0
+
+    def watch() -> None:
+        nonlocal peak
+        peak = max(peak, len(store.kept))
+
+    executor.run(sweep, _never, watch)
+    done = {record.spec.spec_id for record in known}
+    wanted = [(spec, stage) for spec, stage in ledger.asked.values()]
+    fresh = [spec for spec, _ in wanted if spec.spec_id not in done]
+    arms = tuple(
+        _arm_plan(scale, method, wanted, done, cost, corpus.train_tokens, devices_per_trial) for method in space.methods
+    )
+    example = wanted[0][0]
+    count = count_parameters(example.shape)
+    resolution = _resolution(space, known)
+    lines = tuple(
+        StageLine(r.node, r.parent, scale, spec.method, r.start, r.end, _label(spec))
+        for r in store.results.values()
+        if (spec := next((s for s in fresh if s.spec_id == r.booked_by), None)) is not None
+    )
+    return ScalePlan(
+        scale=scale,
+        parameters=count.total,
+        arms=arms,
+        step_seconds=cost.seconds(example),
+        wall_hours=executor.wall_seconds / 3600,
+        disk_bytes=peak * count.total * STATE_BYTES,
+        resolves=resolution[0],
+        resolves_reason=resolution[1],
+    ), lines
+
+
+def _never(job: StageJob, on_point: Callable[[StagePoint], None]) -> StageResult:
+    raise AssertionError("a plan trains nothing")
+
+
+def _label(spec: TrialSpec) -> str:
+    parts = [f"lr={spec.schedule.learning_rate:g}", f"seed {spec.seed}"]
+    if spec.bag_size > 1:
+        parts.insert(0, f"s={spec.bag_size}")
+    return " ".join(parts)
+
+
+def _arm_plan(
+    scale: str,
+    method: str,
+    wanted: list[tuple[TrialSpec, str]],
+    done: set[str],
+    cost: StepCost,
+    corpus_tokens: int,
+    devices: int,
+) -> ArmPlan:
+    mine = [(spec, stage) for spec, stage in wanted if spec.method == method]
+    fresh = [spec for spec, _ in mine if spec.spec_id not in done]
+    shared = build_tree(path_of(spec, "simulated") for spec in fresh).steps if fresh else 0
+    alone = sum(spec.schedule.total_steps for spec in fresh)
+    seconds = cost.seconds(mine[0][0]) * devices
+    flops = sum(
+        flops_per_position(spec.shape, spec.context) * spec.tokens_per_step * spec.schedule.total_steps
+        for spec in fresh
+    )
+    tokens = max(data_position(phases_of(spec), spec.tokens_per_step, spec.schedule.total_steps) for spec, _ in mine)
+    return ArmPlan(
+        scale=scale,
+        method=method,
+        tuning_trials=sum(stage == "tuning" for _, stage in mine),
+        confirmation_trials=sum(stage != "tuning" for _, stage in mine),
+        finished=sum(spec.spec_id in done for spec, _ in mine),
+        steps_alone=alone,
+        steps_shared=shared,
+        hours_alone=alone * seconds / 3600,
+        hours_shared=shared * seconds / 3600,
+        flops=flops,
+        tokens=tokens,
+        epochs=tokens / corpus_tokens if corpus_tokens else None,
+    )
+
+
+def _resolution(space: SearchSpace, known: list[RunRecord]) -> tuple[float | None, str]:
+    methods = [name for name in space.methods if name != BASELINE]
+    if not methods:
+        return None, "there is no method beside the baseline"
+    seeds = len(space.seeds.confirmation)
+    result = what_it_can_resolve(
+        baseline_budgets=space.methods[BASELINE].budgets.confirmation,
+        method_budget=max(space.methods[methods[0]].budgets.confirmation),
+        baseline_seeds=seeds,
+        method_seeds=seeds,
+        sigma=ASSUMED_DEVIATION,
+        noise_floor_seeds=4 if seeds == 1 else 0,
+    )
+    reason = result.reason or f"assuming a seed deviation of {ASSUMED_DEVIATION} nats"
+    return result.smallest_speedup, reason
+
+
+def make_plan(
+    space: SearchSpace,
+    *,
+    corpus: CorpusFacts,
+    corpus_words: str,
+    cost: StepCost,
+    workers: int,
+    on_gpu: bool,
+    known: Iterable[RunRecord] = (),
+    devices_per_trial: int = 1,
+) -> Plan:
+    """The plan of `space` on `workers` workers. `known` are the records that the ledger holds already."""
+    known = tuple(known)
+    parts = [plan_scale(space, scale, corpus, cost, workers, known, devices_per_trial) for scale in space.scales]
+    return Plan(
+        name=space.name,
+        question=space.question,
+        scales=tuple(part for part, _ in parts),
+        stages=tuple(line for _, lines in parts for line in lines),
+        workers=workers,
+        clock="GPU-hours" if on_gpu else "CPU-hours",
+        cost_source=cost.source,
+        corpus=corpus_words,
+        price_per_hour=space.price.per_gpu_hour if space.price else None,
+        currency=space.price.currency if space.price else "USD",
+    )

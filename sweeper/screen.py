@@ -1,0 +1,191 @@
+"""What the command line shows: progress, plans, tables. Values in, text out; nothing is decided here.
+
+On a terminal a sweep is a small table that redraws itself; elsewhere it is one plain line whenever something happened.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from sweeper.plan import ArmPlan, Plan, ScalePlan, StageLine
+from sweeper.view import ArmView, SweepView
+
+QUIET_SECONDS = 30
+"""Between two plain lines when nothing has ended."""
+
+
+def hours(value: float | None) -> str:
+    """Device-hours in the unit that a person would use."""
+    if value is None:
+        return "?"
+    if value < 1 / 60:
+        return f"{value * 3600:.0f} s"
+    if value < 1:
+        return f"{value * 60:.1f} min"
+    return f"{value:,.1f} h" if value < 100 else f"{value:,.0f} h"
+
+
+def amount(value: float) -> str:
+    """A large count, short."""
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.0f}"
+
+
+def money(value: float, currency: str) -> str:
+    """An amount of money; cents where they matter."""
+    return f"{value:,.2f} {currency}" if value < 100 else f"{value:,.0f} {currency}"
+
+
+def size(num_bytes: float) -> str:
+    """Bytes, decimal."""
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
+
+
+def _bar(arm: ArmView, width: int = 12) -> Text:
+    done = round(width * arm.done / arm.total) if arm.total else width
+    running = min(width - done, arm.running)
+    bar = Text("━" * done, style="green")
+    bar.append("━" * running, style="yellow")
+    bar.append("━" * (width - done - running), style="bright_black")
+    return bar
+
+
+def sweep_table(view: SweepView) -> Table:
+    """One row an arm."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=False)
+    table.add_column("arm", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("done", justify="right", no_wrap=True)
+    table.add_column("run", justify="right", no_wrap=True)
+    table.add_column("left", justify="right", no_wrap=True)
+    table.add_column("best so far", no_wrap=True, overflow="ellipsis")
+    table.add_column("spent", justify="right", no_wrap=True)
+    table.add_column("to go", justify="right", no_wrap=True)
+    for arm in view.arms:
+        best = f"{arm.best_loss:.4f} {arm.best_parameters}" if arm.best_loss is not None else arm.state
+        done = f"{arm.done}" + (f" ({arm.ended_badly} bad)" if arm.ended_badly else "")
+        cells = (f"{arm.scale} {arm.method}", _bar(arm), done, str(arm.running), str(arm.left), best)
+        table.add_row(*cells, hours(arm.hours_spent), "" if arm.state == "done" else hours(arm.hours_left))
+    return table
+
+
+def sweep_line(view: SweepView) -> str:
+    """The whole sweep in one plain line."""
+    arms = ", ".join(f"{arm.method} {arm.done}/{arm.total}" for arm in view.arms if arm.state != "waiting")
+    left = f", {hours(view.hours_left)} to go" if view.hours_left is not None else ""
+    return f"{arms} · {hours(view.hours_spent)} of {view.clock} spent{left} · {view.latest}"
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[tuple[Callable[[str], None], Callable[[SweepView], None]]]:
+    """A pair to say a line with and to show a view with."""
+    if not console.is_terminal:
+        yield _plain()
+        return
+    with Live(console=console, refresh_per_second=4, transient=False) as live:
+        drawn = 0.0
+
+        def say(line: str) -> None:
+            live.console.print(Text(line, style="bright_black"))
+
+        def show(view: SweepView) -> None:
+            nonlocal drawn
+            if time.monotonic() - drawn < 0.25:
+                return
+            drawn = time.monotonic()
+            table = sweep_table(view)
+            left = f", {hours(view.hours_left)} to go" if view.hours_left is not None else ""
+            table.caption = Text(
+                f"{hours(view.hours_spent)} of {view.clock} spent{left} · {view.latest}", style="italic"
+            )
+            table.caption_justify = "left"
+            live.update(table)
+
+        yield say, show
+
+
+def _plain() -> tuple[Callable[[str], None], Callable[[SweepView], None]]:
+    last, spoken = "", time.monotonic()
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    def show(view: SweepView) -> None:
+        nonlocal last, spoken
+        if view.latest != last or time.monotonic() - spoken > QUIET_SECONDS:
+            last, spoken = view.latest, time.monotonic()
+            say(sweep_line(view))
+
+    return say, show
+
+
+def _arm_row(table: Table, arm: ArmPlan, plan: Plan) -> None:
+    trials = f"{arm.tuning_trials} + {arm.confirmation_trials}" + (f" ({arm.finished} done)" if arm.finished else "")
+    epochs = f"{arm.epochs:.2g}" if arm.epochs is not None else "?"
+    cells = [arm.method, trials, amount(arm.steps_alone), amount(arm.steps_shared), hours(arm.hours_shared)]
+    if plan.price_per_hour is not None:
+        cells.append(money(arm.hours_shared * plan.price_per_hour, plan.currency))
+    table.add_row(*cells, amount(arm.tokens), epochs)
+
+
+def _scale_table(scale: ScalePlan, plan: Plan) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")
+    table.title = f"{scale.scale} · {amount(scale.parameters)} parameters · {scale.step_seconds * 1e3:.3g} ms a step"
+    names = ["arm", "tune + confirm", "steps alone", "shared", plan.clock]
+    names += ["price"] if plan.price_per_hour is not None else []
+    for index, name in enumerate([*names, "tokens a run", "epochs"]):
+        table.add_column(name, justify="left" if index == 0 else "right")
+    for arm in scale.arms:
+        _arm_row(table, arm, plan)
+    return table
+
+
+def show_plan(console: Console, plan: Plan) -> None:
+    """The plan as tables and sentences."""
+    console.print(Text(plan.question, style="bold"))
+    console.print(f"Corpus: {plan.corpus}. Step times: {plan.cost_source}.")
+    for scale in plan.scales:
+        console.print()
+        console.print(_scale_table(scale, plan))
+        resolves = f"can resolve a speedup of {scale.resolves:.2f}x or more" if scale.resolves else "gives no interval"
+        console.print(
+            f"{hours(scale.wall_hours)} of wall time on {plan.workers} worker{'s' if plan.workers > 1 else ''}, "
+            f"at most {size(scale.disk_bytes)} of checkpoints; {resolves} ({scale.resolves_reason})."
+        )
+    saved = plan.hours_alone - plan.hours_shared
+    price = (
+        f", {money(plan.hours_shared * plan.price_per_hour, plan.currency)}" if plan.price_per_hour is not None else ""
+    )
+    console.print()
+    console.print(
+        f"In all {hours(plan.hours_shared)} of {plan.clock}{price}; sharing prefixes saves {hours(saved)} "
+        f"({plan.steps_saved:.0%} of the steps)."
+    )
+
+
+def stage_tree(plan: Plan) -> Tree:
+    """The stages of a plan: what is trained once, and what goes on from where."""
+    root = Tree(f"{plan.name}: {len(plan.stages)} stages")
+    children: dict[str | None, list[StageLine]] = {}
+    known = {stage.node for stage in plan.stages}
+    for stage in plan.stages:
+        children.setdefault(stage.parent if stage.parent in known else None, []).append(stage)
+
+    def grow(branch: Tree, parent: str | None, depth: int) -> None:
+        for stage in sorted(children.get(parent, []), key=lambda s: (s.scale, s.method, s.label, s.end)):
+            label = f"{stage.scale} {stage.method} {stage.label}: " if depth == 0 else ""
+            grow(branch.add(f"{label}steps {stage.start:,} to {stage.end:,}"), stage.node, depth + 1)
+
+    grow(root, None, 0)
+    return root

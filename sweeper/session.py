@@ -1,0 +1,267 @@
+"""One run of a sweep from file to report: what `sweeper run` does, without the words on the screen.
+
+Running the same again goes on: the ledger says which trials have ended, the store which stages have. One driver at a
+time; a stop request, Ctrl-C and SIGTERM all let running stages save their state first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from sweeper.about import SweepAbout
+from sweeper.costs import step_cost
+from sweeper.executors import Executor, InlineExecutor
+from sweeper.ledger import Ledger
+from sweeper.lock import STOP, driving
+from sweeper.plan import UNPREPARED, Plan, make_plan
+from sweeper.provenance import provenance
+from sweeper.space import SearchSpace, load_search_space
+from sweeper.store import DiskStore
+from sweeper.sweep import CorpusFacts, Site, Sweep
+from sweeper.view import SweepView, view_of
+from sweeper.worker import train_stage
+from trainers.data.request import CorpusRequest
+from trainers.record import Provenance
+
+STAGES = "stages"
+CORPORA = "corpora"
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Run arguments: they change where and how fast, never what comes out. `workers` 0 means all there is room for."""
+
+    file: Path
+    results: Path
+    executor: str = "ray"
+    address: str | None = None
+    workers: int = 0
+    execution: str = "auto"
+    micro_sequences: int | None = None
+    tracking_uri: str | None = None
+    max_gpu_hours: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEnd:
+    """`reason` is None when the sweep is complete, else why it stopped early."""
+
+    reason: str | None
+    headline: str
+    report: Path
+    summary: Mapping[str, Any]
+    failed: int
+
+
+Watch = Callable[[SweepView], None]
+Say = Callable[[str], None]
+
+
+def corpus_request(space: SearchSpace) -> CorpusRequest:
+    """What the file asks of its text."""
+    tokenizer = space.tokenizer
+    return CorpusRequest(
+        source=space.corpus.source,
+        paths=space.corpus.paths,
+        validation_fraction=space.corpus.validation_fraction,
+        vocab_size=tokenizer.vocab_size,
+        tokenizer_path=tokenizer.path,
+    )
+
+
+def corpus_facts(corpus: Any) -> CorpusFacts:
+    """From an open corpus or its manifest (which has no directory of its own)."""
+    return CorpusFacts(
+        corpus.fingerprint,
+        corpus.tokenizer_fingerprint,
+        corpus.vocab_size,
+        corpus.train_tokens,
+        str(Path(getattr(corpus, "directory", "")).resolve()),
+    )
+
+
+def plan_file(options: RunOptions) -> Plan:
+    """The plan of a search-space file with what its ledger holds. Starts, prepares and writes nothing."""
+    from trainers.data.prepare import find_prepared
+
+    space = load_search_space(options.file)
+    request = corpus_request(space)
+    manifest = find_prepared(request, options.results / CORPORA)
+    facts = corpus_facts(manifest) if manifest else UNPREPARED
+    words = f"{manifest.description}, prepared" if manifest else f"{request.source}, unprepared"
+    known = []
+    with (
+        contextlib.suppress(Exception),
+        Ledger.open(options.results, space.name, options.tracking_uri, create=False) as ledger,
+    ):
+        known = ledger.records()
+    on_gpu, workers = _room(space, options)
+    device = provenance("eager", "cuda" if on_gpu else None).device
+    return make_plan(
+        space,
+        corpus=facts,
+        corpus_words=words,
+        cost=step_cost(known, device, on_gpu),
+        workers=workers,
+        on_gpu=on_gpu,
+        known=known,
+        devices_per_trial=_devices(space, on_gpu),
+    )
+
+
+def _room(space: SearchSpace, options: RunOptions) -> tuple[bool, int]:
+    """Whether trials get GPUs on this machine, and how many run at once."""
+    wanted = space.resources.gpus
+    gpus = 0
+    if wanted != 0:
+        import torch
+
+        gpus = torch.cuda.device_count()
+    on_gpu = gpus > 0 if wanted == "auto" else wanted > 0
+    if on_gpu:
+        each = 1.0 if wanted == "auto" else float(wanted)
+        room = max(1, int(max(gpus, 1) / each))
+    else:
+        room = max(1, len(os.sched_getaffinity(0)) // space.resources.cpus)
+    return on_gpu, options.workers or room
+
+
+def _devices(space: SearchSpace, on_gpu: bool) -> int:
+    if on_gpu:
+        return 1 if space.resources.gpus == "auto" else max(1, int(space.resources.gpus))
+    return space.resources.cpus
+
+
+@contextlib.contextmanager
+def _executor(space: SearchSpace, options: RunOptions, folder: Path) -> Iterator[tuple[Executor, bool]]:
+    """The executor, and whether its trials run on GPUs."""
+    wanted = space.resources.gpus
+    if options.executor == "inline":
+        yield InlineExecutor(), _room(space, options)[0]
+        return
+    from sweeper.dispatch import RayExecutor, attach
+
+    with attach(options.address, num_cpus=len(os.sched_getaffinity(0))) as cluster:
+        on_gpu = cluster.gpus > 0 if wanted == "auto" else wanted > 0
+        gpus = (1.0 if wanted == "auto" else float(wanted)) if on_gpu else 0.0
+        if gpus > cluster.gpus:
+            raise ValueError(f"resources.gpus: {gpus:g} wanted for a trial, the cluster has {cluster.gpus:g}")
+        if space.resources.cpus > cluster.cpus:
+            raise ValueError(f"resources.cpus: {space.resources.cpus} wanted, the cluster has {cluster.cpus}")
+        yield RayExecutor(folder / "ray", space.resources.cpus, gpus, options.workers), on_gpu
+
+
+@contextlib.contextmanager
+def _stopping(folder: Path) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask the workers to save and end; a second Ctrl-C ends at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        (folder / STOP).touch()
+        sys.stderr.write("\nstopping: running stages save their state (again to end at once)\n")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if asked:
+        raise KeyboardInterrupt
+
+
+def _about(space: SearchSpace, options: RunOptions, corpus: Any, where: Provenance) -> SweepAbout:
+    return SweepAbout(
+        name=space.name,
+        question=space.question,
+        search_space_text=options.file.read_text(encoding="utf-8"),
+        search_space_file=options.file.name,
+        command=shlex.join(["sweeper", "run", str(options.file)]),
+        price_per_gpu_hour=space.price.per_gpu_hour if space.price else None,
+        currency=space.price.currency if space.price else "USD",
+        corpus_fingerprint=corpus.fingerprint,
+        tokenizer_fingerprint=corpus.tokenizer_fingerprint,
+        corpus_description=corpus.description,
+        corpus_tokens=corpus.train_tokens,
+        git_commit=where.git_commit,
+        git_dirty=where.git_dirty,
+        versions=where.versions,
+        device=where.device,
+        started_at=where.started_at,
+    )
+
+
+def run_file(options: RunOptions, say: Say, watch: Watch) -> SessionEnd:
+    """Run the sweep of a file to its end, its stop or its limit, and write the report of what there is.
+
+    Raises `SearchSpaceError`, `LedgerError`, `LockedError`, `ConnectionError` or `ValueError`, each in one line, before
+    anything is trained; `KeyboardInterrupt` after an interrupted sweep was left in order.
+    """
+    from trainers.data.prepare import prepare
+
+    space = load_search_space(options.file)
+    folder = (options.results / space.name).resolve()
+    with driving(folder), contextlib.ExitStack() as stack:
+        corpus = prepare(corpus_request(space), options.results / CORPORA, say)
+        corpus.validation(space.validation_tokens + 1)
+        ledger = stack.enter_context(Ledger.open(options.results, space.name, options.tracking_uri, create=True))
+        try:
+            with _stopping(folder), _executor(space, options, folder) as (executor, on_gpu):
+                sweep = _sweep(space, options, folder, ledger, corpus, on_gpu)
+                planned = plan_file(options).planned_steps
+                executor.run(sweep, train_stage, lambda: _look(sweep, folder, planned, watch))
+                watch(view_of(sweep, planned))
+        finally:
+            end = _report(ledger, options, folder, say)
+        unfinished = sweep.stopping or ("trials are left" if sweep.book.paths else None)
+        failed = sum(record.final_loss is None for record in sweep.finished.values())
+        ledger.finish("killed" if unfinished else "finished", end.headline, end.report)
+        return replace(end, reason=unfinished, failed=failed)
+
+
+def _look(sweep: Sweep, folder: Path, planned: Mapping[tuple[str, str], int], watch: Watch) -> None:
+    if sweep.stopping is None and (folder / STOP).exists():
+        sweep.stopping = "stop requested"
+    watch(view_of(sweep, planned))
+
+
+def _sweep(space: SearchSpace, options: RunOptions, folder: Path, ledger: Ledger, corpus: Any, on_gpu: bool) -> Sweep:
+    import torch
+
+    from trainers.step import resolve_execution
+
+    execution = resolve_execution(options.execution, torch.device("cuda" if on_gpu else "cpu"))
+    where = provenance(execution, "cuda" if on_gpu and torch.cuda.is_available() else None)
+    ledger.begin(_about(space, options, corpus, where))
+    store = folder / STAGES
+    site = Site(
+        store=str(store),
+        stop_file=str(folder / STOP),
+        execution=execution,
+        devices_per_trial=_devices(space, on_gpu),
+        on_gpu=on_gpu,
+        micro_sequences=options.micro_sequences,
+        disk_bytes=space.resources.disk_gb * 1e9,
+    )
+    return Sweep(space, corpus_facts(corpus), ledger, DiskStore(store), site, where, options.max_gpu_hours)
+
+
+def _report(ledger: Ledger, options: RunOptions, folder: Path, say: Say) -> SessionEnd:
+    from sweeper.reporting import REPORT, study_of, write_report_files
+
+    say("writing the report")
+    study = study_of(ledger, shlex.join(["sweeper", "run", str(options.file)]))
+    headline, summary = write_report_files(study, folder)
+    return SessionEnd(None, headline, folder / REPORT, summary, 0)

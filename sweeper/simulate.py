@@ -1,0 +1,75 @@
+"""An executor that trains nothing: stages end after the time that they would take, with losses from a surface.
+
+With it a plan is the course of a real sweep (the same searches, the same tree, the same confirmation), and a search can be
+replayed against a table of published results. What it produces is labelled as simulated by whoever asks for it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sweeper.executors import StageSource, Train
+from sweeper.sweep import Idle
+from trainers.loop import StagePoint
+from trainers.methods import phases_of
+from trainers.record import PhaseTiming
+from trainers.schedule import phase_at
+from trainers.spec import TrialSpec
+from trainers.stage import StageJob, StageResult
+
+Surface = Callable[[TrialSpec], float]
+"""Final loss of a trial, in nats."""
+
+
+@dataclass
+class SimulatedExecutor:
+    """`workers` workers in simulated time; `wall_seconds` is when the last of them was done."""
+
+    surface: Surface
+    step_seconds: Callable[[TrialSpec], float]
+    workers: int
+    device: str = "simulated"
+    wall_seconds: float = 0.0
+    num_stages: int = 0
+    trained_steps: dict[str, int] = field(default_factory=dict)
+
+    def run(self, source: StageSource, train: Train, watch: Callable[[], None]) -> None:
+        """See `Executor`; `train` is not called."""
+        now, busy, count = 0.0, [], 0  # type: ignore[var-annotated]
+        while True:
+            job: StageJob | Idle = Idle.WAIT
+            while len(busy) < self.workers and isinstance(job := source.next_job(), StageJob):
+                count += 1
+                heapq.heappush(busy, (now + self._seconds(job), count, job))
+            if not busy:
+                return
+            now, _, ended = heapq.heappop(busy)
+            self.wall_seconds = now
+            source.finish(self._result(ended))
+            watch()
+
+    def _seconds(self, job: StageJob) -> float:
+        return (job.end - job.start) * self.step_seconds(job.spec)
+
+    def _result(self, job: StageJob) -> StageResult:
+        phase = phase_at(phases_of(job.spec), job.start)
+        seconds = self._seconds(job)
+        self.num_stages += 1
+        self.trained_steps[job.spec.method] = self.trained_steps.get(job.spec.method, 0) + job.end - job.start
+        return StageResult(
+            node=job.node,
+            parent=job.parent,
+            start=job.start,
+            end=job.end,
+            outcome=None,
+            points=(StagePoint(job.end, self.surface(job.spec), phase.name),),
+            timings=(PhaseTiming(phase.name, phase.bag_size, job.end - job.start, self.step_seconds(job.spec)),),
+            busy_seconds=seconds,
+            billed_seconds=seconds,
+            skipped_steps=0,
+            booked_by=job.booked_by,
+            device=self.device,
+            execution=job.execution,
+        )

@@ -1,0 +1,117 @@
+"""Where stages leave their results and states: a folder shared by all workers, or memory for simulated sweeps.
+
+Decides what is deleted; which stages there are is `lineage`'s, what is in a folder is `trainers.stage`'s.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from trainers.stage import RESULT, STATE, StageResult, read_result
+
+
+class StageStore(Protocol):
+    """Results by the node at their end, and the states that training can go on from."""
+
+    def result(self, node: str) -> StageResult | None:
+        """The result of a stage that ended."""
+        ...
+
+    def add(self, result: StageResult) -> None:
+        """Make a result known that a worker has reported."""
+        ...
+
+    def has_state(self, node: str) -> bool:
+        """Whether training can go on from `node`."""
+        ...
+
+    def states(self) -> dict[str, int]:
+        """Nodes with a state, and the state's size in bytes."""
+        ...
+
+    def drop_state(self, node: str) -> None:
+        """Delete the state of `node`; its result stays."""
+        ...
+
+    def forget(self, node: str) -> None:
+        """Delete state and result: `node` has to be trained again."""
+        ...
+
+
+class DiskStore:
+    """Stages under one folder, `<root>/<node>/`. Results are read once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._results: dict[str, StageResult] = {}
+
+    def result(self, node: str) -> StageResult | None:
+        """See `StageStore`."""
+        if node not in self._results:
+            found = read_result(self.root, node)
+            if found is None:
+                return None
+            self._results[node] = found
+        return self._results[node]
+
+    def add(self, result: StageResult) -> None:
+        """See `StageStore`; the worker has written the file."""
+        self._results[result.node] = result
+
+    def has_state(self, node: str) -> bool:
+        """See `StageStore`."""
+        return (self.root / node / STATE).is_dir() and (self.root / node / RESULT).is_file()
+
+    def states(self) -> dict[str, int]:
+        """See `StageStore`."""
+        return {
+            folder.parent.name: sum(file.stat().st_size for file in folder.iterdir())
+            for folder in self.root.glob(f"*/{STATE}")
+        }
+
+    def drop_state(self, node: str) -> None:
+        """See `StageStore`."""
+        shutil.rmtree(self.root / node / STATE, ignore_errors=True)
+
+    def forget(self, node: str) -> None:
+        """See `StageStore`."""
+        self._results.pop(node, None)
+        (self.root / node / RESULT).unlink(missing_ok=True)
+        self.drop_state(node)
+
+
+@dataclass
+class MemoryStore:
+    """For sweeps that train nothing: every stage that was added keeps a state of no size until it is dropped."""
+
+    results: dict[str, StageResult] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)
+
+    def result(self, node: str) -> StageResult | None:
+        """See `StageStore`."""
+        return self.results.get(node)
+
+    def add(self, result: StageResult) -> None:
+        """See `StageStore`."""
+        self.results[result.node] = result
+        self.kept.add(result.node)
+
+    def has_state(self, node: str) -> bool:
+        """See `StageStore`."""
+        return node in self.kept
+
+    def states(self) -> dict[str, int]:
+        """See `StageStore`."""
+        return dict.fromkeys(self.kept, 0)
+
+    def drop_state(self, node: str) -> None:
+        """See `StageStore`."""
+        self.kept.discard(node)
+
+    def forget(self, node: str) -> None:
+        """See `StageStore`."""
+        self.results.pop(node, None)
+        self.kept.discard(node)

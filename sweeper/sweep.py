@@ -1,0 +1,367 @@
+"""A sweep as a state machine: what to train next, what a result means, when it is over.
+
+Executors ask for stages and bring results; every executor drives this same machine, so that a sweep has the same trials
+wherever it runs. Small scales come first. Per scale both arms are tuned at the same time; an arm whose search is over is
+confirmed on fresh seeds while the other still searches. Searches are asked only when a worker would idle, so that they
+know as much as they can.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import partial
+from typing import Protocol
+
+from sweeper.arm_domain import domain_of
+from sweeper.arms import Arm
+from sweeper.assemble import assemble_record
+from sweeper.lineage import ROOT, Segment, TrialPath, path_of
+from sweeper.search import make_strategy
+from sweeper.search.domain import Parameters
+from sweeper.search.warm_start import starting_points
+from sweeper.space_schema import SearchSpace
+from sweeper.specs import make_spec
+from sweeper.stages import StageBook
+from sweeper.store import StageStore
+from trainers.methods import BASELINE
+from trainers.record import Failed, Provenance, RunRecord, Stopped
+from trainers.schedule import boundary_step
+from trainers.spec import Scalar, TrialSpec
+from trainers.stage import StageJob, StageResult
+
+
+class SweepLedger(Protocol):
+    """What the sweep needs of its ledger."""
+
+    def schedule(self, spec: TrialSpec, stage: str) -> None:
+        """Note that a trial was asked for."""
+        ...
+
+    def started(self, spec: TrialSpec) -> None:
+        """A trial that was asked for runs."""
+        ...
+
+    def reopen(self, spec: TrialSpec) -> None:
+        """A trial that failed is tried again."""
+        ...
+
+    def write(self, record: RunRecord) -> None:
+        """A trial has ended."""
+        ...
+
+    def records(self) -> list[RunRecord]:
+        """Trials that have ended."""
+        ...
+
+    def pending(self) -> list[tuple[TrialSpec, str]]:
+        """Trials that were asked for and have not ended, with their stage."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusFacts:
+    """What specs and records say of a prepared corpus; `directory` is where workers open it."""
+
+    fingerprint: str
+    tokenizer_fingerprint: str
+    vocab_size: int
+    train_tokens: int
+    directory: str
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where and how stages run: run arguments, no part of any trial's identity."""
+
+    store: str
+    stop_file: str
+    execution: str
+    devices_per_trial: int = 1
+    on_gpu: bool = False
+    checkpoint_seconds: float = 30.0
+    micro_sequences: int | None = None
+    disk_bytes: float = 20e9
+
+
+class Idle(Enum):
+    """Why there is no stage to start: some may come when a running one ends, or the sweep is over."""
+
+    WAIT = "wait"
+    OVER = "over"
+
+
+PathMaker = Callable[[TrialSpec, str], TrialPath]
+
+
+@dataclass
+class Sweep:
+    """One run of one sweep. `max_hours` are device-hours of the whole sweep, earlier runs included; None has no limit."""
+
+    space: SearchSpace
+    corpus: CorpusFacts
+    ledger: SweepLedger
+    store: StageStore
+    site: Site
+    provenance: Provenance
+    max_hours: float | None = None
+    make_path: PathMaker = path_of
+    arms: list[Arm] = field(default_factory=list)
+    stopping: str | None = None
+    latest: str = ""
+    spent_hours: float = 0.0
+    losses: dict[str, tuple[int, float]] = field(default_factory=dict)
+    arm_hours: defaultdict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
+    arm_steps: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.book = StageBook(self.store)
+        self.book.adopt(self.store.states())
+        self.finished: dict[str, RunRecord] = {}
+        self._stage_of: dict[str, str] = {}
+        self._begun: set[str] = set()
+        for record in self.ledger.records():
+            if isinstance(record.outcome, Failed):
+                self.ledger.reopen(record.spec)
+            else:
+                self.finished[record.spec.spec_id] = record
+            self.spent_hours += record.timing.incurred_gpu_hours
+            self.arm_hours[record.spec.scale, record.spec.method] += record.timing.incurred_gpu_hours
+        self._optima: dict[str, Parameters] = {}
+        self._open_scale()
+
+    # what to do next
+
+    def next_job(self) -> StageJob | Idle:
+        """The stage that a free worker should train now. The worker has it from here on."""
+        if self.max_hours is not None and self.spent_hours >= self.max_hours and self.stopping is None:
+            self.stopping = f"{self.spent_hours:.3g} of at most {self.max_hours:g} device-hours are spent"
+        if self.stopping is not None:
+            return Idle.WAIT if self.book.running else Idle.OVER
+        while True:
+            ready = self.book.ready()
+            if ready:
+                return self._start(ready[0])
+            if not self._ask_more():
+                break
+        return Idle.WAIT if self.book.running else Idle.OVER
+
+    def _start(self, segment: Segment) -> StageJob:
+        self.book.start(segment)
+        for spec_id in segment.trials:
+            if spec_id not in self._begun:
+                self._begun.add(spec_id)
+                self.ledger.started(self.book.paths[spec_id].spec)
+        return StageJob(
+            node=segment.node,
+            parent=None if segment.parent == ROOT else segment.parent,
+            start=segment.start,
+            end=segment.end,
+            spec=segment.spec,
+            booked_by=segment.trials[0],
+            store=self.site.store,
+            corpus=self.corpus.directory,
+            stop_file=self.site.stop_file,
+            device="cuda:0" if self.site.on_gpu else "cpu",
+            execution=self.site.execution,
+            evaluate_every=self.space.evaluate_every,
+            checkpoint_seconds=self.site.checkpoint_seconds,
+            micro_sequences=self.site.micro_sequences,
+            keep_state=self.book.keeps_state(segment),
+        )
+
+    def _ask_more(self) -> bool:
+        """Ask the arm that is least far for more trials, or confirm, or go to the next scale. False when none can."""
+        searching = sorted(
+            (arm for arm in self.arms if arm.winner is None), key=lambda arm: len(arm.asked) / arm.trials
+        )
+        for arm in searching:
+            specs = arm.ask()
+            if specs:
+                self._want([(spec, "tuning") for spec in specs])
+                return True
+        for arm in searching:
+            if arm.tuning_done and not arm.confirming:
+                return self._confirm(arm)
+        if not self.book.paths and not self.book.running and len(self._optima) < len(self.space.scales):
+            return self._next_scale()
+        return False
+
+    def _confirm(self, arm: Arm) -> bool:
+        trials = arm.confirm()
+        self.book.protected -= self._boundaries(arm.asked.values())
+        self._want(trials)
+        self.latest = (
+            f"{arm.scale} {arm.method}: confirming the winner" if trials else f"{arm.method}: every trial failed"
+        )
+        if not trials:
+            self.arms.remove(arm)
+        return True
+
+    def _next_scale(self) -> bool:
+        tuned = next((arm for arm in self.arms if arm.method != BASELINE and arm.winner), None)
+        self._optima[self.space.scales[len(self._optima)]] = tuned.winner.parameters if tuned and tuned.winner else ()
+        if len(self._optima) == len(self.space.scales):
+            return False
+        self._open_scale()
+        return True
+
+    def _open_scale(self) -> None:
+        scale = self.space.scales[len(self._optima)]
+        self.arms = [self._open_arm(scale, method) for method in self.space.methods]
+
+    def _open_arm(self, scale: str, method: str) -> Arm:
+        space = self.space
+        settings = space.methods[method]
+        domain = domain_of(settings, space.seeds.tuning)
+        trials = space.search.trials_per_arm
+        if space.search.sampler == "grid":
+            trials = min(trials, len(domain.points) * len(space.seeds.tuning))
+        known = list(self._optima.values())
+        smaller = known[-1] if known and known[-1] and method != BASELINE else None
+        starts = starting_points(domain, smaller_scale=smaller) if space.search.warm_start else ()
+        arm = Arm(
+            scale=scale,
+            method=method,
+            domain=domain,
+            strategy=make_strategy(
+                space.search.sampler,
+                domain,
+                trials=trials,
+                fan=space.search.fan,
+                seed=space.search.seed,
+                warm_start=starts,
+            ),
+            make=partial(self._make_spec, scale, method),
+            trials=trials,
+            confirmation=settings.budgets.confirmation,
+            seeds=space.seeds.confirmation,
+            noise_floor=method == BASELINE and len(space.seeds.confirmation) == 1,
+        )
+        self._take_up(arm)
+        return arm
+
+    def _make_spec(self, scale: str, method: str, parameters: Mapping[str, Scalar], steps: int, seed: int) -> TrialSpec:
+        return make_spec(
+            self.space,
+            scale=scale,
+            method=method,
+            parameters=parameters,
+            total_steps=steps,
+            seed=seed,
+            corpus_fingerprint=self.corpus.fingerprint,
+            tokenizer_fingerprint=self.corpus.tokenizer_fingerprint,
+            vocab_size=self.corpus.vocab_size,
+        )
+
+    def _take_up(self, arm: Arm) -> None:
+        """What earlier runs of the sweep left: finished tuning trials are told, unfinished ones go on."""
+        finished = [r for r in self.finished.values() if r.stage == "tuning" and arm.belongs(r.spec)]
+        pending = [
+            spec
+            for spec, stage in self.ledger.pending()
+            if stage == "tuning" and spec.spec_id not in self.finished and arm.belongs(spec)
+        ]
+        arm.replay(finished[: arm.trials], pending[: max(0, arm.trials - len(finished))])
+        self._want([(spec, "tuning") for spec in arm.asked.values() if spec.spec_id not in arm.tuned])
+
+    def _want(self, trials: Iterable[tuple[TrialSpec, str]]) -> None:
+        new = [(spec, stage) for spec, stage in trials if spec.spec_id not in self.finished]
+        for spec, stage in new:
+            self.ledger.schedule(spec, stage)
+            self._stage_of[spec.spec_id] = stage
+        self.book.add(self.make_path(spec, self.site.execution) for spec, _ in new)
+        self.book.protected |= {
+            node
+            for spec, stage in new
+            if stage == "tuning" and (step := boundary_step(spec.step_ratio, spec.schedule.total_steps)) > 0
+            for node in [self.make_path(spec, self.site.execution).node(step)]
+        }
+        self._settle([spec.spec_id for spec, _ in new])
+
+    def _boundaries(self, specs: Iterable[TrialSpec]) -> set[str]:
+        """States at the boundary of tuning trials: a later round of the search may go on from them."""
+        paths = [self.make_path(spec, self.site.execution) for spec in specs]
+        steps = [boundary_step(path.spec.step_ratio, path.end) for path in paths]
+        return {path.node(step) for path, step in zip(paths, steps, strict=True) if step}
+
+    # what happened
+
+    def finish(self, result: StageResult) -> None:
+        """A worker has trained a stage to its end, or to a divergence, or was stopped (`outcome`)."""
+        segment = self.book.running[result.node]
+        if isinstance(result.outcome, Stopped):
+            self.book.abandon(result.node)
+            self.stopping = self.stopping or "stop requested"
+            return
+        self.book.finish(result)
+        self.losses.pop(result.node, None)
+        arm, hours = (
+            (segment.spec.scale, segment.spec.method),
+            self.site.devices_per_trial * result.billed_seconds / 3600,
+        )
+        self.spent_hours += hours
+        self.arm_hours[arm] += hours
+        self.arm_steps[arm] += segment.steps
+        self._settle([spec_id for spec_id, way in self.book.tree.ways.items() if result.node in way])
+        self.book.sweep_out(self.site.disk_bytes)
+        if result.outcome is not None:
+            self.latest = f"{segment.spec.method} diverged at step {result.outcome.step}: {result.outcome.reason}"
+
+    def fail(self, node: str, reason: str) -> None:
+        """A stage failed for good: its trials are recorded as failed, the rest of the sweep goes on."""
+        self.book.abandon(node)
+        for spec_id in [spec_id for spec_id, way in self.book.tree.ways.items() if node in way]:
+            self._record(spec_id, failure=reason)
+        self.latest = f"a stage failed: {reason}"
+
+    def lose_parent(self, job: StageJob) -> None:
+        """The state that a stage starts from is damaged: train the parent again."""
+        self.book.abandon(job.node)
+        if job.parent is not None:
+            self.book.lose(job.parent)
+        self.latest = f"the state at step {job.start} is damaged and is trained again"
+
+    def point(self, node: str, step: int, loss: float) -> None:
+        """A running stage has evaluated: for the screen."""
+        self.losses[node] = (step, loss)
+
+    def _settle(self, spec_ids: Iterable[str]) -> None:
+        for spec_id in spec_ids:
+            if spec_id in self.book.paths and self.book.chain(spec_id)[1]:
+                self._record(spec_id)
+
+    def _provenance(self, chain: Sequence[StageResult]) -> Provenance:
+        """Where this trial ran: the workers know their device, the driver the rest."""
+        devices = list(dict.fromkeys(part.device for part in chain)) or [self.provenance.device]
+        return replace(
+            self.provenance,
+            device=" + ".join(devices),
+            device_kind="cuda" if self.site.on_gpu else "cpu",
+            execution=self.site.execution,
+        )
+
+    def _record(self, spec_id: str, failure: str | None = None) -> None:
+        spec, (chain, _) = self.book.paths[spec_id].spec, self.book.chain(spec_id)
+        record = assemble_record(
+            spec,
+            self._stage_of[spec_id],
+            chain,
+            self._provenance(chain),
+            devices=self.site.devices_per_trial,
+            corpus_tokens=self.corpus.train_tokens,
+            evaluate_every=self.space.evaluate_every,
+            failure=failure,
+        )
+        self.ledger.write(record)
+        self.finished[spec_id] = record
+        self.book.remove(spec_id)
+        arm = next((arm for arm in self.arms if spec_id in arm.asked), None)
+        if arm is not None and record.stage == "tuning":
+            arm.tell(record)
+        if record.final_loss is not None:
+            self.latest = (
+                f"{spec.scale} {spec.method} ended at {record.final_loss:.4f} after {spec.schedule.total_steps:,} steps"
+            )

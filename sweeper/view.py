@@ -1,0 +1,103 @@
+"""What a person watching a sweep is shown, as values: the screen draws them, `status` prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sweeper.arms import NOISE_FLOOR_SEEDS, Arm
+from sweeper.sweep import Sweep
+from trainers.methods import BASELINE
+from trainers.record import RunRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ArmView:
+    """One arm. `state` is waiting, tuning, confirming or done; hours are device-hours, `hours_left` an estimate."""
+
+    scale: str
+    method: str
+    state: str
+    done: int
+    running: int
+    left: int
+    best_loss: float | None
+    best_parameters: str
+    hours_spent: float
+    hours_left: float | None
+    ended_badly: int = 0
+
+    @property
+    def total(self) -> int:
+        """Trials of the arm, tuning and confirmation together."""
+        return self.done + self.running + self.left
+
+
+@dataclass(frozen=True, slots=True)
+class SweepView:
+    """The whole sweep. `clock` is GPU-hours or CPU-hours; `latest` is the last thing that happened, in words."""
+
+    name: str
+    clock: str
+    arms: tuple[ArmView, ...]
+    hours_spent: float
+    hours_left: float | None
+    latest: str
+
+
+def describe_point(record: RunRecord) -> str:
+    """The searched values of a trial, short: `s=3 r=0.2 lr=0.004`."""
+    short = {"bag_size": "s", "step_ratio": "r"}
+    parts = [f"{short.get(name, name)}={value}" for name, value in record.spec.parameters if not isinstance(value, str)]
+    return " ".join([*parts, f"lr={record.spec.schedule.learning_rate:g}"])
+
+
+def _state(arm: Arm | None, done: int, total: int) -> str:
+    if done >= total:
+        return "done"
+    if arm is None:
+        return "waiting"
+    return "confirming" if arm.winner else "tuning"
+
+
+def _arm_view(sweep: Sweep, scale: str, method: str, planned_steps: Mapping[tuple[str, str], int]) -> ArmView:
+    space, key = sweep.space, (scale, method)
+    arm = next((arm for arm in sweep.arms if (arm.scale, arm.method) == key), None)
+    records = [r for r in sweep.finished.values() if (r.spec.scale, r.spec.method) == key]
+    seeds, budgets = len(space.seeds.confirmation), len(space.methods[method].budgets.confirmation)
+    floor = NOISE_FLOOR_SEEDS - 1 if seeds == 1 and method == BASELINE else 0
+    total = (arm.trials if arm else space.search.trials_per_arm) + seeds * budgets + floor
+    running = sum((s.spec.scale, s.spec.method) == key for s in sweep.book.running.values())
+    best = arm.best if arm else None
+    steps, hours = sweep.arm_steps[key], sweep.arm_hours[key]
+    planned = planned_steps.get(key)
+    hours_left = hours / steps * max(0, planned - steps) if planned is not None and steps else None
+    return ArmView(
+        scale=scale,
+        method=method,
+        state=_state(arm, len(records), total),
+        done=len(records),
+        running=running,
+        left=max(0, total - len(records) - running),
+        best_loss=best.final_loss if best else None,
+        best_parameters=describe_point(best) if best else "",
+        hours_spent=hours,
+        hours_left=hours_left,
+        ended_badly=sum(record.final_loss is None for record in records),
+    )
+
+
+def view_of(sweep: Sweep, planned_steps: Mapping[tuple[str, str], int]) -> SweepView:
+    """The sweep as it stands. `planned_steps` are the steps still to train per (scale, method) when the run began."""
+    arms = tuple(
+        _arm_view(sweep, scale, method, planned_steps) for scale in sweep.space.scales for method in sweep.space.methods
+    )
+    left = [arm.hours_left for arm in arms]
+    return SweepView(
+        name=sweep.space.name,
+        clock="GPU-hours" if sweep.site.on_gpu else "CPU-hours",
+        arms=arms,
+        hours_spent=sweep.spent_hours,
+        hours_left=None if None in left else sum(hours for hours in left if hours is not None),
+        latest=sweep.latest,
+    )

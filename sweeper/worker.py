@@ -1,0 +1,30 @@
+"""One stage on one worker process: opens the corpus once, then trains what it is given. Runs under any executor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from trainers.loop import StagePoint
+from trainers.stage import StageJob, StageResult, run_stage
+
+
+@cache
+def _corpus(directory: str) -> Any:
+    from trainers.data.shards import open_corpus
+
+    return open_corpus(Path(directory))
+
+
+def train_stage(job: StageJob, on_point: Callable[[StagePoint], None]) -> StageResult:
+    """Train `job` here, with as many threads as the executor gave (`OMP_NUM_THREADS`, else one).
+
+    Raises what `trainers.stage.run_stage` raises.
+    """
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    return run_stage(job, _corpus(job.corpus), on_point)
