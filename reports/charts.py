@@ -6,6 +6,7 @@ horizontal or vertical but faint, and names stand at the ends of lines instead o
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -73,13 +74,24 @@ def log_axis(title: str, low: float, high: float, *, grid: bool = False, suffix:
     )
 
 
+def linear_axis(
+    title: str, low: float, high: float, *, grid: bool = True, most: int = 8, **more: Any
+) -> dict[str, Any]:
+    """A linear axis over `[low, high]` with at most `most` round ticks, all with the same decimals."""
+    ticks = even_ticks(low, high, most)
+    steps = [abs(right - left) for left, right in itertools.pairwise(ticks)] or [high - low]
+    decimals = next((digits for digits in range(8) if math.isclose(steps[0], round(steps[0], digits))), 8)
+    text = [f"{tick:,.{decimals}f}".replace("-", "\u2212") for tick in ticks]
+    return axis(title, grid=grid, range=[low, high], tickvals=ticks, ticktext=text, **more)
+
+
 def round_ticks(low: float, high: float, most: int = 7) -> list[float]:
     """Round positive numbers within `[low, high]` for a logarithmic axis, at most `most`.
 
     Over less than a factor of three they are evenly spaced, over more they are round in every decade.
     """
     if high < 3 * low:
-        return _even_ticks(low, high, most)
+        return even_ticks(low, high, most)
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     inside: list[float] = []
     for mantissas in ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
@@ -90,7 +102,8 @@ def round_ticks(low: float, high: float, most: int = 7) -> list[float]:
     return inside[:: math.ceil(len(inside) / most)]
 
 
-def _even_ticks(low: float, high: float, most: int) -> list[float]:
+def even_ticks(low: float, high: float, most: int) -> list[float]:
+    """Round numbers at equal distances within `[low, high]`, at most `most`."""
     unit = 10.0 ** math.floor(math.log10((high - low) / most))
     for step in (unit, 2 * unit, 2.5 * unit, 5 * unit, 10 * unit, 20 * unit):
         start, end = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)

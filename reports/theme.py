@@ -113,13 +113,20 @@ def loss(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def hours(value: float | None) -> str:
-    """Device-hours with three significant digits; short ones in minutes or seconds."""
+def hours(value: float | None, beside: float | None = None) -> str:
+    """Device-hours with three significant digits; short ones in minutes or seconds, in the unit of the larger of
+    `value` and `beside`."""
     if value is None:
         return "–"
-    if value >= 1:
+    larger = max(value, beside or 0.0)
+    if larger >= 1:
         return f"{significant(value)} h"
-    return f"{significant(value * 60)} min" if value * 60 >= 1 else f"{significant(value * 3600)} s"
+    return f"{significant(value * 60)} min" if larger * 60 >= 1 else f"{significant(value * 3600)} s"
+
+
+def hours_to_hours(baseline: float | None, method: float | None) -> str:
+    """`74.2 h → 34.0 h`, in one unit."""
+    return f"{hours(baseline, method)} → {hours(method, baseline)}"
 
 
 def count(value: float | None) -> str:

@@ -13,7 +13,7 @@ from trainers.flops import flops_per_position
 from trainers.record import RunRecord
 from trainers.spec import TrialSpec
 
-ASSUMED_CPU_FLOPS = 1.6e10
+ASSUMED_CPU_FLOPS = 2.4e10
 """Useful FLOP/s of one CPU core on small models, float32, eager: measured at nano on a Zen 4 core."""
 ASSUMED_GPU_FLOPS = 0.4 * 989e12
 """Useful FLOP/s of one GPU: 40 % of an H200's dense bf16 peak."""
@@ -44,6 +44,6 @@ def step_cost(records: Iterable[RunRecord], device: str, on_gpu: bool) -> StepCo
             seen.setdefault((record.spec.scale, record.spec.tokens_per_step), []).extend(times)
     measured = {key: median(times) for key, times in seen.items() if times}
     guess = ASSUMED_GPU_FLOPS if on_gpu else ASSUMED_CPU_FLOPS
-    said = f"assumed {guess / 1e12:,.3g} TFLOP/s"
+    said = f"assumed {guess / 1e12:,.3g} TFLOP/s" if on_gpu else f"assumed {guess / 1e9:,.3g} GFLOP/s"
     source = "measured here by earlier runs" if measured else said
     return StepCost(measured, guess, source)

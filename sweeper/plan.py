@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from statistics import variance
 
 from reports.resolution import what_it_can_resolve
 from sweeper.costs import StepCost
@@ -232,21 +233,38 @@ def _arm_plan(
     )
 
 
+def measured_deviation(known: Iterable[RunRecord]) -> float | None:
+    """Pooled deviation of final losses within (method, parameters, budget) over confirmation seeds, None without repeats."""
+    cells: dict[tuple[object, ...], list[float]] = {}
+    for record in known:
+        if record.stage != "tuning" and record.final_loss is not None:
+            spec = record.spec
+            key = (spec.scale, spec.method, spec.parameters, spec.schedule)
+            cells.setdefault(key, []).append(record.final_loss)
+    repeated = [losses for losses in cells.values() if len(losses) > 1]
+    if not repeated:
+        return None
+    freedom = sum(len(losses) - 1 for losses in repeated)
+    return math.sqrt(sum(variance(losses) * (len(losses) - 1) for losses in repeated) / freedom)
+
+
 def _resolution(space: SearchSpace, known: list[RunRecord]) -> tuple[float | None, str]:
     methods = [name for name in space.methods if name != BASELINE]
     if not methods:
         return None, "there is no method beside the baseline"
     seeds = len(space.seeds.confirmation)
+    measured = measured_deviation(known)
     result = what_it_can_resolve(
         baseline_budgets=space.methods[BASELINE].budgets.confirmation,
         method_budget=max(space.methods[methods[0]].budgets.confirmation),
         baseline_seeds=seeds,
         method_seeds=seeds,
-        sigma=ASSUMED_DEVIATION,
+        sigma=measured or ASSUMED_DEVIATION,
         noise_floor_seeds=4 if seeds == 1 else 0,
     )
-    reason = result.reason or f"assuming a seed deviation of {ASSUMED_DEVIATION} nats"
-    return result.smallest_speedup, reason
+    said = "measured" if measured else "assumed"
+    reason = f"with a seed deviation of {measured or ASSUMED_DEVIATION:.3g} nats, {said}"
+    return result.smallest_speedup, f"{result.reason}; {reason}" if result.reason else reason
 
 
 def make_plan(

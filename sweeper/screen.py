@@ -34,6 +34,16 @@ def hours(value: float | None) -> str:
     return f"{value:,.1f} h" if value < 100 else f"{value:,.0f} h"
 
 
+def seconds(value: float) -> str:
+    """The duration of a step."""
+    return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:,.3g} s"
+
+
+def device_time(value: float | None, clock: str) -> str:
+    """Device-hours in words: `9.9 min of CPU time`."""
+    return f"{hours(value)} of {clock.removesuffix('-hours')} time"
+
+
 def amount(value: float) -> str:
     """A large count, short."""
     for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
@@ -44,6 +54,8 @@ def amount(value: float) -> str:
 
 def money(value: float, currency: str) -> str:
     """An amount of money; cents where they matter."""
+    if 0 < value < 0.01:
+        return f"< 0.01 {currency}"
     return f"{value:,.2f} {currency}" if value < 100 else f"{value:,.0f} {currency}"
 
 
@@ -84,7 +96,7 @@ def sweep_line(view: SweepView) -> str:
     """The whole sweep in one plain line."""
     arms = ", ".join(f"{arm.method} {arm.done}/{arm.total}" for arm in view.arms if arm.state != "waiting")
     left = f", {hours(view.hours_left)} to go" if view.hours_left is not None else ""
-    return f"{arms} · {hours(view.hours_spent)} of {view.clock} spent{left} · {view.latest}"
+    return f"{arms} · {device_time(view.hours_spent, view.clock)} spent{left} · {view.latest}"
 
 
 @contextmanager
@@ -107,7 +119,7 @@ def progress(console: Console) -> Iterator[tuple[Callable[[str], None], Callable
             table = sweep_table(view)
             left = f", {hours(view.hours_left)} to go" if view.hours_left is not None else ""
             table.caption = Text(
-                f"{hours(view.hours_spent)} of {view.clock} spent{left} · {view.latest}", style="italic"
+                f"{device_time(view.hours_spent, view.clock)} spent{left} · {view.latest}", style="italic"
             )
             table.caption_justify = "left"
             live.update(table)
@@ -141,7 +153,7 @@ def _arm_row(table: Table, arm: ArmPlan, plan: Plan) -> None:
 
 def _scale_table(scale: ScalePlan, plan: Plan) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")
-    table.title = f"{scale.scale} · {amount(scale.parameters)} parameters · {scale.step_seconds * 1e3:.3g} ms a step"
+    table.title = f"{scale.scale} · {amount(scale.parameters)} parameters · {seconds(scale.step_seconds)} a step"
     names = ["arm", "tune + confirm", "steps alone", "shared", plan.clock]
     names += ["price"] if plan.price_per_hour is not None else []
     for index, name in enumerate([*names, "tokens a run", "epochs"]):
@@ -169,7 +181,7 @@ def show_plan(console: Console, plan: Plan) -> None:
     )
     console.print()
     console.print(
-        f"In all {hours(plan.hours_shared)} of {plan.clock}{price}; sharing prefixes saves {hours(saved)} "
+        f"In all {device_time(plan.hours_shared, plan.clock)}{price}; sharing prefixes saves {hours(saved)} "
         f"({plan.steps_saved:.0%} of the steps)."
     )
 

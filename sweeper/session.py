@@ -94,10 +94,13 @@ def plan_file(options: RunOptions) -> Plan:
     from trainers.data.prepare import find_prepared
 
     space = load_search_space(options.file)
-    request = corpus_request(space)
-    manifest = find_prepared(request, options.results / CORPORA)
-    facts = corpus_facts(manifest) if manifest else UNPREPARED
-    words = f"{manifest.description}, prepared" if manifest else f"{request.source}, unprepared"
+    facts, words = UNPREPARED, f"{space.corpus.source}, unprepared"
+    try:
+        manifest = find_prepared(corpus_request(space), options.results / CORPORA)
+        if manifest:
+            facts, words = corpus_facts(manifest), f"{manifest.description}, prepared"
+    except ValueError as error:
+        words = f"unprepared ({error})"
     known = []
     with (
         contextlib.suppress(Exception),
@@ -105,7 +108,7 @@ def plan_file(options: RunOptions) -> Plan:
     ):
         known = ledger.records()
     on_gpu, workers = _room(space, options)
-    device = provenance("eager", "cuda" if on_gpu else None).device
+    device = _device_name(on_gpu)
     return make_plan(
         space,
         corpus=facts,
@@ -133,6 +136,15 @@ def _room(space: SearchSpace, options: RunOptions) -> tuple[bool, int]:
     else:
         room = max(1, len(os.sched_getaffinity(0)) // space.resources.cpus)
     return on_gpu, options.workers or room
+
+
+def _device_name(on_gpu: bool) -> str:
+    """What step times are looked up by. A plan for GPUs may be made where there is none."""
+    if not on_gpu:
+        return provenance("eager").device
+    import torch
+
+    return provenance("eager", "cuda").device if torch.cuda.is_available() else "a GPU"
 
 
 def _devices(space: SearchSpace, on_gpu: bool) -> int:
@@ -217,18 +229,21 @@ def run_file(options: RunOptions, say: Say, watch: Watch) -> SessionEnd:
         corpus = prepare(corpus_request(space), options.results / CORPORA, say)
         corpus.validation(space.validation_tokens + 1)
         ledger = stack.enter_context(Ledger.open(options.results, space.name, options.tracking_uri, create=True))
+        sweep: Sweep | None = None
+        complete = False
         try:
             with _stopping(folder), _executor(space, options, folder) as (executor, on_gpu):
                 sweep = _sweep(space, options, folder, ledger, corpus, on_gpu)
                 planned = plan_file(options).planned_steps
                 executor.run(sweep, train_stage, lambda: _look(sweep, folder, planned, watch))
                 watch(view_of(sweep, planned))
+                complete = sweep.stopping is None and not sweep.book.paths
         finally:
-            end = _report(ledger, options, folder, say)
-        unfinished = sweep.stopping or ("trials are left" if sweep.book.paths else None)
+            if sweep is not None:
+                end = _report(ledger, options, folder, say)
+                ledger.finish("finished" if complete else "killed", end.headline, end.report)
         failed = sum(record.final_loss is None for record in sweep.finished.values())
-        ledger.finish("killed" if unfinished else "finished", end.headline, end.report)
-        return replace(end, reason=unfinished, failed=failed)
+        return replace(end, reason=None if complete else sweep.stopping or "trials are left", failed=failed)
 
 
 def _look(sweep: Sweep, folder: Path, planned: Mapping[tuple[str, str], int], watch: Watch) -> None:

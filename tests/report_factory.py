@@ -218,3 +218,9 @@ def invented_study(variant: str) -> Study:
     truths = VARIANTS[variant]
     runs = [run_from_record(record) for record in with_mishaps(records_of(*truths))]
     return build_study(context_of(f"invented-{variant}", truths), runs)
+
+
+def many_runs(truth: Invented) -> Study:
+    """The study of one invented scale of any size, without mishaps."""
+    runs = [run_from_record(record) for record in records_of(truth)]
+    return build_study(context_of("invented-large", (truth,)), runs)

@@ -223,7 +223,8 @@ def _table(shown: FactorsInfo) -> Table:
         for row in shown.phases
     )
     on = f" on {shown.device}" if shown.device else ""
-    return Table(f"Steady-state speed of each phase{on}", columns, rows)
+    folded = f"The speed of all {len(rows)} phases" if len(rows) > 12 else ""
+    return Table(f"Steady-state speed of each phase{on}", columns, rows, folded)
 
 
 SECTION = Section("factors", "Where it comes from", info, figure)

@@ -7,6 +7,7 @@ budget and by clock. All numbers are the summary's.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,11 +54,17 @@ def info(study: Study, summary: Summary) -> IsoLossInfo:
         arms = [arm for arm in scale.arms if arm.method in ("baseline", verdict.method) and arm.cells]
         if not arms:
             continue
-        runs = [run for arm in arms for cell in reversed(arm.cells) for run in cell.runs if len(run.curve)]
+        runs = _seed_by_seed(arms)
         omitted += max(len(runs) - per_chart, 0)
         chart = _chart(verdict, scale, arms, runs[:per_chart])
         comparisons.append(Comparison(f"iso-loss-{number}", verdict, chart))
     return IsoLossInfo(tuple(comparisons), omitted)
+
+
+def _seed_by_seed(arms: list[Arm]) -> list[FinishedRun]:
+    """All runs with a curve, the first seed of every cell before the second of any: a limit then cuts fairly."""
+    cells = [cell.runs for arm in arms for cell in reversed(arm.cells)]
+    return [run for runs in itertools.zip_longest(*cells) for run in runs if run is not None and len(run.curve)]
 
 
 def _chart(verdict: ScaleVerdict, scale: ScaleStudy, arms: list[Arm], runs: list[FinishedRun]) -> IsoLoss:
@@ -79,6 +86,7 @@ def _chart(verdict: ScaleVerdict, scale: ScaleStudy, arms: list[Arm], runs: list
     reached = isinstance(verdict.speedup, Reached)
     return IsoLoss(
         clock_label=label,
+        loss_label=_loss_label(arms),
         methods=tuple(arm.method for arm in arms),
         points=points,
         curves=curves,
@@ -93,6 +101,12 @@ def _chart(verdict: ScaleVerdict, scale: ScaleStudy, arms: list[Arm], runs: list
         arrow_text=_arrow_text(verdict),
         projected=isinstance(verdict.speedup, Reached) and verdict.speedup.extrapolated,
     )
+
+
+def _loss_label(arms: list[Arm]) -> str:
+    """What was measured: runs from elsewhere may say that it is their training loss."""
+    stated = {run.validation or "" for arm in arms for cell in arm.cells for run in cell.runs}
+    return "training loss" if all(text.startswith("training loss") for text in stated) else "validation loss"
 
 
 def _arrow_text(verdict: ScaleVerdict) -> str:
@@ -170,14 +184,16 @@ def _comparison(comparison: Comparison) -> list[Block]:
 def _title(verdict: ScaleVerdict, chart: IsoLoss) -> str:
     method = theme.method_label(verdict.method)
     target = theme.loss(verdict.target_loss)
-    show = theme.hours if verdict.clock == "gpu_hours" else theme.count
     match verdict.speedup:
         case Reached() if verdict.baseline_cost is not None and verdict.method_cost is not None:
             would = "would need" if verdict.speedup.extrapolated else "needs"
-            return (
-                f"To end at a loss of {target}, {method} needs {show(verdict.method_cost)} "
-                f"and the baseline {would} {show(verdict.baseline_cost)}"
-            )
+            costs = theme.count(verdict.method_cost), theme.count(verdict.baseline_cost)
+            if verdict.clock == "gpu_hours":
+                costs = (
+                    theme.hours(verdict.method_cost, verdict.baseline_cost),
+                    theme.hours(verdict.baseline_cost, verdict.method_cost),
+                )
+            return f"To end at a loss of {target}, {method} needs {costs[0]} and the baseline {would} {costs[1]}"
         case NotReached():
             return f"No baseline run ends as low as {method} does, at {target}"
         case _:

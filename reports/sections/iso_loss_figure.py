@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from reports import theme
 from reports.blocks import Column, Table
-from reports.charts import axis, blank, label, log_axis, padded_log
+from reports.charts import blank, label, linear_axis, log_axis, padded_log
 from reports.verdict import LadderCurve
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class IsoLoss:
     """All that one chart shows. `baseline_cost` is None where the baseline does not reach `target_loss`."""
 
     clock_label: str
+    loss_label: str
     methods: tuple[str, ...]
     points: tuple[EndPoint, ...]
     curves: tuple[InRunCurve, ...]
@@ -63,8 +64,9 @@ def draw(shown: IsoLoss) -> go.Figure:
     drawn = blank(left=66, right=92, top=18, bottom=56)
     cost_range, loss_range = _ranges(shown)
     _shade_superposition(drawn, shown, cost_range, loss_range)
+    opacity = 0.28 * min(1.0, 20 / max(len(shown.curves), 1)) ** 0.7
     for curve in shown.curves:
-        _draw_curve(drawn, curve)
+        _draw_curve(drawn, curve, opacity)
     for ladder in shown.ladders:
         _draw_ladder(drawn, ladder, cost_range)
     for method in shown.methods:
@@ -72,9 +74,7 @@ def draw(shown: IsoLoss) -> go.Figure:
     _draw_target(drawn, shown, cost_range)
     drawn.update_layout(
         xaxis=log_axis(f"{shown.clock_label} (log scale)", *cost_range),
-        yaxis=axis(
-            "validation loss, nats per token", range=list(loss_range), tickformat=f".{_decimals(loss_range)}f", nticks=8
-        ),
+        yaxis=linear_axis(f"{shown.loss_label}, nats per token", *loss_range),
     )
     return drawn
 
@@ -90,11 +90,6 @@ def _ranges(shown: IsoLoss) -> tuple[tuple[float, float], tuple[float, float]]:
     low, high = min(losses), max(losses)
     span = max(high - low, 0.01)
     return (low_cost, high_cost), (low - 0.14 * span, high + (0.9 if shown.curves else 0.2) * span)
-
-
-def _decimals(loss_range: tuple[float, float]) -> int:
-    """Decimals that tell eight ticks of the loss axis apart."""
-    return max(1, math.ceil(-math.log10((loss_range[1] - loss_range[0]) / 8)))
 
 
 def _shade_superposition(
@@ -129,7 +124,7 @@ def _shade_superposition(
     )
 
 
-def _draw_curve(drawn: go.Figure, curve: InRunCurve) -> None:
+def _draw_curve(drawn: go.Figure, curve: InRunCurve, opacity: float) -> None:
     color = theme.method_style(curve.method).color
     for cost, loss, dash in (
         (curve.early_cost, curve.early_loss, "dot"),
@@ -141,7 +136,7 @@ def _draw_curve(drawn: go.Figure, curve: InRunCurve) -> None:
             x=cost,
             y=loss,
             mode="lines",
-            line={"color": theme.rgba(color, 0.26), "width": 1, "dash": dash},
+            line={"color": theme.rgba(color, opacity), "width": 1, "dash": dash},
             name=curve.name,
             hoverinfo="skip",
         )
@@ -257,6 +252,7 @@ def _draw_target(drawn: go.Figure, shown: IsoLoss, cost_range: tuple[float, floa
             xanchor="center",
             yanchor="top",
             yshift=-8,
+            bgcolor=theme.rgba(theme.PAPER, 0.8),
             font={"size": 15, "color": theme.VERMILLION},
         )
     )

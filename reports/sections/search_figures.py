@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from reports import theme
 from reports.blocks import Chart, Column, Table
-from reports.charts import axis, blank, label, padded, plain, round_ticks
+from reports.charts import axis, blank, label, linear_axis, padded, plain, round_ticks
 from trainers.spec import Scalar
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def spending_chart(key: str, arms: tuple[Spending, ...], clock: str, height: int
         xaxis=axis(
             f"{unit} spent on the arm's search", grid=False, range=[0, 1.04 * most], rangemode="tozero", nticks=6
         ),
-        yaxis=axis("best final loss so far, nats per token", range=[low, high], tickformat=".3~f", nticks=7),
+        yaxis=linear_axis("best final loss so far, nats per token", low, high),
     )
     columns = (Column("Method", numeric=False), Column(f"{clock} spent"), Column("Best loss"))
     rows = tuple((theme.method_label(arm.method), f"{arm.hours[-1]:.4g}", f"{arm.losses[-1]:.4f}") for arm in arms)
@@ -222,9 +222,7 @@ def slices_chart(key: str, slices: tuple[Slice, ...]) -> Chart:
             _draw_slice(drawn, cut, suffix)
         domain = [number * width + (0.035 if number else 0), (number + 1) * width - 0.01]
         drawn.update_layout({f"xaxis{suffix}": _slice_axis(cuts, domain)})
-        loss_axis = axis(
-            "final loss, nats per token" if number == 0 else "", range=[low, high], tickformat=".3~f", nticks=6
-        )
+        loss_axis = linear_axis("final loss, nats per token" if number == 0 else "", low, high, most=6)
         drawn.update_layout({f"yaxis{suffix}": loss_axis | {"anchor": f"x{suffix}", "showticklabels": number == 0}})
         explained = ", ".join(
             f"{theme.method_label(cut.method)} {theme.percent(cut.share)}" for cut in cuts if cut.share is not None

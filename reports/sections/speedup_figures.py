@@ -9,7 +9,7 @@ import numpy as np
 
 from reports import theme
 from reports.blocks import Chart, Column, Table
-from reports.charts import axis, blank, label, log_axis, padded, padded_log
+from reports.charts import blank, label, linear_axis, log_axis, padded, padded_log
 from reports.scaling import SizeTrend
 from reports.sections import forest
 from reports.verdict import Reached, ScaleVerdict, Speedup
@@ -54,7 +54,8 @@ def over_target(key: str, verdict: ScaleVerdict) -> Chart:
     _line_at_one(drawn)
     first, last = padded(curve.target.tolist(), 0.06)
     drawn.update_layout(
-        xaxis=axis("target loss (lower to the right)", grid=False, range=[last, first], nticks=5, tickformat=".3~f"),
+        xaxis=linear_axis("target loss (lower to the right)", first, last, grid=False, most=5)
+        | {"range": [last, first]},
         yaxis=log_axis("speedup (log scale)", low, high, grid=True, suffix="×"),
     )
     columns = (Column("Target loss"), Column("Speedup"), Column("95 % low"), Column("95 % high"))

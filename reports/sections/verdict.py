@@ -96,7 +96,7 @@ def _trend(summary: Summary) -> str:
                 f" At {theme.count(trend.target_params)} parameters that projects {theme.speedup(value)} "
                 f"(prediction interval {below:.2f} to {above:.2f})."
             )
-        sentences.append(text.replace("-", "\u2212"))
+        sentences.append(text.replace("-0", "\u22120"))
     return " ".join(sentences)
 
 
@@ -148,16 +148,16 @@ def _table(shown: VerdictInfo) -> Table:
         Column("Two runs"),
         Column(f"{clock}, baseline → method"),
         Column("Text read"),
-        Column("Fewer × cheaper steps"),
-        Column("Loss gap at equal " + clock),
+        Column("Fewer × cheaper"),
+        Column("Loss gap"),
         Column("Seeds"),
         Column("Trials"),
         Column("Resolves"),
     )
     caption = (
-        "S > 1: the method is faster. Two runs: a pair that ends at nearly the same loss, nothing fitted. Loss gap: "
-        "baseline minus method, nats. Seeds and trials: baseline + method. Resolves: the smallest gain that this sweep "
-        "would find in four cases of five."
+        "S > 1: the method is faster. Two runs: a pair that ends at nearly the same loss, nothing fitted. Fewer × "
+        f"cheaper: steps. Loss gap: baseline minus method at equal {clock}, nats. Seeds and trials: baseline + method. "
+        "Resolves: the smallest gain that this sweep would find in four cases of five."
     )
     return Table(caption, columns, tuple(_table_row(verdict) for verdict in shown.verdicts))
 
@@ -172,10 +172,11 @@ def _table_row(verdict: ScaleVerdict) -> tuple[str, ...]:
         elif row.high is not None:
             interval = f"< {row.high:.2f}"
     if verdict.baseline_cost is not None and verdict.method_cost is not None:
-        show = theme.hours if verdict.clock == "gpu_hours" else theme.count
-        costs = f"{show(verdict.baseline_cost)} → {show(verdict.method_cost)}"
+        costs = f"{theme.count(verdict.baseline_cost)} → {theme.count(verdict.method_cost)}"
+        if verdict.clock == "gpu_hours":
+            costs = theme.hours_to_hours(verdict.baseline_cost, verdict.method_cost)
     elif pair is not None:
-        costs = f"{theme.hours(pair.baseline_hours)} → {theme.hours(pair.method_hours)}"
+        costs = theme.hours_to_hours(pair.baseline_hours, pair.method_hours)
     factors = verdict.factors
     gap = verdict.loss_gap
     trials = [("–" if number is None else str(number)) for number in (verdict.trials_baseline, verdict.trials_method)]

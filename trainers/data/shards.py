@@ -30,6 +30,8 @@ MATERIALISE_BYTES = 256 << 20
 PIECE_TOKENS = 4_096
 """Longer than most documents of a large corpus; a trainer asks for pieces that suit its sequences."""
 
+VALIDATION_PIECE_TOKENS = 1_024
+
 
 @dataclass(frozen=True, slots=True)
 class PreparedCorpus:
@@ -61,17 +63,23 @@ class PreparedCorpus:
         return TokenStream(np.asarray(tokens), piece_offsets(offsets, piece_tokens), seed, materialise_bytes)
 
     def validation(self, num_tokens: int) -> np.ndarray:
-        """The first `num_tokens` held-out tokens, int64 `(num_tokens,)`, the same for every seed and method.
+        """`num_tokens` held-out tokens, int64 `(num_tokens,)`, the same for every seed and method.
 
-        Raises `ValueError` when there are fewer.
+        Pieces of all held-out documents in one fixed order, so that a prefix is a mixture: the first few whole files
+        would make the loss hang on whether a run has lately read their like. Raises `ValueError` when there are fewer.
         """
         if not 0 < num_tokens <= self.validation_tokens:
             raise ValueError(
                 f"validation_tokens: {num_tokens} asked for, the validation split has {self.validation_tokens}; "
                 "ask for fewer, add text or raise corpus.validation_fraction"
             )
-        path = _tokens_path(self.directory, "validation")
-        return np.fromfile(path, dtype=self.token_dtype, count=num_tokens).astype(np.int64)
+        tokens = np.memmap(_tokens_path(self.directory, "validation"), dtype=self.token_dtype, mode="r")
+        offsets = np.fromfile(_offsets_path(self.directory, "validation"), dtype="<i8").astype(np.int64)
+        pieces = piece_offsets(offsets, VALIDATION_PIECE_TOKENS)
+        order = document_order(len(pieces) - 1, seed=0, epoch=0)
+        ends = np.cumsum(np.diff(pieces)[order])
+        needed = order[: int(np.searchsorted(ends, num_tokens)) + 1]
+        return np.concatenate([tokens[pieces[i] : pieces[i + 1]] for i in needed]).astype(np.int64)[:num_tokens]
 
 
 def _tokens_path(directory: Path, split: str) -> Path:
