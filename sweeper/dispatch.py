@@ -76,14 +76,18 @@ def _searcher(source: StageSource) -> Any:
     from ray.tune.search import Searcher
 
     class StageSearcher(Searcher):
-        """Tune's view of the sweep."""
+        """Tune's view of the sweep. Tune pickles its searcher into snapshots; the sweep is no part of them."""
 
-        def __init__(self) -> None:
+        def __init__(self, source: StageSource) -> None:
             super().__init__(metric=None, mode=None)
+            self.source = source
             self.jobs: dict[str, StageJob] = {}
 
+        def __getstate__(self) -> dict[str, Any]:
+            return {}
+
         def suggest(self, trial_id: str) -> Any:
-            job = source.next_job()
+            job = self.source.next_job()
             if isinstance(job, StageJob):
                 self.jobs[trial_id] = job
                 return {"job": json.dumps(job_to_dict(job))}
@@ -91,17 +95,17 @@ def _searcher(source: StageSource) -> Any:
 
         def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
             if "loss" in result and trial_id in self.jobs:
-                source.point(self.jobs[trial_id].node, result["step"], result["loss"])
+                self.source.point(self.jobs[trial_id].node, result["step"], result["loss"])
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
             job = self.jobs.pop(trial_id)
             end = (result or {}).get("end")
             if error or end is None:
-                source.fail(job.node, _reason(job))
+                self.source.fail(job.node, _reason(job))
             elif end == "lost":
-                source.lose_parent(job)
+                self.source.lose_parent(job)
             else:
-                source.finish(result_from_dict(json.loads(end)))
+                self.source.finish(result_from_dict(json.loads(end)))
 
         def save(self, checkpoint_path: str) -> None:
             """Nothing: the ledger and the store are the state."""
@@ -109,7 +113,7 @@ def _searcher(source: StageSource) -> Any:
         def restore(self, checkpoint_path: str) -> None:
             """Nothing: the ledger and the store are the state."""
 
-    return StageSearcher()
+    return StageSearcher(source)
 
 
 def _callback(watch: Callable[[], None]) -> Any:
@@ -118,10 +122,16 @@ def _callback(watch: Callable[[], None]) -> Any:
     class Watch(Callback):
         """Redraws the screen."""
 
-        def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-            watch()
+        def __init__(self, watch: Callable[[], None]) -> None:
+            self.watch = watch
 
-    return Watch()
+        def __getstate__(self) -> dict[str, Any]:
+            return {}
+
+        def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            self.watch()
+
+    return Watch(watch)
 
 
 def _failure_file(job: StageJob) -> Path:

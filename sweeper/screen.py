@@ -19,6 +19,7 @@ from rich.tree import Tree
 from sweeper.plan import ArmPlan, Plan, ScalePlan, StageLine
 from sweeper.view import ArmView, SweepView
 
+BAR_WIDTH = 8
 QUIET_SECONDS = 30
 """Between two plain lines when nothing has ended."""
 
@@ -64,7 +65,8 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
 
 
-def _bar(arm: ArmView, width: int = 12) -> Text:
+def _bar(arm: ArmView) -> Text:
+    width = BAR_WIDTH
     done = round(width * arm.done / arm.total) if arm.total else width
     running = min(width - done, arm.running)
     bar = Text("━" * done, style="green")
@@ -75,15 +77,16 @@ def _bar(arm: ArmView, width: int = 12) -> Text:
 
 def sweep_table(view: SweepView) -> Table:
     """One row an arm."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=False)
-    table.add_column("arm", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    table.add_column("done", justify="right", no_wrap=True)
-    table.add_column("run", justify="right", no_wrap=True)
-    table.add_column("left", justify="right", no_wrap=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), expand=False)
+    longest = max((len(f"{arm.scale} {arm.method}") for arm in view.arms), default=3)
+    table.add_column("arm", no_wrap=True, min_width=min(longest, 24))
+    table.add_column("", no_wrap=True, min_width=BAR_WIDTH)
+    table.add_column("done", justify="right", no_wrap=True, min_width=4)
+    table.add_column("run", justify="right", no_wrap=True, min_width=3)
+    table.add_column("left", justify="right", no_wrap=True, min_width=4)
     table.add_column("best so far", no_wrap=True, overflow="ellipsis")
-    table.add_column("spent", justify="right", no_wrap=True)
-    table.add_column("to go", justify="right", no_wrap=True)
+    table.add_column("spent", justify="right", no_wrap=True, min_width=8)
+    table.add_column("to go", justify="right", no_wrap=True, min_width=8)
     for arm in view.arms:
         best = f"{arm.best_loss:.4f} {arm.best_parameters}" if arm.best_loss is not None else arm.state
         done = f"{arm.done}" + (f" ({arm.ended_badly} bad)" if arm.ended_badly else "")
