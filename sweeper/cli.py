@@ -137,7 +137,8 @@ def status(name: Name, results: Results = RESULTS, tracking_uri: Uri = None, deb
     def action() -> None:
         from rich.console import Console
 
-        from sweeper.status import show_status, status_of
+        from sweeper.screen import show_status
+        from sweeper.status import status_of
 
         show_status(Console(highlight=False), status_of(results, name, tracking_uri))
 
@@ -224,7 +225,8 @@ def doctor(
     """Say what this machine has, and whether everything that a sweep needs works."""
     from rich.console import Console
 
-    from sweeper.doctor import examine, show_findings
+    from sweeper.doctor import examine
+    from sweeper.screen import show_findings
 
     findings = examine(results, start_ray=not no_ray)
     show_findings(Console(highlight=False), findings)

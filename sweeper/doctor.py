@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
-from rich.console import Console
-from rich.table import Table
 
 PACKAGES = ("torch", "ray", "optuna", "mlflow", "plotly", "tokenizers")
 LEAST_DISK_BYTES = 2e9
@@ -89,12 +87,3 @@ def examine(results: Path, *, start_ray: bool) -> list[Finding]:
         findings += _devices()
     findings += [_disk(results), _compiler(), _browser()]
     return [*findings, _ray()] if start_ray else findings
-
-
-def show_findings(console: Console, findings: list[Finding]) -> None:
-    """One line each."""
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    marks = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "fail": "[red]fail[/red]"}
-    for finding in findings:
-        table.add_row(marks[finding.status], finding.what, finding.found)
-    console.print(table)

@@ -16,7 +16,9 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from sweeper.doctor import Finding
 from sweeper.plan import ArmPlan, Plan, ScalePlan, StageLine
+from sweeper.status import SweepStatus
 from sweeper.view import ArmView, SweepView
 
 BAR_WIDTH = 8
@@ -204,3 +206,29 @@ def stage_tree(plan: Plan) -> Tree:
 
     grow(root, None, 0)
     return root
+
+
+def show_status(console: Console, status: SweepStatus) -> None:
+    """Print it."""
+    console.print(f"[bold]{status.name}[/bold]  {status.question}", markup=True)
+    driver = status.driver
+    console.print(f"running: process {driver.pid} on {driver.host}" if driver else "not running", markup=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for index, column in enumerate(("arm", "finished", "diverged", "failed", "open", "hours", "best confirmed")):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for arm in status.arms:
+        best = f"{arm.best_confirmed:.4f}" if arm.best_confirmed is not None else "-"
+        counts = (arm.finished, arm.diverged, arm.failed, arm.open)
+        table.add_row(f"{arm.scale} {arm.method}", *map(str, counts), hours(arm.hours), best)
+    console.print(table)
+    for line in (*status.reasons, *status.damaged):
+        console.print(line, markup=False)
+
+
+def show_findings(console: Console, findings: list[Finding]) -> None:
+    """One line each."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    marks = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "fail": "[red]fail[/red]"}
+    for finding in findings:
+        table.add_row(marks[finding.status], finding.what, finding.found)
+    console.print(table)

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from sweeper.ledger import Ledger
 from sweeper.ledger_entries import run_name
 from sweeper.lock import Driver, current_driver
@@ -68,22 +65,3 @@ def status_of(results: Path, name: str, tracking_uri: str | None) -> SweepStatus
     return SweepStatus(
         name, about.question, current_driver(results / name), tuple(arms), tuple(reasons), tuple(damaged)
     )
-
-
-def show_status(console: Console, status: SweepStatus) -> None:
-    """Print it."""
-    from sweeper.screen import hours
-
-    console.print(f"[bold]{status.name}[/bold]  {status.question}", markup=True)
-    driver = status.driver
-    console.print(f"running: process {driver.pid} on {driver.host}" if driver else "not running", markup=False)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for index, column in enumerate(("arm", "finished", "diverged", "failed", "open", "hours", "best confirmed")):
-        table.add_column(column, justify="left" if index == 0 else "right")
-    for arm in status.arms:
-        best = f"{arm.best_confirmed:.4f}" if arm.best_confirmed is not None else "-"
-        counts = (arm.finished, arm.diverged, arm.failed, arm.open)
-        table.add_row(f"{arm.scale} {arm.method}", *map(str, counts), hours(arm.hours), best)
-    console.print(table)
-    for line in (*status.reasons, *status.damaged):
-        console.print(line, markup=False)
