@@ -36,6 +36,7 @@ def _dense(
 
 
 _ROWS = (
+    _dense("pico", 2, 32, 2, 2, 88, 512, "sees a hundred tokens a parameter within two minutes on one CPU core"),
     _dense("nano", 2, 48, 3, 3, 128, 512, "two layers: shows the effect on one CPU core within minutes"),
     _dense("micro", 2, 64, 4, 4, 172, 512, "nano, wider"),
     _dense("mini", 4, 96, 6, 6, 256, 1_024, "twice the depth and width of nano"),

@@ -24,6 +24,8 @@ from trainers.data.request import CorpusRequest
 from trainers.data.shards import PreparedCorpus, open_corpus
 from trainers.data.sources import SOURCES
 
+WHOLE_DOCUMENTS = 1 << 40
+"""Tokens to a piece: no document is cut."""
 PACKAGES = ("json", "email", "html")
 PREPARE_IN_CHILD = """
 import sys
@@ -69,6 +71,11 @@ def own(prepared: tuple[CorpusRequest, Path], tmp_path: Path) -> tuple[CorpusReq
     return request, tmp_path / "cache", tmp_path / "cache" / prepare(request, cache).directory.name
 
 
+def _held_out(corpus: PreparedCorpus) -> np.ndarray:
+    """The validation split as it lies on disk: whole documents, one after the other."""
+    return np.fromfile(corpus.directory / "validation.tokens", dtype=corpus.token_dtype).astype(np.int64)
+
+
 def _documents(tokens: np.ndarray, separator: int) -> list[list[int]]:
     ends = np.flatnonzero(tokens == separator)
     return [part[part != separator].tolist() for part in np.split(tokens, ends + 1)][:-1]
@@ -94,18 +101,19 @@ def test_the_tokens_are_the_text(prepared: tuple[CorpusRequest, Path], corpus: P
     listed = SOURCES["files"].documents(prepared[0].paths)
     split = split_documents(tuple(hash_document(document) for document in listed), 0.1)
     tokenizer = Tokenizer.from_file(str(corpus.directory / "tokenizer.json"))
-    epoch = corpus.stream(0).read(0, corpus.train_tokens)
-    held_out = corpus.validation(corpus.validation_tokens)
+    epoch = corpus.stream(0, piece_tokens=WHOLE_DOCUMENTS).read(0, corpus.train_tokens)
     train_texts = [tokenizer.decode(tokens) for tokens in _documents(epoch, corpus.separator)]
     assert sorted(train_texts) == sorted(entry.text() for entry in split.train)
+    held_out = _held_out(corpus)
     assert [tokenizer.decode(tokens) for tokens in _documents(held_out, corpus.separator)] == [
         entry.text() for entry in split.validation
     ]
+    assert np.array_equal(np.sort(corpus.validation(corpus.validation_tokens)), np.sort(held_out))
 
 
 def test_the_counts_hold_every_token_and_a_separator_a_document(corpus: PreparedCorpus) -> None:
     manifest = read_manifest(corpus.directory)
-    epoch = corpus.stream(5).read(0, corpus.train_tokens)
+    epoch = corpus.stream(5, piece_tokens=WHOLE_DOCUMENTS).read(0, corpus.train_tokens)
     tokens_alone = sum(map(len, _documents(epoch, corpus.separator)))
     assert corpus.train_tokens == tokens_alone + manifest.train_documents
     assert int((epoch == corpus.separator).sum()) == manifest.train_documents
@@ -258,7 +266,7 @@ def test_a_directory_without_a_good_manifest_is_no_corpus(own: tuple[CorpusReque
 def test_a_manifest_of_another_format_is_not_read(own: tuple[CorpusRequest, Path, Path]) -> None:
     path = own[2] / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 0}))
-    with pytest.raises(BrokenCorpus, match="format 0, this version reads 1"):
+    with pytest.raises(BrokenCorpus, match="format 0, this version reads 2"):
         open_corpus(own[2])
 
 
@@ -309,7 +317,7 @@ def test_a_separator_in_a_file_parts_it(tmp_path: Path) -> None:
     assert corpus.num_documents == files + 1
     tokenizer = Tokenizer.from_file(str(corpus.directory / "tokenizer.json"))
     everything = np.concatenate(
-        [corpus.stream(0).read(0, corpus.train_tokens), corpus.validation(corpus.validation_tokens)]
+        [corpus.stream(0, piece_tokens=WHOLE_DOCUMENTS).read(0, corpus.train_tokens), _held_out(corpus)]
     )
     read = [tokenizer.decode(tokens) for tokens in _documents(everything, corpus.separator)]
     assert [read.count(part) for part in parts] == [2, 2]

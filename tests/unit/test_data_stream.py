@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from trainers.data.shards import MATERIALISE_BYTES, SplitWriter, TokenStream, document_order
+from trainers.data.shards import MATERIALISE_BYTES, SplitWriter, TokenStream, document_order, piece_offsets
 
 
 def _stream(documents: list[list[int]], seed: int = 0, materialise_bytes: int = MATERIALISE_BYTES) -> TokenStream:
@@ -99,3 +100,17 @@ def test_a_split_on_disk_holds_every_token_and_a_separator_a_document(
     assert (tmp_path / "train.tokens").stat().st_size == 5 * width
     assert np.fromfile(tmp_path / "train.tokens", dtype=token_dtype).tolist() == [5, largest, 0, 7, 0]
     assert np.fromfile(tmp_path / "train.offsets", dtype="<i8").tolist() == [0, 3, 5]
+
+
+def test_pieces_cut_documents_and_lose_no_token() -> None:
+    offsets = np.array([0, 10, 13, 13 + 8])
+    pieces = piece_offsets(offsets, 4)
+    assert pieces.tolist() == [0, 4, 8, 10, 13, 17, 21]
+    tokens = np.arange(21)
+    stream = TokenStream(tokens, pieces, seed=3, materialise_bytes=1 << 20)
+    epoch = stream.read(0, 21)
+    assert sorted(epoch.tolist()) == tokens.tolist()
+    assert epoch.tolist() != tokens.tolist()
+    for start, end in itertools.pairwise(pieces):
+        place = epoch.tolist().index(start)
+        assert epoch[place : place + end - start].tolist() == list(range(start, end)), "a piece stays whole"
