@@ -80,11 +80,13 @@ class InlineExecutor:
 
         for attempt in range(self.max_failures + 1):
             try:
-                source.finish(train(job, on_point))
-                return
+                result = train(job, on_point)
             except ParentLostError:
                 source.lose_parent(job)
                 return
             except Exception as error:  # any failure of a stage is an outcome of its trials, never the sweep's end
                 if attempt == self.max_failures:
                     source.fail(job.node, reason_of(error))
+            else:
+                source.finish(result)
+                return

@@ -39,19 +39,22 @@ def trunk_id(spec: TrialSpec) -> str:
 
 
 def _objectives(phases: tuple[Phase, ...], step: int) -> list[list[int | str]]:
-    """What was trained in `[0, step)`, merged where nothing changes: a bag of one token is ordinary training."""
-    merged: list[list[int | str]] = []
-    for phase in phases:
-        end = min(phase.end, step)
-        if end <= phase.start:
-            continue
-        weighting = phase.weighting if phase.target_size > 1 else "uniform"
-        objective: list[int | str] = [phase.bag_size, phase.target_size, weighting]
-        if merged and merged[-1][1:] == objective:
-            merged[-1][0] = end
-        else:
-            merged.append([end, *objective])
-    return merged
+    """What was trained in `[0, step)`.
+
+    A bag of one token is ordinary training to the last bit, and still a phase of its own: a run is evaluated at its
+    boundaries and its clock is kept by phase, so a trial without that boundary would lack a point.
+    """
+    return [
+        [
+            min(phase.end, step),
+            phase.name,
+            phase.bag_size,
+            phase.target_size,
+            phase.weighting if phase.target_size > 1 else "uniform",
+        ]
+        for phase in phases
+        if phase.start < step
+    ]
 
 
 @dataclass(frozen=True, slots=True)

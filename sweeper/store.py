@@ -5,6 +5,7 @@ Decides what is deleted; which stages there are is `lineage`'s, what is in a fol
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,16 @@ class StageStore(Protocol):
         ...
 
 
+def _bytes_in(folder: Path) -> int:
+    """Size of a state; a worker may be replacing its files at this moment."""
+    total = 0
+    with contextlib.suppress(FileNotFoundError):
+        for file in folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                total += file.stat().st_size
+    return total
+
+
 class DiskStore:
     """Stages under one folder, `<root>/<node>/`. Results are read once."""
 
@@ -67,10 +78,7 @@ class DiskStore:
 
     def states(self) -> dict[str, int]:
         """See `StageStore`."""
-        return {
-            folder.parent.name: sum(file.stat().st_size for file in folder.iterdir())
-            for folder in self.root.glob(f"*/{STATE}")
-        }
+        return {folder.parent.name: _bytes_in(folder) for folder in self.root.glob(f"*/{STATE}")}
 
     def drop_state(self, node: str) -> None:
         """See `StageStore`."""

@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,16 @@ class CheckpointError(ValueError):
 
 @dataclass(slots=True)
 class TrainState:
-    """What training changes. There is no random state: the model has no dropout and data is a function of the step."""
+    """What training changes. There is no random state: the model has no dropout and data is a function of the step.
+
+    `skipped_steps` had no finite gradient, `consecutive_skips` of them just now.
+    """
 
     model: Decoder
     optimizer: torch.optim.AdamW
     step: int = 0
     skipped_steps: int = 0
+    consecutive_skips: int = 0
 
 
 def _named(state: TrainState) -> dict[str, Tensor]:
@@ -68,35 +72,55 @@ def save_checkpoint(folder: Path, state: TrainState, note: Mapping[str, Any]) ->
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
-    header = {"file": file.name, "sha256": digest, "step": state.step, "skipped_steps": state.skipped_steps}
-    write_atomically(folder / NOTE, json.dumps({"checkpoint": header, "note": dict(note)}))
+    header = _Header(file.name, digest, state.step, state.skipped_steps, state.consecutive_skips)
+    write_atomically(folder / NOTE, json.dumps({"checkpoint": asdict(header), "note": dict(note)}))
     for old in folder.glob("state-*.safetensors"):
         if old.name != file.name:
             old.unlink(missing_ok=True)
 
 
-def read_note(folder: Path) -> dict[str, Any]:
-    """The note written beside the state. Raises `CheckpointError` where there is none."""
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What a note says of the state beside it."""
+
+    file: str
+    sha256: str
+    step: int
+    skipped_steps: int
+    consecutive_skips: int
+
+
+def _read(folder: Path) -> tuple[_Header, dict[str, Any]]:
     try:
-        note: dict[str, Any] = json.loads((folder / NOTE).read_text(encoding="utf-8"))["note"]
+        plain = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        return _Header(**plain["checkpoint"]), dict(plain["note"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder.name}: holds no whole checkpoint ({error})") from error
-    return note
+
+
+def read_note(folder: Path) -> dict[str, Any]:
+    """The note written beside the state. Raises `CheckpointError` where there is none."""
+    return _read(folder)[1]
 
 
 def load_checkpoint(folder: Path, state: TrainState) -> dict[str, Any]:
-    """Fill `state` from `folder` and return the note. Raises `CheckpointError` when a byte differs from what was written."""
+    """Fill `state` from `folder` and return the note.
+
+    Raises `CheckpointError`, with `state` untouched, when a byte differs from what was written or the model is another.
+    """
     from safetensors.torch import load
 
-    note = read_note(folder)
-    header = json.loads((folder / NOTE).read_text(encoding="utf-8"))["checkpoint"]
+    header, note = _read(folder)
     try:
-        content = (folder / header["file"]).read_bytes()
+        content = (folder / header.file).read_bytes()
     except OSError as error:
         raise CheckpointError(f"{folder.name}: its state file cannot be read ({error.strerror})") from error
-    if hashlib.sha256(content).hexdigest() != header["sha256"]:
+    if hashlib.sha256(content).hexdigest() != header.sha256:
         raise CheckpointError(f"{folder.name}: the state file is not the one that was written (SHA-256 differs)")
     tensors = load(content)
+    shapes = {f"model/{name}": parameter.shape for name, parameter in state.model.named_parameters()}
+    if shapes != {name: tensor.shape for name, tensor in tensors.items() if name.startswith("model/")}:
+        raise CheckpointError(f"{folder.name}: the state is that of another model")
     with torch.no_grad():
         for name, parameter in state.model.named_parameters():
             parameter.copy_(tensors[f"model/{name}"])
@@ -107,5 +131,6 @@ def load_checkpoint(folder: Path, state: TrainState) -> dict[str, Any]:
             }
             if moments:
                 state.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in moments.items()}
-    state.step, state.skipped_steps = header["step"], header["skipped_steps"]
+    state.step, state.skipped_steps = header.step, header.skipped_steps
+    state.consecutive_skips = header.consecutive_skips
     return note

@@ -78,8 +78,11 @@ class LoopArguments:
 
 
 def chunk_end(step: int, phase: Phase, end: int, evaluate_every: int) -> int:
-    """Where the chunk that starts at `step` ends: never across a phase, an evaluation or the end."""
-    stops = [step + CHUNK_STEPS, phase.end, end]
+    """Where the chunk that starts at `step` ends: never across a phase, an evaluation or the end.
+
+    Chunks lie on a grid of the run's steps, so that a run that was cut looks at its losses where an uncut one does.
+    """
+    stops = [(step // CHUNK_STEPS + 1) * CHUNK_STEPS, phase.end, end]
     if evaluate_every:
         stops.append((step // evaluate_every + 1) * evaluate_every)
     return min(stops)
@@ -90,28 +93,24 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-class _Watch:
-    """Finds out from losses and norms whether a run has diverged."""
+def _watch_steps(state: TrainState, norms: list[float], losses: list[float]) -> Diverged | None:
+    """Count the steps from `state.step` on that changed nothing; diverged at the last of too many in a row."""
+    for index, (norm, loss) in enumerate(zip(norms, losses, strict=True)):
+        finite = math.isfinite(norm) and math.isfinite(loss)
+        state.consecutive_skips = 0 if finite else state.consecutive_skips + 1
+        state.skipped_steps += not math.isfinite(norm)
+        if state.consecutive_skips == DIVERGED_SKIPS:
+            return Diverged(state.step + index + 1, f"no finite gradient for {DIVERGED_SKIPS} steps")
+    return None
 
-    def __init__(self, vocab_size: int) -> None:
-        self.bound = 2 * math.log(vocab_size)
-        self.consecutive = 0
 
-    def steps(self, state: TrainState, norms: list[float], losses: list[float]) -> str | None:
-        for norm, loss in zip(norms, losses, strict=True):
-            finite = math.isfinite(norm) and math.isfinite(loss)
-            self.consecutive = 0 if finite else self.consecutive + 1
-            state.skipped_steps += not math.isfinite(norm)
-        if self.consecutive >= DIVERGED_SKIPS:
-            return f"no finite gradient for {self.consecutive} steps"
-        return None
-
-    def validation(self, loss: float) -> str | None:
-        if not math.isfinite(loss):
-            return f"validation loss is {loss}"
-        if loss > self.bound:
-            return f"validation loss {loss:.3f} is above {self.bound:.3f}, twice that of guessing"
-        return None
+def _watch_validation(step: int, loss: float, vocab_size: int) -> Diverged | None:
+    bound = 2 * math.log(vocab_size)
+    if not math.isfinite(loss):
+        return Diverged(step, f"validation loss is {loss}")
+    if loss > bound:
+        return Diverged(step, f"validation loss {loss:.3f} is above {bound:.3f}, twice that of guessing")
+    return None
 
 
 def train(
@@ -127,7 +126,7 @@ def train(
     On a stop request the state is checkpointed first. `validation_tokens` is an integer array `[N]`.
     """
     spec: TrialSpec = step.spec
-    watch, warm, last_checkpoint = _Watch(spec.shape.vocab_size), False, time.perf_counter()
+    warm, last_checkpoint = False, time.perf_counter()
     while state.step < end:
         started = time.perf_counter()
         phase = phase_at(step.phases, state.step)
@@ -139,20 +138,20 @@ def train(
         _synchronise(step.device)
         seconds = (time.perf_counter() - started) / len(results)
         (clock.samples if warm and clock.steps else clock.warm_up).append(seconds)
+        diverged = _watch_steps(state, norms, losses)
         clock.steps, warm, state.step = clock.steps + len(results), True, stop
-        reason = watch.steps(state, norms, losses)
         at_evaluation = bool(arguments.evaluate_every) and stop % arguments.evaluate_every == 0
-        if reason is None and (at_evaluation or stop in (end, phase.end)):
+        if diverged is None and (at_evaluation or stop in (end, phase.end)):
             loss = validation_loss(step.model, validation_tokens, spec.context, step.device, spec.precision)  # type: ignore[arg-type]
-            reason = watch.validation(loss)
-            if reason is None:
+            diverged = _watch_validation(stop, loss, spec.shape.vocab_size)
+            if diverged is None:
                 point = StagePoint(stop, loss, phase.name)
                 progress.points.append(point)
                 arguments.on_point(point)
         now = time.perf_counter()
         progress.busy_seconds += now - started
-        if reason is not None:
-            return Diverged(stop, reason)
+        if diverged is not None:
+            return diverged
         if stop < end and arguments.should_stop():
             arguments.on_checkpoint(state, progress)
             return Stopped(stop, "stop requested")

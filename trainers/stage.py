@@ -17,7 +17,14 @@ from typing import Any
 
 import torch
 
-from trainers.checkpoint import CheckpointError, TrainState, load_checkpoint, save_checkpoint, write_atomically
+from trainers.checkpoint import (
+    CheckpointError,
+    TrainState,
+    load_checkpoint,
+    read_note,
+    save_checkpoint,
+    write_atomically,
+)
 from trainers.devices import device_name
 from trainers.loop import LoopArguments, PhaseClock, Progress, StagePoint, train
 from trainers.methods import phases_of
@@ -125,27 +132,39 @@ def read_result(store: Path, node: str) -> StageResult | None:
         return None
 
 
-def _progress_note(progress: Progress, billed: float) -> dict[str, Any]:
-    return {**asdict(progress), "billed_seconds": billed}
+def _progress_note(job: StageJob, progress: Progress, billed: float) -> dict[str, Any]:
+    return {**asdict(progress), "billed_seconds": billed, "from": [job.parent, job.start]}
 
 
-def _progress_from(note: dict[str, Any]) -> tuple[Progress, float]:
-    points = [StagePoint(**point) for point in note["points"]]
-    clocks = [PhaseClock(**clock) for clock in note["clocks"]]
-    return Progress(points, clocks, note["busy_seconds"]), note["billed_seconds"]
+def _progress_from(job: StageJob, note: dict[str, Any]) -> tuple[Progress, float] | None:
+    """What an interrupted attempt had gathered, None when it was an attempt at another stretch of steps.
+
+    The same node is reached from elsewhere once trials have been added or states deleted in between.
+    """
+    try:
+        if note["from"] != [job.parent, job.start]:
+            return None
+        points = [StagePoint(**point) for point in note["points"]]
+        clocks = [PhaseClock(**clock) for clock in note["clocks"]]
+        return Progress(points, clocks, float(note["busy_seconds"])), float(note["billed_seconds"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _restore(job: StageJob, state: TrainState) -> tuple[Progress, float]:
     """Fill `state` from this stage's own checkpoint, else from its parent, else leave it at the seed."""
-    folder = Path(job.store) / job.node
+    own = Path(job.store) / job.node / PARTIAL
     try:
-        return _progress_from(load_checkpoint(folder / PARTIAL, state))
-    except (CheckpointError, KeyError, TypeError):
+        gathered = _progress_from(job, read_note(own))
+        if gathered is not None:
+            load_checkpoint(own, state)
+            return gathered
+    except CheckpointError:
         pass
     if job.parent is not None:
         try:
             load_checkpoint(Path(job.store) / job.parent / STATE, state)
-        except (CheckpointError, KeyError) as error:
+        except CheckpointError as error:
             raise ParentLostError(f"stage {job.node} cannot start: parent {error}") from error
         if state.step != job.start:
             raise ParentLostError(f"stage {job.node} starts at step {job.start}, its parent ends at {state.step}")
@@ -181,7 +200,7 @@ def run_stage(job: StageJob, corpus: Any, on_point: Callable[[StagePoint], None]
         return billed_before + time.perf_counter() - began
 
     def save_partial(state: TrainState, progress: Progress) -> None:
-        save_checkpoint(folder / PARTIAL, state, _progress_note(progress, billed()))
+        save_checkpoint(folder / PARTIAL, state, _progress_note(job, progress, billed()))
 
     arguments = LoopArguments(
         evaluate_every=job.evaluate_every,

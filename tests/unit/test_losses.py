@@ -1,0 +1,84 @@
+"""The bag's weights, the edges of the losses, and what they refuse."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from trainers.losses import fused_linear_multi_hot, multi_hot_cross_entropy, multi_hot_reference, target_weights
+from trainers.methods.tst import WEIGHTINGS
+
+
+@pytest.mark.parametrize(
+    ("weighting", "expected"),
+    [
+        ("uniform", (1 / 3, 1 / 3, 1 / 3)),
+        ("power_law", (6 / 11, 3 / 11, 2 / 11)),
+        ("first_token", (1.0, 0.0, 0.0)),
+    ],
+)
+def test_weights_of_three_targets(weighting: str, expected: tuple[float, ...]) -> None:
+    assert target_weights(weighting, 3) == pytest.approx(expected, rel=1e-12)
+
+
+def test_exponential_weights_fall_by_e() -> None:
+    weights = target_weights("exponential", 4)
+    assert [later / earlier for earlier, later in zip(weights, weights[1:], strict=False)] == pytest.approx(
+        [math.exp(-1)] * 3
+    )
+
+
+def test_every_weighting_of_one_target_is_one() -> None:
+    assert {target_weights(weighting, 1) for weighting in WEIGHTINGS} == {(1.0,)}
+
+
+def test_an_unknown_weighting_is_named() -> None:
+    with pytest.raises(ValueError, match="'linear' is not one of uniform"):
+        target_weights("linear", 2)
+
+
+def test_uniform_logits_cost_the_logarithm_of_the_vocabulary() -> None:
+    logits, targets, weights = torch.zeros(4, 50), torch.zeros(4, 2, dtype=torch.long), torch.tensor([0.5, 0.5])
+    assert float(multi_hot_cross_entropy(logits, targets, weights)) == pytest.approx(math.log(50), rel=1e-6)
+
+
+def test_the_gradient_is_softmax_less_the_weighted_targets() -> None:
+    logits = torch.tensor([[0.3, -1.0, 2.0, 0.0]], requires_grad=True)
+    multi_hot_cross_entropy(logits, torch.tensor([[2, 2, 0]]), torch.full((3,), 1 / 3)).backward()
+    assert logits.grad is not None
+    expected = logits.detach().softmax(-1) - torch.tensor([[1 / 3, 0.0, 2 / 3, 0.0]])
+    torch.testing.assert_close(logits.grad, expected)
+
+
+def test_large_logits_do_not_overflow() -> None:
+    hidden, head = torch.full((2, 4), 100.0), torch.eye(4) * 100
+    loss = fused_linear_multi_hot(hidden, head, torch.tensor([[1], [2]]), torch.tensor([1.0]))
+    assert float(loss) == pytest.approx(math.log(4), rel=1e-6)
+
+
+def test_a_second_derivative_is_refused() -> None:
+    hidden = torch.randn(3, 4, requires_grad=True)
+    loss = fused_linear_multi_hot(hidden, torch.randn(5, 4), torch.zeros(3, 1, dtype=torch.long), torch.ones(1))
+    (first,) = torch.autograd.grad(loss, hidden, create_graph=True)
+    with pytest.raises(RuntimeError):
+        first.sum().backward()
+
+
+def test_half_precision_is_summed_in_single_precision() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, head = (torch.randn(n, 32, generator=generator).bfloat16() for n in (64, 100))
+    targets, weights = torch.randint(0, 100, (64, 3), generator=generator), torch.tensor(target_weights("uniform", 3))
+    hidden.requires_grad_(), head.requires_grad_()
+    loss = fused_linear_multi_hot(hidden, head, targets, weights, chunk=7)
+    loss.backward()
+    assert (loss.dtype, hidden.grad.dtype, head.grad.dtype) == (torch.float32, torch.bfloat16, torch.bfloat16)
+    exact_hidden, exact_head = (x.detach().double().requires_grad_() for x in (hidden, head))
+    exact = multi_hot_reference(exact_hidden @ exact_head.T, targets, weights.double())
+    exact.backward()
+    # one rounding to bfloat16 (2^-8) of the logits, and one of the gradient
+    torch.testing.assert_close(loss.double(), exact, rtol=1e-2, atol=0)
+    cosine = F.cosine_similarity(head.grad.double().flatten(), exact_head.grad.flatten(), dim=0)
+    assert float(cosine) > 0.999

@@ -1,0 +1,118 @@
+"""One training step: the same in parts, compiled or not, and harmless when the gradient is not finite."""
+
+from __future__ import annotations
+
+import math
+import shutil
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.tiny_training import CORPUS, CPU, tiny_spec
+from trainers.batch import read_batch
+from trainers.losses import multi_hot_reference, target_weights
+from trainers.methods import phases_of
+from trainers.model import build_model
+from trainers.optim import build_optimizer
+from trainers.spec import TrialSpec
+from trainers.step import TrainingStep, resolve_execution
+
+
+def step_of(spec: TrialSpec, execution: str = "eager", micro_sequences: int | None = None) -> TrainingStep:
+    model = build_model(spec.shape, spec.context, spec.seed, CPU)
+    optimizer = build_optimizer(model, spec.optimizer)
+    stream = CORPUS.stream(spec.seed, 32)
+    return TrainingStep(spec, phases_of(spec), model, optimizer, stream, CPU, execution, micro_sequences)
+
+
+def weights_of(step: TrainingStep) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in step.model.parameters()]
+
+
+def moments_of(step: TrainingStep) -> list[Tensor]:
+    return [value.clone() for state in step.optimizer.state.values() for _, value in sorted(state.items())]
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "power_law"])
+def test_the_loss_of_a_step_is_the_reference_on_its_batch(weighting: str) -> None:
+    spec = tiny_spec(bag_size=3, bag_weighting=weighting)
+    step = step_of(spec)
+    phase = step.phases[0]
+    inputs, targets = read_batch(step.stream, spec, step.phases, phase, 0, CPU)
+    logits = step.model.head(step.model(inputs)).flatten(0, 1)
+    expected = multi_hot_reference(logits, targets.flatten(0, 1), torch.tensor(target_weights(weighting, 3)))
+    torch.testing.assert_close(step.run(0, phase).loss, expected.detach())
+
+
+@pytest.mark.parametrize("micro_sequences", [1, 2])
+def test_parts_of_a_batch_add_up_to_the_whole(micro_sequences: int) -> None:
+    spec = tiny_spec(sequences=4)
+    whole, parts = step_of(spec), step_of(spec, micro_sequences=micro_sequences)
+    for index in range(3):
+        full, summed = whole.run(index, whole.phases[0]), parts.run(index, parts.phases[0])
+        torch.testing.assert_close(summed.loss, full.loss, rtol=1e-5, atol=0)
+        torch.testing.assert_close(summed.gradient_norm, full.gradient_norm, rtol=1e-4, atol=0)
+
+
+def test_parts_that_do_not_divide_the_batch_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 does not divide the 4 sequences"):
+        step_of(tiny_spec(sequences=4), micro_sequences=3)
+
+
+def test_a_step_follows_the_table_of_learning_rates() -> None:
+    spec = tiny_spec("baseline", total_steps=6, warmup_steps=2, decay_steps=4, learning_rate=1.0)
+    step = step_of(spec)
+    used = []
+    for index in range(6):
+        step.run(index, step.phases[0])
+        used.append(step.optimizer.param_groups[0]["lr"])
+    assert used == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_and_the_next_step_goes_on() -> None:
+    step = step_of(tiny_spec("baseline"))
+    phase = step.phases[0]
+    step.run(0, phase)
+    head = step.model.head.weight
+    kept = head.detach().clone()
+    with torch.no_grad():
+        head.mul_(3e38)
+    weights, moments = weights_of(step), moments_of(step)
+    result = step.run(1, phase)
+    assert not math.isfinite(float(result.gradient_norm))
+    assert all(torch.equal(a, b) for a, b in zip(weights, weights_of(step), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(moments, moments_of(step), strict=True))
+    with torch.no_grad():
+        head.copy_(kept)
+    assert math.isfinite(float(step.run(1, phase).gradient_norm))
+    assert not torch.equal(head.detach(), kept)
+
+
+def test_execution_is_resolved_for_the_device() -> None:
+    assert resolve_execution("auto", CPU) == "eager"
+    assert resolve_execution("eager", CPU) == "eager"
+    with pytest.raises(ValueError, match="'fast' is not one of auto, eager, compiled"):
+        resolve_execution("fast", CPU)
+
+
+def test_compiling_is_refused_in_words_where_no_compiler_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler"):
+        resolve_execution("compiled", CPU)
+    assert resolve_execution("auto", torch.device("cuda")) == "eager"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch 2.13's compiler uses what torch deprecates
+def test_the_compiled_step_is_the_eager_step_up_to_rounding() -> None:
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        with pytest.raises(ValueError, match=r"needs a C\+\+ compiler"):
+            resolve_execution("compiled", CPU)
+        return
+    spec = tiny_spec(total_steps=4, warmup_steps=0, decay_steps=1, step_ratio=0.5)
+    eager, compiled = step_of(spec), step_of(spec, resolve_execution("compiled", CPU))
+    for index, phase in enumerate((eager.phases[0], eager.phases[0], eager.phases[1], eager.phases[1])):
+        a, b = eager.run(index, phase), compiled.run(index, phase)
+        torch.testing.assert_close(b.loss, a.loss, rtol=1e-4, atol=1e-5)  # fused kernels round once where eager rounds twice
+        torch.testing.assert_close(b.gradient_norm, a.gradient_norm, rtol=1e-3, atol=1e-5)
