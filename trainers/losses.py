@@ -75,9 +75,9 @@ class _FusedLinearMultiHot(torch.autograd.Function):
             softmax_CV = logits_CV.sub_(largest_C1).exp_()
             normaliser_C1 = softmax_CV.sum(-1, keepdim=True)
             loss += (normaliser_C1.log() - (picked_CS * weights_S).sum(-1, keepdim=True)).sum()
-            grad_CV = softmax_CV.div_(normaliser_C1)
-            grad_CV.scatter_add_(1, targets_CS, -weights_S.expand_as(targets_CS))
-            grad_CV = grad_CV.div_(rows).to(hidden_ND.dtype)
+            grad_CV = softmax_CV.mul_(1 / (normaliser_C1 * rows))
+            grad_CV.scatter_add_(1, targets_CS, (-weights_S / rows).expand_as(targets_CS))
+            grad_CV = grad_CV.to(hidden_ND.dtype)
             torch.matmul(grad_CV, head_VD, out=hidden_grad_ND[start:stop])
             if head_grad_VD.dtype == grad_CV.dtype:
                 head_grad_VD.addmm_(grad_CV.T, hidden_CD)

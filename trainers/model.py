@@ -24,17 +24,22 @@ EMBEDDING_DEVIATION = 1.0
 
 
 def rotary_table(context: int, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every position's angles, float32 `[L, E/2]` each. Positions count latent positions."""
+    """Cosine and signed sine of every position's angles, float32 `[L, E]` each. Positions count latent positions.
+
+    Both halves of the features turn by the same angles; the sine's first half is negative, so that `rotate` is a swap of
+    halves, a product and a multiply-add: three operations where a small model's step is made of overhead.
+    """
     inverse_frequency = theta ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)
-    angle_LE = torch.outer(torch.arange(context, dtype=torch.float64), inverse_frequency)
-    return angle_LE.cos().float(), angle_LE.sin().float()
+    angle_LF = torch.outer(torch.arange(context, dtype=torch.float64), inverse_frequency)
+    cosine_LF, sine_LF = angle_LF.cos().float(), angle_LF.sin().float()
+    return torch.cat((cosine_LF, cosine_LF), -1), torch.cat((-sine_LF, sine_LF), -1)
 
 
 def rotate(x_BHLE: Tensor, cosine_LE: Tensor, sine_LE: Tensor) -> Tensor:
     """Turn feature pairs (i, i + E/2) by their position's angle, in float32, back in the input's type."""
-    first, second = x_BHLE.float().chunk(2, dim=-1)
-    turned = torch.cat((first * cosine_LE - second * sine_LE, second * cosine_LE + first * sine_LE), dim=-1)
-    return turned.to(x_BHLE.dtype)
+    exact_BHLE = x_BHLE.float()
+    swapped_BHLE = exact_BHLE.roll(exact_BHLE.shape[-1] // 2, dims=-1)
+    return torch.addcmul(exact_BHLE * cosine_LE, swapped_BHLE, sine_LE).to(x_BHLE.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -67,15 +72,13 @@ class Attention(nn.Module):
         batch, length, _ = x_BLD.shape
         heads, kv_heads = shape.num_heads, shape.num_kv_heads
         joined = self.query_key_value(x_BLD).view(batch, length, heads + 2 * kv_heads, shape.head_width)
-        query_BHLE, key_BKLE, value_BKLE = joined.transpose(1, 2).split((heads, kv_heads, kv_heads), dim=1)
+        turning, value_BKLE = joined.transpose(1, 2).split((heads + kv_heads, kv_heads), dim=1)
         if shape.qk_norm:
-            query_BHLE, key_BKLE = self.query_norm(query_BHLE), self.key_norm(key_BKLE)
+            query_BHLE, key_BKLE = turning.split((heads, kv_heads), dim=1)
+            turning = torch.cat((self.query_norm(query_BHLE), self.key_norm(key_BKLE)), dim=1)
+        query_BHLE, key_BKLE = torch.split(rotate(turning, cosine_LE, sine_LE), (heads, kv_heads), dim=1)
         mixed_BHLE = F.scaled_dot_product_attention(
-            rotate(query_BHLE, cosine_LE, sine_LE),
-            rotate(key_BKLE, cosine_LE, sine_LE),
-            value_BKLE,
-            is_causal=True,
-            enable_gqa=heads != kv_heads,
+            query_BHLE, key_BKLE, value_BKLE, is_causal=True, enable_gqa=heads != kv_heads
         )
         mixed: Tensor = self.output(mixed_BHLE.transpose(1, 2).reshape(batch, length, heads * shape.head_width))
         return mixed
