@@ -31,7 +31,10 @@ QUIET = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "MALLOC_ARENA_MAX": "2",
 }
+"""Set where the user has not. Tune runs every trial of a reused worker in a new thread; without a limit each leaves an
+arena of 50 MB behind in the C library (1.4 GB a worker after twenty stages, measured)."""
 OBJECT_STORE_BYTES = 100 * 2**20
 """Stages travel as short JSON and states through the shared folder, so Ray's store stays almost empty."""
 

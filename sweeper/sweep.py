@@ -211,6 +211,11 @@ class Sweep:
     def _open_scale(self) -> None:
         scale = self.space.scales[len(self._optima)]
         self.arms = [self._open_arm(scale, method) for method in self.space.methods]
+        for arm in self.arms:
+            self._take_up(arm)
+        for arm in list(self.arms):  # at once, so that states of confirmations under way are not taken for spare ones
+            if arm.tuning_done:
+                self._confirm(arm)
 
     def _open_arm(self, scale: str, method: str) -> Arm:
         space = self.space
@@ -222,7 +227,7 @@ class Sweep:
         known = list(self._optima.values())
         smaller = known[-1] if known and known[-1] and method != BASELINE else None
         starts = starting_points(domain, smaller_scale=smaller) if space.search.warm_start else ()
-        arm = Arm(
+        return Arm(
             scale=scale,
             method=method,
             domain=domain,
@@ -240,8 +245,6 @@ class Sweep:
             seeds=space.seeds.confirmation,
             noise_floor=method == BASELINE and len(space.seeds.confirmation) == 1,
         )
-        self._take_up(arm)
-        return arm
 
     def _make_spec(self, scale: str, method: str, parameters: Mapping[str, Scalar], steps: int, seed: int) -> TrialSpec:
         return make_spec(
@@ -265,6 +268,8 @@ class Sweep:
             if stage == "tuning" and spec.spec_id not in self.finished and arm.belongs(spec)
         ]
         arm.replay(finished[: arm.trials], pending[: max(0, arm.trials - len(finished))])
+        if not arm.tuning_done:
+            self.book.protected |= self._boundaries(arm.asked.values())
         self._want([(spec, "tuning") for spec in arm.asked.values() if spec.spec_id not in arm.tuned])
 
     def _want(self, trials: Iterable[tuple[TrialSpec, str]]) -> None:
@@ -273,12 +278,7 @@ class Sweep:
             self.ledger.schedule(spec, stage)
             self._stage_of[spec.spec_id] = stage
         self.book.add(self.make_path(spec, self.site.execution) for spec, _ in new)
-        self.book.protected |= {
-            node
-            for spec, stage in new
-            if stage == "tuning" and (step := boundary_step(spec.step_ratio, spec.schedule.total_steps)) > 0
-            for node in [self.make_path(spec, self.site.execution).node(step)]
-        }
+        self.book.protected |= self._boundaries(spec for spec, stage in new if stage == "tuning")
         self._settle([spec.spec_id for spec, _ in new])
 
     def _boundaries(self, specs: Iterable[TrialSpec]) -> set[str]:

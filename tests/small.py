@@ -21,7 +21,9 @@ SHAPE = ModelShape(
 @cache
 def corpus() -> PreparedCorpus:
     """A package of the standard library, tokenized once a test process."""
-    request = CorpusRequest("files", (str(stdlib.library_root() / "email/**/*.py"),), validation_fraction=0.2, vocab_size=SHAPE.vocab_size)
+    request = CorpusRequest(
+        "files", (str(stdlib.library_root() / "email/**/*.py"),), validation_fraction=0.2, vocab_size=SHAPE.vocab_size
+    )
     return prepare(request, Path(mkdtemp(prefix="corpus-")))
 
 

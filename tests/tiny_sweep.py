@@ -113,9 +113,7 @@ class Desk:
     @property
     def summary(self) -> set[tuple[str, str, str, float | None]]:
         """Every record without its clock."""
-        return {
-            (r.spec.spec_id, r.stage, type(r.outcome).__name__, r.final_loss) for r in self.ledger.written.values()
-        }
+        return {(r.spec.spec_id, r.stage, type(r.outcome).__name__, r.final_loss) for r in self.ledger.written.values()}
 
 
 Judge = Callable[[StageJob], "StageResult | str"]
@@ -124,13 +122,15 @@ Judge = Callable[[StageJob], "StageResult | str"]
 
 @dataclass
 class Workers:
-    """`count` workers that end in an order drawn from `order`. `trained` counts how often each node was."""
+    """`count` workers that end in an order drawn from `order`. `trained` counts how often each node was,
+    `held` are the stages that ran when the driver was killed."""
 
     count: int = 1
     order: random.Random = field(default_factory=lambda: random.Random(0))
     judge: Judge = result_of
     trained: Counter[str] = field(default_factory=Counter)
     jobs: list[StageJob] = field(default_factory=list)
+    held: list[StageJob] = field(default_factory=list)
 
     def run(self, sweep: Sweep, stages: int | None = None) -> bool:
         """Work until the sweep is over (True), or the driver is killed after `stages` stages (False)."""
@@ -148,6 +148,7 @@ class Workers:
                 assert idle is Idle.OVER
                 return True
             if stages is not None and len(self.jobs) >= stages:
+                self.held = running
                 return False
             job = running.pop(self.order.randrange(len(running)))
             self.jobs.append(job)

@@ -76,7 +76,7 @@ class Attention(nn.Module):
         if shape.qk_norm:
             query_BHLE, key_BKLE = turning.split((heads, kv_heads), dim=1)
             turning = torch.cat((self.query_norm(query_BHLE), self.key_norm(key_BKLE)), dim=1)
-        query_BHLE, key_BKLE = torch.split(rotate(turning, cosine_LE, sine_LE), (heads, kv_heads), dim=1)
+        query_BHLE, key_BKLE = torch.split(rotate(turning, cosine_LE, sine_LE), [heads, kv_heads], dim=1)
         mixed_BHLE = F.scaled_dot_product_attention(
             query_BHLE, key_BKLE, value_BKLE, is_causal=True, enable_gqa=heads != kv_heads
         )

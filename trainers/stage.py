@@ -171,6 +171,26 @@ def _restore(job: StageJob, state: TrainState) -> tuple[Progress, float]:
     return Progress(), 0.0
 
 
+def _result(
+    job: StageJob, outcome: Stopped | Diverged | None, progress: Progress, billed_seconds: float, skipped_steps: int
+) -> StageResult:
+    return StageResult(
+        node=job.node,
+        parent=job.parent,
+        start=job.start,
+        end=job.end,
+        outcome=outcome,
+        points=tuple(progress.points),
+        timings=tuple(clock.timing() for clock in progress.clocks),
+        busy_seconds=progress.busy_seconds,
+        billed_seconds=billed_seconds,
+        skipped_steps=skipped_steps,
+        booked_by=job.booked_by,
+        device=device_name(torch.device(job.device)),
+        execution=job.execution,
+    )
+
+
 def run_stage(job: StageJob, corpus: Any, on_point: Callable[[StagePoint], None] = lambda point: None) -> StageResult:
     """Train a stage and leave `result.json` (and the end state, where kept) in the store.
 
@@ -213,21 +233,7 @@ def run_stage(job: StageJob, corpus: Any, on_point: Callable[[StagePoint], None]
     outcome = train(state, step, validation, job.end, progress, arguments)
     if outcome is None and job.keep_state:
         save_checkpoint(folder / STATE, state, {"spec": spec_to_dict(spec)})
-    result = StageResult(
-        node=job.node,
-        parent=job.parent,
-        start=job.start,
-        end=job.end,
-        outcome=outcome,
-        points=tuple(progress.points),
-        timings=tuple(clock.timing() for clock in progress.clocks),
-        busy_seconds=progress.busy_seconds,
-        billed_seconds=billed(),
-        skipped_steps=state.skipped_steps,
-        booked_by=job.booked_by,
-        device=device_name(device),
-        execution=job.execution,
-    )
+    result = _result(job, outcome, progress, billed(), state.skipped_steps)
     if not isinstance(outcome, Stopped):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / RESULT, json.dumps(result_to_dict(result)))

@@ -69,7 +69,9 @@ def test_a_killed_sweep_goes_on_and_has_every_trial_once(tmp_path: Path) -> None
     assert len(records) == TRIALS
     assert set(before) <= {record.spec.spec_id for record in records}
     assert all(isinstance(record.outcome, Finished) for record in records)
-    assert {file: file.stat().st_mtime_ns for file in stages_before} == stages_before, "a finished stage was trained again"
+    assert {file: file.stat().st_mtime_ns for file in stages_before} == stages_before, (
+        "a finished stage was trained again"
+    )
     assert headline in Path(page).read_text(encoding="utf-8")
 
     third = sweeper("run", FILE, "--results", results)
@@ -98,8 +100,9 @@ def test_stop_from_another_terminal_leaves_a_sweep_that_goes_on(tmp_path: Path) 
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 300
     while sweeper("stop", "tiny", "--results", results).returncode != 0:
-        assert driver.poll() is None and time.monotonic() < deadline
-    out, err = driver.communicate(timeout=300)
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+    _, err = driver.communicate(timeout=300)
     assert driver.returncode == 3, err
     assert "the same command goes on from here" in err
     assert not (results / "tiny" / "driver.json").exists()
@@ -115,7 +118,8 @@ def test_a_bad_file_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"{file}:24: ")
-    assert "1.3" in line and "[0, 1]" in line
+    assert "1.3" in line
+    assert "[0, 1]" in line
 
 
 def test_an_unknown_sweep_is_one_line_and_exit_code_2(tmp_path: Path) -> None:

@@ -34,7 +34,13 @@ def trials(draw: st.DrawFn, *, most: int = 5) -> list[TrialSpec]:
             bag, ratio = draw(st.sampled_from([1, 2, 3])), draw(st.sampled_from([0.0, 0.2, 0.5, 0.9, 1.0]))
             chosen.append(
                 small.spec(
-                    "tst", total_steps=total, decay_steps=decay, learning_rate=rate, seed=seed, bag_size=bag, step_ratio=ratio
+                    "tst",
+                    total_steps=total,
+                    decay_steps=decay,
+                    learning_rate=rate,
+                    seed=seed,
+                    bag_size=bag,
+                    step_ratio=ratio,
                 )
             )
     return list({trial.spec_id: trial for trial in chosen}.values())
@@ -88,9 +94,7 @@ def test_shared_training_ends_bit_equal_to_training_alone(
             chain, whole = book.chain(trial.spec_id)
             assert whole
             records = [
-                assemble_record(
-                    trial, "tuning", stages, PROVENANCE, devices=1, corpus_tokens=1, evaluate_every=5
-                )
+                assemble_record(trial, "tuning", stages, PROVENANCE, devices=1, corpus_tokens=1, evaluate_every=5)
                 for stages in (chain, [alone])
             ]
             shared, single = records

@@ -36,7 +36,8 @@ def cases(draw: st.DrawFn) -> Case:
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     return Case(
         torch.randn(rows, width, generator=generator, dtype=torch.float64),
-        torch.randn(vocabulary, width, generator=generator, dtype=torch.float64) * draw(st.sampled_from((0.1, 1.0, 5.0))),
+        torch.randn(vocabulary, width, generator=generator, dtype=torch.float64)
+        * draw(st.sampled_from((0.1, 1.0, 5.0))),
         torch.randint(0, vocabulary, (rows, bag), generator=generator),
         torch.tensor(target_weights(draw(st.sampled_from(WEIGHTINGS)), bag), dtype=torch.float64),
         draw(st.integers(1, rows + 2)),

@@ -116,9 +116,13 @@ def test_a_run_that_was_stopped_anywhere_ends_like_one_that_never_stopped(data: 
     bag_size=bag_sizes,
     step=st.integers(0, 400),
 )
-def test_the_data_cursor_in_closed_form_equals_counting(total: int, step_ratio: float, bag_size: int, step: int) -> None:
+def test_the_data_cursor_in_closed_form_equals_counting(
+    total: int, step_ratio: float, bag_size: int, step: int
+) -> None:
     step = min(step, total)
-    trial = small.spec("tst", total_steps=total, decay_steps=0, warmup_steps=0, bag_size=bag_size, step_ratio=step_ratio)
+    trial = small.spec(
+        "tst", total_steps=total, decay_steps=0, warmup_steps=0, bag_size=bag_size, step_ratio=step_ratio
+    )
     phases = phases_of(trial)
     counted = sum(trial.context * phase_at(phases, index).bag_size for index in range(step))
     boundary = boundary_step(step_ratio, total)
@@ -166,9 +170,7 @@ def test_flops_of_a_position_match_an_independent_count() -> None:
 
 def test_spec_id_is_the_same_in_another_process() -> None:
     trial = small.spec("tst", bag_size=3, step_ratio=0.25)
-    code = (
-        "import json, sys; from trainers.spec import spec_from_dict; print(spec_from_dict(json.load(sys.stdin)).spec_id)"
-    )
+    code = "import json, sys; from trainers.spec import spec_from_dict; print(spec_from_dict(json.load(sys.stdin)).spec_id)"
     import json
 
     from trainers.spec import spec_to_dict

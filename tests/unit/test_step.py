@@ -114,5 +114,7 @@ def test_the_compiled_step_is_the_eager_step_up_to_rounding() -> None:
     eager, compiled = step_of(spec), step_of(spec, resolve_execution("compiled", CPU))
     for index, phase in enumerate((eager.phases[0], eager.phases[0], eager.phases[1], eager.phases[1])):
         a, b = eager.run(index, phase), compiled.run(index, phase)
-        torch.testing.assert_close(b.loss, a.loss, rtol=1e-4, atol=1e-5)  # fused kernels round once where eager rounds twice
+        torch.testing.assert_close(
+            b.loss, a.loss, rtol=1e-4, atol=1e-5
+        )  # fused kernels round once where eager rounds twice
         torch.testing.assert_close(b.gradient_norm, a.gradient_norm, rtol=1e-3, atol=1e-5)

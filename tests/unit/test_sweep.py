@@ -11,8 +11,9 @@ import pytest
 from sweeper.lineage import path_of
 from sweeper.sweep import Idle
 from tests.tiny_sweep import Desk, Workers, loss_of, result_of, space_of
+from trainers.methods import phases_of
 from trainers.record import Diverged, Failed, Finished, RunRecord, Stopped
-from trainers.schedule import boundary_step
+from trainers.schedule import boundary_step, phase_at
 from trainers.stage import StageJob, StageResult
 
 WHOLE = 4 + 4 + 3 * 2 + 1 * 2
@@ -105,23 +106,13 @@ def test_a_finished_sweep_trains_nothing_when_it_is_run_again() -> None:
 def test_a_stage_that_ended_after_its_driver_was_killed_counts(stages: int) -> None:
     """The worker outlives the driver by seconds: the result is in the store, and no record is in the ledger."""
     desk, workers = Desk(), Workers(2, random.Random(stages))
-    sweep = desk.open()
-    workers.run(sweep, stages)
-    for segment in sweep.book.running.values():
-        job = replace(workers.jobs[-1], node=segment.node) if workers.jobs else None
-        del job
-        desk.store.add(result_of(job_like(sweep, segment.node)))
-    again = Workers(2, random.Random(stages))
-    assert again.run(desk.open())
+    workers.run(desk.open(), stages)
+    for job in workers.held:
+        desk.store.add(result_of(job))
+        workers.trained[job.node] += 1
+    assert workers.run(desk.open())
     assert desk.summary == finished_desk().summary
-
-
-def job_like(sweep: object, node: str) -> StageJob:
-    """The job that a worker of the killed driver holds."""
-    segment = sweep.book.running[node]  # type: ignore[attr-defined]
-    job = sweep._start(segment)  # type: ignore[attr-defined]
-    assert isinstance(job, StageJob)
-    return job
+    assert set(workers.trained.values()) == {1}
 
 
 def test_a_failed_stage_fails_its_trials_and_the_rest_goes_on() -> None:
@@ -151,12 +142,14 @@ def test_a_failure_half_way_keeps_the_curve_up_to_there() -> None:
     desk = Desk()
 
     def judge(job: StageJob) -> StageResult | str:
-        return "gone" if job.spec.method == "tst" and job.start > 0 else result_of(job)
+        recovers = phase_at(phases_of(job.spec), job.start).name == "next-token"
+        return "gone" if job.spec.method == "tst" and recovers else result_of(job)
 
     Workers(judge=judge).run(desk.open())
-    curves = [r.curve.points for r in desk.ledger.written.values() if isinstance(r.outcome, Failed)]
-    assert curves
-    assert all(points and points[-1].phase == "superposition" for points in curves)
+    failed = [r for r in desk.ledger.written.values() if isinstance(r.outcome, Failed)]
+    assert {r.curve.points[-1].step for r in failed} == {2, 4}
+    assert all(r.curve.points[-1].step == boundary_step(r.spec.step_ratio, 8) for r in failed)
+    assert all(r.timing.step_seconds == 0.5 * r.curve.points[-1].step for r in failed)
 
 
 def diverge_above(rate: float) -> Workers:
@@ -178,9 +171,7 @@ def test_a_diverged_trunk_ends_all_its_trials_and_loses_the_search() -> None:
 
 def test_an_arm_of_which_every_trial_diverged_ends_and_the_other_is_confirmed() -> None:
     desk = Desk()
-    workers = Workers(
-        judge=lambda job: result_of(job, Diverged(job.end, "nan") if job.spec.method == "tst" else None)
-    )
+    workers = Workers(judge=lambda job: result_of(job, Diverged(job.end, "nan") if job.spec.method == "tst" else None))
     assert workers.run(desk.open())
     assert by_arm(desk, "tuning") == {("nano", "baseline"): 4, ("nano", "tst"): 4}
     assert by_arm(desk, "confirmation") == {("nano", "baseline"): 6}
@@ -223,7 +214,7 @@ def test_no_stage_starts_once_the_hours_are_spent() -> None:
 
 
 def test_a_damaged_parent_is_trained_again_and_nothing_else() -> None:
-    desk, sweep = Desk(), None
+    desk = Desk()
     sweep = desk.open()
     damaged: set[str] = set()
     trained: Counter[str] = Counter()
@@ -299,11 +290,11 @@ def test_long_chains_start_first() -> None:
         sweep.finish(result_of(job))
     trunks = sweep.book.ready()
     assert [segment.remaining for segment in trunks] == sorted((s.remaining for s in trunks), reverse=True)
-    assert trunks[0].remaining == max(record_end for record_end in (16, 12, 8))
+    assert trunks[0].remaining == 16
 
 
 def test_provenance_names_every_device_that_a_trial_saw() -> None:
-    desk, sweep = Desk(), None
+    desk = Desk()
     sweep = desk.open()
     count = 0
     while isinstance(job := sweep.next_job(), StageJob):

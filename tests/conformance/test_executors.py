@@ -1,0 +1,125 @@
+"""Every executor runs the same sweep to the same records, and treats failures, stops and limits alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from sweeper.executors import Executor, InlineExecutor
+from tests.conformance.sweep_of import (
+    NUM_TRIALS,
+    Bench,
+    essence,
+    failed,
+    inline,
+    on_ray,
+    prepare_text,
+    train_and_ask_for_a_stop,
+    train_and_crash_once,
+    train_and_damage,
+    train_but_fail_in_bags,
+)
+from trainers.data.shards import PreparedCorpus
+from trainers.record import Finished
+
+Start = Callable[[Path], AbstractContextManager[Executor]]
+
+RAY_WARNINGS = [
+    # Ray leaves sockets and files to the interpreter's end.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    # Ray 2.60 uses what it and its libraries deprecate.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> PreparedCorpus:
+    return prepare_text(tmp_path_factory.mktemp("corpora"))
+
+
+@pytest.fixture(scope="module")
+def alone(corpus: PreparedCorpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[object, ...]]:
+    """The sweep in this process, undisturbed: what every other way must come to."""
+    bench = Bench(corpus, tmp_path_factory.mktemp("alone"))
+    bench.run(InlineExecutor())
+    return essence(bench.records)
+
+
+@pytest.fixture(scope="module", params=[inline, pytest.param(on_ray, marks=[pytest.mark.slow, *RAY_WARNINGS])])
+def executor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
+    start: Start = request.param
+    with start(tmp_path_factory.mktemp("scratch")) as ready:
+        yield ready
+
+
+@pytest.fixture
+def bench(corpus: PreparedCorpus, tmp_path: Path) -> Bench:
+    return Bench(corpus, tmp_path)
+
+
+def test_a_sweep_comes_to_the_same_records(executor: Executor, bench: Bench, alone: dict[str, object]) -> None:
+    sweep = bench.run(executor)
+    assert sweep.stopping is None
+    assert essence(bench.records) == alone
+    assert len(alone) == NUM_TRIALS
+    assert all(isinstance(record.outcome, Finished) for record in bench.records)
+    assert not bench.ledger.pending()
+
+
+def test_a_finished_sweep_trains_nothing_again(executor: Executor, bench: Bench, alone: dict[str, object]) -> None:
+    bench.run(executor)
+    before = bench.records
+    sweep = bench.run(executor, train_but_fail_in_bags)
+    assert bench.records == before
+    assert sum(sweep.arm_steps.values()) == 0
+
+
+def test_a_failing_stage_fails_its_trials_and_the_rest_goes_on(
+    executor: Executor, bench: Bench, alone: dict[str, object]
+) -> None:
+    bench.run(executor, train_but_fail_in_bags)
+    assert failed(bench.records) == {"tst: OSError: no memory for bags"}
+    good = essence([record for record in bench.records if record.spec.method == "baseline"])
+    assert good == {spec_id: alone[spec_id] for spec_id in good}
+    assert len(good) == 2 + 2 + 4
+    bench.run(executor)
+    assert essence(bench.records) == alone
+
+
+def test_a_stop_request_loses_nothing(executor: Executor, bench: Bench, alone: dict[str, object]) -> None:
+    sweep = bench.run(executor, train_and_ask_for_a_stop)
+    assert sweep.stopping == "stop requested"
+    assert len(bench.records) < NUM_TRIALS
+    assert bench.ledger.pending()
+    assert list((bench.folder / "stages").glob("*/partial")), "the stage that was stopped left its state"
+    bench.stop_file.unlink()
+    bench.run(executor)
+    assert essence(bench.records) == alone
+
+
+def test_a_spent_limit_starts_nothing_more(executor: Executor, bench: Bench, alone: dict[str, object]) -> None:
+    sweep = bench.run(executor, max_hours=1e-9)
+    assert sweep.stopping is not None
+    assert "device-hours are spent" in sweep.stopping
+    assert len(bench.records) < NUM_TRIALS
+    bench.run(executor)
+    assert essence(bench.records) == alone
+
+
+def test_a_crash_in_the_middle_of_every_stage_changes_nothing(
+    executor: Executor, bench: Bench, alone: dict[str, object]
+) -> None:
+    bench.run(executor, train_and_crash_once)
+    assert essence(bench.records) == alone
+    assert list((bench.folder / "stages").glob("crashed-*"))
+
+
+def test_a_damaged_state_is_trained_again(executor: Executor, bench: Bench, alone: dict[str, object]) -> None:
+    bench.run(executor, train_and_damage)
+    assert (bench.folder / "stages" / "damaged").exists()
+    assert essence(bench.records) == alone
