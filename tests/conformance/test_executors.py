@@ -84,9 +84,9 @@ def test_a_failing_stage_fails_its_trials_and_the_rest_goes_on(
 ) -> None:
     bench.run(executor, train_but_fail_in_bags)
     assert failed(bench.records) == {"tst: OSError: no memory for bags"}
-    good = essence([record for record in bench.records if record.spec.method == "baseline"])
+    good = essence([record for record in bench.records if isinstance(record.outcome, Finished)])
     assert good == {spec_id: alone[spec_id] for spec_id in good}
-    assert len(good) == 2 + 2 + 4
+    assert len(good) == NUM_TRIALS - 1
     bench.run(executor)
     assert essence(bench.records) == alone
 
@@ -111,12 +111,12 @@ def test_a_spent_limit_starts_nothing_more(executor: Executor, bench: Bench, alo
     assert essence(bench.records) == alone
 
 
-def test_a_crash_in_the_middle_of_every_stage_changes_nothing(
+def test_a_crash_in_the_middle_of_a_stage_changes_nothing(
     executor: Executor, bench: Bench, alone: dict[str, object]
 ) -> None:
     bench.run(executor, train_and_crash_once)
     assert essence(bench.records) == alone
-    assert list((bench.folder / "stages").glob("crashed-*"))
+    assert len(list((bench.folder / "stages").glob("crashed-*"))) == 3
 
 
 def test_a_damaged_state_is_trained_again(executor: Executor, bench: Bench, alone: dict[str, object]) -> None:
