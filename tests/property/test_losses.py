@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from hypothesis import given, settings
@@ -96,4 +97,4 @@ def test_weights_sum_to_one_and_never_rise_with_distance(weighting: str, bag: in
     weights = target_weights(weighting, bag)
     assert len(weights) == bag
     assert math.isclose(math.fsum(weights), 1.0, rel_tol=1e-12)
-    assert all(0 <= later <= earlier for earlier, later in zip(weights, weights[1:], strict=False))
+    assert all(0 <= later <= earlier for earlier, later in pairwise(weights))

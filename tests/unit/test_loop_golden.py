@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.tiny_training import job_of, tiny_spec, train_tiny
 from trainers.spec import NUMERICS_VERSION, TrialSpec
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "losses_cpu.json"
-LENGTHS = {"total_steps": 40, "warmup_steps": 4, "decay_steps": 10, "sequences": 4}
+LENGTHS: dict[str, Any] = {"total_steps": 40, "warmup_steps": 4, "decay_steps": 10, "sequences": 4}
 RUNS: dict[str, TrialSpec] = {
     "baseline": tiny_spec("baseline", **LENGTHS),
     "tst uniform": tiny_spec(bag_size=3, step_ratio=0.3, **LENGTHS),

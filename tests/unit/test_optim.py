@@ -35,13 +35,14 @@ def slow_adamw(weight: Tensor, gradients: list[Tensor], settings: Optimizer, rat
     return weight
 
 
-@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+@pytest.mark.parametrize("scale", [0.01, 0.35, 1.0, 100.0])
 def test_updates_are_clipped_adamw(scale: float) -> None:
     settings = Optimizer(weight_decay=0.3, clip_norm=0.7)
     layer, optimizer = one_matrix([[0.5, -1.0], [2.0, 0.0]], settings)
     start = layer.weight.detach().clone()
     generator = torch.Generator().manual_seed(0)
-    gradients = [torch.randn(2, 2, generator=generator) * scale for _ in range(4)]
+    sizes = (1.0, 0.3, 3.0, 0.6)  # AdamW does not see a scale that all gradients have in common
+    gradients = [torch.randn(2, 2, generator=generator) * scale * size for size in sizes]
     for gradient in gradients:
         layer.weight.grad = gradient.clone()
         norm = clipped_step(optimizer, settings.clip_norm, 0.1)

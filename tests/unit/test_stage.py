@@ -92,7 +92,8 @@ def test_how_often_a_run_is_watched_changes_no_bit(tmp_path: Path, whole: tuple[
 def test_stages_in_a_row_end_in_the_same_bits(
     tmp_path: Path, whole: tuple[StageResult, str], cuts: tuple[int, ...]
 ) -> None:
-    parent, start, points = None, 0, []
+    parent, start = None, 0
+    points: list[StagePoint] = []
     for end in (*cuts, 12):
         job = job_of(SPEC, tmp_path, node=f"at-{end}", parent=parent, start=start, end=end, evaluate_every=1)
         points += train_tiny(job).points
@@ -128,7 +129,8 @@ def test_an_attempt_at_another_stretch_of_steps_is_not_gone_on_with(
 
 
 def test_a_finished_stage_is_not_trained_again(tmp_path: Path) -> None:
-    job, trained = job_of(SPEC, tmp_path), []
+    job = job_of(SPEC, tmp_path)
+    trained: list[StagePoint] = []
     first = train_tiny(job)
     assert train_tiny(job, trained.append) == first
     assert trained == []
@@ -157,7 +159,7 @@ def test_a_damaged_parent_is_found_by_its_hash(tmp_path: Path) -> None:
     content = bytearray(file.read_bytes())
     content[-5] ^= 4
     file.write_bytes(content)
-    with pytest.raises(ParentLostError, match="stage end cannot start: .*SHA-256 differs"):
+    with pytest.raises(ParentLostError, match=r"stage end cannot start: .*SHA-256 differs"):
         train_tiny(job)
     assert not (tmp_path / "end").exists()
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from sweeper.lineage import path_of
+from sweeper.store import MemoryStore
 from sweeper.sweep import Idle
 from tests.tiny_sweep import Desk, Workers, loss_of, result_of, space_of
 from trainers.methods import phases_of
@@ -132,8 +133,9 @@ def test_a_failed_stage_fails_its_trials_and_the_rest_goes_on() -> None:
 def test_failed_trials_are_tried_again_by_the_next_run() -> None:
     desk = Desk()
     Workers(judge=lambda job: "no memory" if job.spec.bag_size == 3 else result_of(job)).run(desk.open())
-    workers = Workers()
-    workers.run(desk.open())
+    sweep, workers = desk.open(), Workers()
+    assert {spec.bag_size for spec, _ in desk.ledger.pending()} == {3}
+    workers.run(sweep)
     assert {job.spec.bag_size for job in workers.jobs} == {3}
     assert desk.summary == finished_desk().summary
 
@@ -277,6 +279,19 @@ def test_extra_trials_after_the_end_train_only_what_is_new() -> None:
 def test_states_are_gone_when_nothing_goes_on_from_them() -> None:
     desk = finished_desk()
     assert desk.store.states() == {}
+
+
+def test_a_state_that_is_being_written_is_not_swept_out() -> None:
+    desk = Desk()
+    desk.store = store = MemoryStore()
+    sweep = desk.open()
+    job, other = sweep.next_job(), sweep.next_job()
+    assert isinstance(job, StageJob)
+    assert isinstance(other, StageJob)
+    sweep.book.protected.clear()
+    store.kept.add(job.node)  # its worker is about to finish
+    sweep.finish(result_of(other))
+    assert store.has_state(job.node)
 
 
 def test_long_chains_start_first() -> None:
