@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sweeper.search import Axis, Domain, integers, log_uniform, uniform
+from sweeper.search.rungs import rung_sizes
 from sweeper.space_schema import Grid, IntegerRange, LogUniformRange, Method, Scalar, UniformRange
 
 FAN_AXIS = "step_ratio"
@@ -42,4 +43,13 @@ def domain_of(method: Method, seeds: tuple[int, ...]) -> Domain:
         name, value = constants.pop()
         axes = [Axis(name, (value,), "category")]
     fan_axis = next((axis.name for axis in axes if axis.name == FAN_AXIS and len(axis.values) > 1), None)
-    return Domain(tuple(axes), (method.budgets.tuning,), tuple(constants), seeds, fan_axis)
+    return Domain(tuple(axes), method.budgets.rungs, tuple(constants), seeds, fan_axis)
+
+
+def grid_trials(domain: Domain, trials: int) -> int:
+    """Trials of a grid search that may have `trials` at most: every cell once with every seed, and of several rungs at
+    the lowest one, with the part of it that halving runs again."""
+    most = len(domain.points) * len(domain.seeds)
+    while trials > most and rung_sizes(len(domain.rungs), trials)[0] > most:
+        trials -= 1
+    return trials

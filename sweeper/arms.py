@@ -90,8 +90,10 @@ class Arm:
 
     @property
     def best(self) -> RunRecord | None:
-        """The lowest tuning loss so far: for the screen. The winner is the model's."""
-        finished = [record for record in self.tuned.values() if record.final_loss is not None]
+        """The lowest tuning loss so far, at the highest rung that has one: for the screen. The winner is the model's."""
+        ended = [record for record in self.tuned.values() if record.final_loss is not None]
+        top = max((record.spec.schedule.total_steps for record in ended), default=0)
+        finished = [record for record in ended if record.spec.schedule.total_steps == top]
         return min(finished, key=lambda record: record.final_loss or 0.0, default=None)
 
     def confirm(self) -> list[tuple[TrialSpec, str]]:

@@ -156,6 +156,7 @@ def _trainable(train: Train) -> Callable[[dict[str, Any]], None]:
         from ray import tune
 
         job = job_from_dict(json.loads(config["job"]))
+        _failure_file(job).unlink(missing_ok=True)  # of an earlier attempt; this one may die without a word
 
         def on_point(point: StagePoint) -> None:
             tune.report({"step": point.step, "loss": point.loss})

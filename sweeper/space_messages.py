@@ -13,11 +13,12 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sweeper.space_errors import Problem, choose_from, closest, shown
-from sweeper.space_schema import AXIS_TAGS, CONSTANT_TAG, Model, SearchSpace
+from sweeper.space_schema import AXIS_TAGS, CONSTANT_TAG, RUNGS_TAG, STEPS_TAG, Model, SearchSpace
 from sweeper.space_yaml import Document, Location
 
 _AXIS_KEYS = tuple(tag.strip("<>") for tag in AXIS_TAGS)
 """Left out of names: `step_ratio`, not `step_ratio.uniform`."""
+_TAGS = (*AXIS_TAGS, CONSTANT_TAG, STEPS_TAG, RUNGS_TAG)
 
 _PHRASES = {
     "int_type": "is not a whole number",
@@ -50,7 +51,7 @@ def label(location: Location) -> str:
 
 def without_tags(location: Iterable[str | int]) -> Location:
     """A pydantic location without the names of union members, which no file holds."""
-    return tuple(part for part in location if part not in AXIS_TAGS and part != CONSTANT_TAG)
+    return tuple(part for part in location if part not in _TAGS)
 
 
 def problems_of(error: ValidationError, document: Document) -> tuple[Problem, ...]:

@@ -136,9 +136,14 @@ def _budgets(draft: Draft) -> Iterator[Finding]:
         if arm.budgets is None:
             continue
         place = ("methods", arm.name, "budgets")
-        ladder = arm.budgets.confirmation
-        named: list[tuple[Location, int]] = [((*place, "tuning"), arm.budgets.tuning)]
-        named += [((*place, "confirmation", index), total) for index, total in enumerate(ladder)]
+        ladders: dict[str, tuple[int, ...]] = {"confirmation": arm.budgets.confirmation}
+        named: list[tuple[Location, int]] = []
+        if isinstance(arm.budgets.tuning, int):
+            named.append(((*place, "tuning"), arm.budgets.tuning))
+        else:
+            ladders = {"tuning": arm.budgets.tuning, **ladders}
+        for stage, ladder in ladders.items():
+            named += [((*place, stage, index), total) for index, total in enumerate(ladder)]
         for location, total in named:
             decay = decay_steps(schedule, total)
             if schedule.warmup_steps + decay > total:
@@ -150,11 +155,12 @@ def _budgets(draft: Draft) -> Iterator[Finding]:
                 yield Finding(
                     location, f"{total} steps have no decay: {schedule.decay_fraction:g} of them rounds to 0 steps"
                 )
-        for index, (before, total) in enumerate(pairwise(ladder), start=1):
-            if total <= before:
-                yield Finding(
-                    (*place, "confirmation", index), f"{total} is not above the {before} before it; budgets increase"
-                )
+        for stage, ladder in ladders.items():
+            for index, (before, total) in enumerate(pairwise(ladder), start=1):
+                if total <= before:
+                    yield Finding(
+                        (*place, stage, index), f"{total} is not above the {before} before it; budgets increase"
+                    )
 
 
 RULES = (

@@ -137,13 +137,33 @@ class Tokenizer(Model):
     path: Annotated[Text | None, Field(description="A tokenizer.json; for `file` only.")] = None
 
 
-class Budgets(Model):
-    """Total optimizer steps of an arm's runs: one for tuning, one or more for the confirmation ladder."""
+STEPS_TAG, RUNGS_TAG = "<steps>", "<rungs>"
 
-    tuning: Annotated[Count, Field(description="Total steps of every tuning trial.")]
+
+def _kind_of_tuning(value: object) -> str:
+    return RUNGS_TAG if isinstance(value, list | tuple) else STEPS_TAG
+
+
+Rungs = Annotated[tuple[Count, ...], Field(min_length=1)]
+
+
+class Budgets(Model):
+    """Total optimizer steps of an arm's runs: for tuning one number, or an increasing list of rungs for successive
+    halving (each rung a complete shorter run), and one or more for the confirmation ladder."""
+
+    tuning: Annotated[
+        Annotated[Count, Tag(STEPS_TAG)] | Annotated[Rungs, Tag(RUNGS_TAG)],
+        Discriminator(_kind_of_tuning),
+        Field(description="Total steps of every tuning trial, or increasing rungs: [2000, 4000]."),
+    ]
     confirmation: Annotated[
         tuple[Count, ...], Field(min_length=1, description="Total steps of the confirmation runs, increasing.")
     ]
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Total steps of the tuning trials, ascending; the last is the budget that is tuned for."""
+        return self.tuning if isinstance(self.tuning, tuple) else (self.tuning,)
 
 
 class Method(Model):

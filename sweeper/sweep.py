@@ -15,7 +15,7 @@ from enum import Enum
 from functools import partial
 from typing import Protocol
 
-from sweeper.arm_domain import domain_of
+from sweeper.arm_domain import domain_of, grid_trials
 from sweeper.arms import Arm
 from sweeper.assemble import assemble_record
 from sweeper.lineage import ROOT, Segment, TrialPath, path_of
@@ -223,7 +223,7 @@ class Sweep:
         domain = domain_of(settings, space.seeds.tuning)
         trials = space.search.trials_per_arm
         if space.search.sampler == "grid":
-            trials = min(trials, len(domain.points) * len(space.seeds.tuning))
+            trials = grid_trials(domain, trials)
         known = list(self._optima.values())
         smaller = known[-1] if known and known[-1] and method != BASELINE else None
         starts = starting_points(domain, smaller_scale=smaller) if space.search.warm_start else ()
@@ -282,10 +282,16 @@ class Sweep:
         self._settle([spec.spec_id for spec, _ in new])
 
     def _boundaries(self, specs: Iterable[TrialSpec]) -> set[str]:
-        """States at the boundary of tuning trials: a later round of the search may go on from them."""
-        paths = [self.make_path(spec, self.site.execution) for spec in specs]
-        steps = [boundary_step(path.spec.step_ratio, path.end) for path in paths]
-        return {path.node(step) for path, step in zip(paths, steps, strict=True) if step}
+        """States of tuning trials that a later round of the search may go on from: at the boundary, and without one
+        where the decay begins, as long as there is a higher rung."""
+        nodes = set()
+        for spec in specs:
+            step = boundary_step(spec.step_ratio, spec.schedule.total_steps)
+            if not step and spec.schedule.total_steps < self.space.methods[spec.method].budgets.rungs[-1]:
+                step = spec.schedule.decay_start
+            if step:
+                nodes.add(self.make_path(spec, self.site.execution).node(step))
+        return nodes
 
     # what happened
 

@@ -16,8 +16,8 @@ from sweeper.store import DiskStore, MemoryStore
 from tests import small
 from tests.property.test_training import assert_equal_states
 from tests.strategies import PROVENANCE
-from trainers.stage import STATE, StageJob, StageResult, run_stage
 from trainers.spec import TrialSpec
+from trainers.stage import STATE, StageJob, StageResult, run_stage
 
 
 @st.composite
@@ -196,16 +196,16 @@ def test_a_stage_goes_on_after_a_crash_in_its_middle(tmp_path: Path) -> None:
     trial = small.spec(total_steps=60, decay_steps=6)
     job = replace(small.job(trial, tmp_path), checkpoint_seconds=1e-9)
 
-    class Crash(Exception):
+    class CrashError(Exception):
         pass
 
     def crash(point: object) -> None:
         if getattr(point, "step", 0) >= 30:
-            raise Crash
+            raise CrashError
 
     import pytest
 
-    with pytest.raises(Crash):
+    with pytest.raises(CrashError):
         run_stage(job, small.corpus(), crash)
     seen: list[int] = []
     again = run_stage(job, small.corpus(), lambda point: seen.append(point.step))
@@ -216,9 +216,10 @@ def test_a_stage_goes_on_after_a_crash_in_its_middle(tmp_path: Path) -> None:
 
 
 def test_a_result_and_a_state_are_all_or_nothing(tmp_path: Path) -> None:
+    import pytest
+
     from trainers.checkpoint import CheckpointError, read_note
     from trainers.stage import read_result
-    import pytest
 
     trial = small.spec()
     run_stage(small.job(trial, tmp_path), small.corpus())

@@ -9,9 +9,11 @@ from dataclasses import replace
 import pytest
 
 from sweeper.lineage import path_of
+from sweeper.stages import StageBook
 from sweeper.store import MemoryStore
 from sweeper.sweep import Idle
 from tests.tiny_sweep import Desk, Workers, loss_of, result_of, space_of
+from tests.tiny_training import tiny_spec
 from trainers.methods import phases_of
 from trainers.record import Diverged, Failed, Finished, RunRecord, Stopped
 from trainers.schedule import boundary_step, phase_at
@@ -282,16 +284,17 @@ def test_states_are_gone_when_nothing_goes_on_from_them() -> None:
 
 
 def test_a_state_that_is_being_written_is_not_swept_out() -> None:
-    desk = Desk()
-    desk.store = store = MemoryStore()
-    sweep = desk.open()
-    job, other = sweep.next_job(), sweep.next_job()
-    assert isinstance(job, StageJob)
-    assert isinstance(other, StageJob)
-    sweep.book.protected.clear()
-    store.kept.add(job.node)  # its worker is about to finish
-    sweep.finish(result_of(other))
-    assert store.has_state(job.node)
+    store = MemoryStore()
+    book = StageBook(store)
+    book.add([path_of(tiny_spec("baseline", decay_steps=0), "eager")])
+    (segment,) = book.ready()
+    book.start(segment)
+    store.kept.add(segment.node)  # its worker is about to finish
+    book.sweep_out(0.0)
+    assert store.has_state(segment.node)
+    book.abandon(segment.node)
+    book.sweep_out(0.0)
+    assert not store.has_state(segment.node)
 
 
 def test_long_chains_start_first() -> None:
