@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -54,13 +54,19 @@ def render_page(study: Study, summary: Summary) -> str:
         DrawnSection(section.anchor, section.title, side_by_side(section.figure(section.info(study, summary))))
         for section in SECTIONS
     )
+    title = f"{study.context.name}: {summary.headline}"
+    return render_sections(title, study.context.name, sections, summary_to_json(summary))
+
+
+def render_sections(title: str, name: str, sections: Sequence[DrawnSection], numbers: Mapping[str, Any]) -> str:
+    """Any page of ours as HTML: `name` stands over the contents, `numbers` travel as JSON in the page's `#summary`."""
     charts = [block for section in sections for row in section.rows for block in row if isinstance(block, Chart)]
     return _environment().get_template("page.html.j2").render(
-        title=f"{study.context.name}: {summary.headline}",
-        study_name=study.context.name,
+        title=title,
+        study_name=name,
         sections=sections,
         figures={chart.key: figure_json(chart.figure) for chart in charts},
-        summary_json=json_in_html(summary_to_json(summary)),
+        summary_json=json_in_html(numbers),
         dark_twins=json_in_html(theme.DARK_TWIN),
         chart_library=chart_library() if charts else "",
         style=_own_text("page.css"),
@@ -70,7 +76,11 @@ def render_page(study: Study, summary: Summary) -> str:
 
 def write_report(study: Study, summary: Summary, path: Path) -> None:
     """Write the page to `path`, whole or not at all. Raises `OSError` where that cannot be done."""
-    text = render_page(study, summary)
+    write_page(render_page(study, summary), path)
+
+
+def write_page(text: str, path: Path) -> None:
+    """Write `text` to `path`, whole or not at all. Raises `OSError` where that cannot be done."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -7,7 +7,6 @@ clock is steps times median step time, and only `incurred_seconds` tells who pai
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from trainers.flops import flops_per_position
 from trainers.methods import phases_of
@@ -24,38 +23,23 @@ from trainers.record import (
     Stopped,
     Timing,
 )
-from trainers.schedule import Phase, data_position, phase_at
+from trainers.schedule import Phase, data_position
 from trainers.spec import TrialSpec
 from trainers.stage import StageResult
 
 
 def is_evaluated(step: int, phases: tuple[Phase, ...], total_steps: int, evaluate_every: int) -> bool:
-    """Whether a run trained alone evaluates after `step` steps: on its grid, at its end, where its objective changes.
-
-    A boundary between equal objectives (a bag of one token) is none: such a trial may share a stage that does not stop.
-    """
+    """Whether a run trained alone evaluates after `step` steps: on its grid, at its phases' ends, at its own."""
     on_grid = evaluate_every > 0 and step % evaluate_every == 0
-    changes = any(step == phase.end and not same_objective(phase, after) for phase, after in pairwise(phases))
-    return on_grid or step == total_steps or changes
+    return on_grid or step == total_steps or any(step == phase.end for phase in phases)
 
 
-def same_objective(first: Phase, second: Phase) -> bool:
-    """Whether two phases train alike. The weighting of a single target means nothing."""
-    sizes = (first.bag_size, first.target_size) == (second.bag_size, second.target_size)
-    return sizes and (first.target_size == 1 or first.weighting == second.weighting)
-
-
-def phase_timings(chain: Sequence[StageResult], phases: tuple[Phase, ...]) -> tuple[PhaseTiming, ...]:
-    """The clock of each phase over all stages; medians of one phase are averaged by their steps.
-
-    A stage never crosses a phase of any trial that shares it, but may carry another trial's name for it (a bag of one
-    token is ordinary training): names are this trial's own.
-    """
+def phase_timings(chain: Sequence[StageResult]) -> tuple[PhaseTiming, ...]:
+    """The clock of each phase over all stages; medians of one phase are averaged by their steps."""
     gathered: dict[tuple[str, int], list[PhaseTiming]] = {}
     for stage in chain:
-        phase = phase_at(phases, stage.start)
         for timing in stage.timings:
-            gathered.setdefault((phase.name, phase.bag_size), []).append(timing)
+            gathered.setdefault((timing.phase, timing.bag_size), []).append(timing)
     merged = []
     for (name, bag_size), parts in gathered.items():
         steps = sum(part.steps for part in parts)
@@ -97,7 +81,7 @@ def assemble_record(
                 f"trial {spec.spec_id}: a stage starts at step {part.start}, the one before ended at {step}"
             )
         step = part.end
-    timings = phase_timings(chain, phases)
+    timings = phase_timings(chain)
     flops_per_step = flops_per_position(spec.shape, spec.context) * spec.tokens_per_step
     points = tuple(
         EvalPoint(
@@ -106,7 +90,7 @@ def assemble_record(
             flops=flops_per_step * point.step,
             seconds=_seconds_at(point.step, timings),
             loss=point.loss,
-            phase=phase_at(phases, point.step - 1).name,
+            phase=point.phase,
         )
         for part in chain
         for point in part.points

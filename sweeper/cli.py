@@ -63,6 +63,10 @@ def plan(
     results: Results = RESULTS,
     workers: Annotated[int, typer.Option(min=0, help="Trials at once; 0: as many as there is room for.")] = 0,
     tree: Annotated[bool, typer.Option("--tree", help="Draw the tree of stages.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page with the tree of stages to this file.")
+    ] = None,
+    as_json: Json = False,
     tracking_uri: Uri = None,
     debug: Debug = False,
 ) -> None:
@@ -71,14 +75,24 @@ def plan(
     def action() -> None:
         from rich.console import Console
 
+        from sweeper.plan_page import plan_to_json, write_plan_page
         from sweeper.screen import show_plan, stage_tree
         from sweeper.session import plan_file
 
         console = Console(highlight=False)
         made = plan_file(_options(file, results, workers=workers, tracking_uri=tracking_uri))
+        if html is not None:
+            write_plan_page(made, html)
+        if as_json:
+            import json
+
+            print(json.dumps(plan_to_json(made), indent=1, allow_nan=False))
+            return
         show_plan(console, made)
         if tree:
             console.print(stage_tree(made))
+        if html is not None:
+            print(html.resolve())
 
     _guarded(debug, action)
 

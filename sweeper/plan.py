@@ -7,13 +7,14 @@ confirmation. Searches are adaptive, so the points are one likely course; counts
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from statistics import variance
 
 from reports.resolution import what_it_can_resolve
 from sweeper.costs import StepCost
-from sweeper.lineage import build_tree, path_of
+from sweeper.lineage import path_of
 from sweeper.memory import MemoryLedger
 from sweeper.simulate import SimulatedExecutor
 from sweeper.space_schema import SearchSpace
@@ -23,7 +24,7 @@ from trainers.flops import count_parameters, flops_per_position
 from trainers.loop import StagePoint
 from trainers.methods import BASELINE, phases_of
 from trainers.record import Provenance, RunRecord
-from trainers.schedule import data_position
+from trainers.schedule import data_position, phase_at
 from trainers.spec import TrialSpec
 from trainers.stage import StageJob, StageResult
 
@@ -72,7 +73,8 @@ class ScalePlan:
 
 @dataclass(frozen=True, slots=True)
 class StageLine:
-    """A stage of the tree, for drawing: `trials` that end in it or below."""
+    """A stage of the tree, for drawing. `phase` is the objective's name, or `decay`; `trials` end in it or below;
+    `hours` are device-hours, paid once."""
 
     node: str
     parent: str | None
@@ -81,11 +83,14 @@ class StageLine:
     start: int
     end: int
     label: str
+    phase: str
+    trials: int
+    hours: float
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A whole sweep. Hours are device-hours with `workers` trials at a time."""
+    """A whole sweep. Hours are device-hours with `workers` trials at a time; checkpoints may take `disk_budget` bytes."""
 
     name: str
     question: str
@@ -97,6 +102,7 @@ class Plan:
     corpus: str
     price_per_hour: float | None
     currency: str
+    disk_budget: float
 
     @property
     def arms(self) -> tuple[ArmPlan, ...]:
@@ -165,16 +171,22 @@ def plan_scale(
     wanted = [(spec, stage) for spec, stage in ledger.asked.values()]
     fresh = [spec for spec, _ in wanted if spec.spec_id not in done]
     arms = tuple(
-        _arm_plan(scale, method, wanted, done, cost, corpus.train_tokens, devices_per_trial) for method in space.methods
+        _arm_plan(
+            scale,
+            method,
+            wanted,
+            done,
+            cost,
+            corpus.train_tokens,
+            devices_per_trial,
+            executor.trained_steps.get(method, 0),
+        )
+        for method in space.methods
     )
     example = wanted[0][0]
     count = count_parameters(example.shape)
     resolution = _resolution(space, known)
-    lines = tuple(
-        StageLine(r.node, r.parent, scale, spec.method, r.start, r.end, _label(spec))
-        for r in store.results.values()
-        if (spec := next((s for s in fresh if s.spec_id == r.booked_by), None)) is not None
-    )
+    lines = _stage_lines(store, fresh, cost, devices_per_trial)
     return ScalePlan(
         scale=scale,
         parameters=count.total,
@@ -189,6 +201,36 @@ def plan_scale(
 
 def _never(job: StageJob, on_point: Callable[[StagePoint], None]) -> StageResult:
     raise AssertionError("a plan trains nothing")
+
+
+def _stage_lines(store: MemoryStore, fresh: Iterable[TrialSpec], cost: StepCost, devices: int) -> tuple[StageLine, ...]:
+    """The stages that were trained for the `fresh` trials, in the order in which they ended."""
+    specs = {spec.spec_id: spec for spec in fresh}
+    below: Counter[str] = Counter()
+    for spec in specs.values():
+        node: str | None = path_of(spec, "simulated").node(spec.schedule.total_steps)
+        while node is not None and (result := store.results.get(node)) is not None:
+            below[node] += 1
+            node = result.parent
+    lines = []
+    for result in store.results.values():
+        if (owner := specs.get(result.booked_by)) is not None:
+            decays = result.start >= owner.schedule.decay_start
+            lines.append(
+                StageLine(
+                    node=result.node,
+                    parent=result.parent,
+                    scale=owner.scale,
+                    method=owner.method,
+                    start=result.start,
+                    end=result.end,
+                    label=_label(owner),
+                    phase="decay" if decays else phase_at(phases_of(owner), result.start).name,
+                    trials=below[result.node],
+                    hours=(result.end - result.start) * cost.seconds(owner) * devices / 3600,
+                )
+            )
+    return tuple(lines)
 
 
 def _label(spec: TrialSpec) -> str:
@@ -206,10 +248,12 @@ def _arm_plan(
     cost: StepCost,
     corpus_tokens: int,
     devices: int,
+    trained: int,
 ) -> ArmPlan:
+    """`trained`: the steps that the simulated sweep trained. An adaptive search may ask for a boundary that its trunk has
+    already passed, so that they can be a little more than those of the tree of all trials."""
     mine = [(spec, stage) for spec, stage in wanted if spec.method == method]
     fresh = [spec for spec, _ in mine if spec.spec_id not in done]
-    shared = build_tree(path_of(spec, "simulated") for spec in fresh).steps if fresh else 0
     alone = sum(spec.schedule.total_steps for spec in fresh)
     seconds = cost.seconds(mine[0][0]) * devices
     flops = sum(
@@ -224,9 +268,9 @@ def _arm_plan(
         confirmation_trials=sum(stage != "tuning" for _, stage in mine),
         finished=sum(spec.spec_id in done for spec, _ in mine),
         steps_alone=alone,
-        steps_shared=shared,
+        steps_shared=trained,
         hours_alone=alone * seconds / 3600,
-        hours_shared=shared * seconds / 3600,
+        hours_shared=trained * seconds / 3600,
         flops=flops,
         tokens=tokens,
         epochs=tokens / corpus_tokens if corpus_tokens else None,
@@ -292,4 +336,5 @@ def make_plan(
         corpus=corpus_words,
         price_per_hour=space.price.per_gpu_hour if space.price else None,
         currency=space.price.currency if space.price else "USD",
+        disk_budget=space.resources.disk_gb * 1e9,
     )

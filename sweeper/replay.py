@@ -7,7 +7,7 @@ the tolerance of the best of the *smoothed* table. What a trial "ends" at is `lo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -61,7 +61,8 @@ class Race:
     """One contestant on one table and seed. Costs in full-budget equivalents, None where it never got there.
 
     `spent` until the recommended cell was first within the tolerance, `held` until it was and stayed so to the end of the
-    race; `regret` and `raw_regret` in nats (smoothed, published) where `spent` was reached, else at the end.
+    race; `regret` and `raw_regret` in nats (smoothed, published) where `spent` was reached, else at the end. `course` is
+    what the recommendation was worth on the way: (spent, smoothed regret) after every answer.
     """
 
     seed: int
@@ -70,11 +71,20 @@ class Race:
     regret: float
     raw_regret: float
     trials: int
+    course: tuple[tuple[float, float], ...]
+
+    def regret_at(self, spent: float) -> float:
+        """Smoothed regret of what would be recommended after spending `spent`; infinite before the first answer."""
+        return next((regret for cost, regret in reversed(self.course) if cost <= spent), math.inf)
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A contestant on a table over all seeds: medians, with "not reached" counted as beyond every number (None)."""
+    """A contestant on a table over all seeds: medians, with "not reached" counted as beyond every number (None).
+
+    `course` holds the median smoothed regret after 1, 1.5, 2, ... full-budget equivalents, from where half of the races
+    recommend anything; a race that is over keeps its last answer.
+    """
 
     table: str
     params: str
@@ -87,6 +97,7 @@ class Standing:
     median_regret: float
     median_raw_regret: float
     reached: float
+    course: tuple[tuple[float, float], ...]
     races: tuple[Race, ...]
 
 
@@ -102,8 +113,12 @@ class ReplayResult:
     standings: tuple[Standing, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {"schema": 1, "kind": "replay", "unit": "full-budget equivalents", **asdict(self)}
+        """Plain JSON values; the courses of single races are left out."""
+        plain = {"schema": 1, "kind": "replay", "unit": "full-budget equivalents", **asdict(self)}
+        for standing in plain["standings"]:
+            for race in standing["races"]:
+                del race["course"]
+        return plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +146,7 @@ def run_race(
     fan = rules.fan if contestant.shared else 1
     strategy = make_strategy(contestant.sampler, domain, trials=rules.trials, fan=fan, seed=seed, warm_start=warm_start)
     told: list[Proposal] = []
+    course: list[tuple[float, float]] = []
     lucky: tuple[float, Parameters] = (math.inf, ())
     spent = held = None
     at_spent: Parameters = ()
@@ -144,6 +160,7 @@ def run_race(
         told.extend(proposals)
         found = lucky[1] if contestant.by_luck else strategy.recommend().parameters
         cost = shared_cost(domain, told) if contestant.shared else alone_cost(domain, told)
+        course.append((cost, truth.smoothed_regret[found]))
         if truth.smoothed_regret[found] <= rules.tolerance + 1e-12:
             if held is None:
                 held, held_since = cost, len(told)
@@ -154,7 +171,8 @@ def run_race(
         else:
             held = None
     answer = at_spent or found
-    return Race(seed, spent, held, truth.smoothed_regret[answer], truth.raw_regret[answer], len(told))
+    regrets = truth.smoothed_regret[answer], truth.raw_regret[answer]
+    return Race(seed, spent, held, *regrets, len(told), tuple(course))
 
 
 def compare_strategies(
@@ -164,8 +182,10 @@ def compare_strategies(
     seeds: int = 100,
     rules: Rules | None = None,
     domains: Sequence[Domain] | None = None,
+    watch: Callable[[Standing], None] | None = None,
 ) -> ReplayResult:
-    """Race every contestant on every table with seeds 0, 1, ... `domains` (one a table) default to the benchmark's.
+    """Race every contestant on every table with seeds 0, 1, ... `domains` (one a table) default to the benchmark's;
+    `watch` is called with each standing as it is known.
 
     A warm start is what the same sampler recommended after `rules.trials` / 2 trials on another table (the one before it
     in the list, the last one for the first); contestants that need one are left out where there is a single table.
@@ -184,6 +204,18 @@ def compare_strategies(
                     known = (_recommended_on(tables[index - 1], domains[index - 1], contestant, rules, seed),)
                 races.append(run_race(table, domain, contestant, rules, seed, known))
             standings.append(_standing(table, contestant, races))
+            if watch is not None:
+                watch(standings[-1])
+    return replay_result(standings, seeds, rules)
+
+
+def num_standings(contestants: Sequence[Contestant], num_tables: int) -> int:
+    """How many standings `compare_strategies` will make."""
+    return num_tables * sum(not contestant.warm or num_tables > 1 for contestant in contestants)
+
+
+def replay_result(standings: Iterable[Standing], seeds: int, rules: Rules) -> ReplayResult:
+    """Standings of one set of rules, put together."""
     return ReplayResult(seeds, rules.trials, rules.fan, rules.seed_deviation, rules.tolerance, tuple(standings))
 
 
@@ -211,8 +243,16 @@ def _standing(table: LossTable, contestant: Contestant, races: Sequence[Race]) -
         median_regret=median(race.regret for race in races),
         median_raw_regret=median(race.raw_regret for race in races),
         reached=sum(race.spent is not None for race in races) / len(races),
+        course=_median_course(races),
         races=tuple(races),
     )
+
+
+def _median_course(races: Sequence[Race]) -> tuple[tuple[float, float], ...]:
+    end = max((race.course[-1][0] for race in races if race.course), default=0.0)
+    costs = [1 + index / 2 for index in range(int(2 * max(0.0, end - 1)) + 2)]
+    medians = [(cost, median(race.regret_at(cost) for race in races)) for cost in costs]
+    return tuple(pair for pair in medians if math.isfinite(pair[1]))
 
 
 def _median(values: Iterable[float | None]) -> float | None:

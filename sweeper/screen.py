@@ -178,7 +178,8 @@ def show_plan(console: Console, plan: Plan) -> None:
         resolves = f"can resolve a speedup of {scale.resolves:.2f}x or more" if scale.resolves else "gives no interval"
         console.print(
             f"{hours(scale.wall_hours)} of wall time on {plan.workers} worker{'s' if plan.workers > 1 else ''}, "
-            f"at most {size(scale.disk_bytes)} of checkpoints; {resolves} ({scale.resolves_reason})."
+            f"at most {size(scale.disk_bytes)} of checkpoints (budget {size(plan.disk_budget)}); "
+            f"{resolves} ({scale.resolves_reason})."
         )
     saved = plan.hours_alone - plan.hours_shared
     price = (

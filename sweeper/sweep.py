@@ -142,9 +142,14 @@ class Sweep:
             return Idle.WAIT if self.book.running else Idle.OVER
         while True:
             ready = self.book.ready()
+            tuning = [segment for segment in ready if self._stage_of[segment.trials[0]] == "tuning"]
+            if tuning:
+                return self._start(tuning[0])
+            if self._ask_tuning():
+                continue
             if ready:
                 return self._start(ready[0])
-            if not self._ask_more():
+            if not self._confirm_or_move_on():
                 break
         return Idle.WAIT if self.book.running else Idle.OVER
 
@@ -172,18 +177,23 @@ class Sweep:
             keep_state=self.book.keeps_state(segment),
         )
 
-    def _ask_more(self) -> bool:
-        """Ask the arm that is least far for more trials, or confirm, or go to the next scale. False when none can."""
-        searching = sorted(
-            (arm for arm in self.arms if arm.winner is None), key=lambda arm: len(arm.asked) / arm.trials
-        )
-        for arm in searching:
+    def _ask_tuning(self) -> bool:
+        """Ask the arm that is least far for more trials; False when none has any to ask for now.
+
+        Before anything is confirmed: each trial of a search waits for the one before, confirmations wait for nothing.
+        """
+        searching = (arm for arm in self.arms if arm.winner is None)
+        for arm in sorted(searching, key=lambda arm: len(arm.asked) / arm.trials):
             specs = arm.ask()
             if specs:
                 self._want([(spec, "tuning") for spec in specs])
                 return True
-        for arm in searching:
-            if arm.tuning_done and not arm.confirming:
+        return False
+
+    def _confirm_or_move_on(self) -> bool:
+        """Confirm an arm whose search is over, or go to the next scale. False when there is nothing of the kind."""
+        for arm in self.arms:
+            if arm.winner is None and arm.tuning_done and not arm.confirming:
                 return self._confirm(arm)
         if not self.book.paths and not self.book.running and len(self._optima) < len(self.space.scales):
             return self._next_scale()
