@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import signal
@@ -72,7 +73,7 @@ def test_a_killed_sweep_goes_on_and_has_every_trial_once(tmp_path: Path) -> None
     assert {file: file.stat().st_mtime_ns for file in stages_before} == stages_before, (
         "a finished stage was trained again"
     )
-    assert headline in Path(page).read_text(encoding="utf-8")
+    assert headline in html.unescape(Path(page).read_text(encoding="utf-8"))
 
     third = sweeper("run", FILE, "--results", results)
     assert third.returncode == 0, third.stderr
