@@ -46,6 +46,7 @@ from sweeper.ledger_location import (
     first_line,
     follow_moved_artifacts,
     is_server,
+    one_at_a_time,
     refuse_unreachable,
 )
 from trainers.record import RunRecord, outcome_name, record_from_dict, record_to_dict
@@ -385,7 +386,7 @@ def _connect(uri: str) -> Any:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    with _one_line(uri):
+    with _one_line(uri), one_at_a_time(uri):
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 

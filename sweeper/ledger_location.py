@@ -8,13 +8,15 @@ from __future__ import annotations
 import sqlite3
 import urllib.error
 import urllib.request
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlparse
 
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 _ANSWER_SECONDS = 10
+_SQLITE = "sqlite:///"
 
 
 class LedgerError(Exception):
@@ -23,12 +25,25 @@ class LedgerError(Exception):
 
 def default_tracking_uri(results: Path) -> str:
     """SQLite beside the results."""
-    return f"sqlite:///{results.absolute() / DATABASE}"
+    return f"{_SQLITE}{results.absolute() / DATABASE}"
 
 
 def is_server(uri: str) -> bool:
     """Whether artifacts are the server's to place; otherwise they lie in the results directory."""
     return urlparse(uri).scheme in ("http", "https") or uri.startswith("databricks")
+
+
+@contextmanager
+def one_at_a_time(uri: str) -> Iterator[None]:
+    """Hold a lock beside an SQLite ledger while it is opened: MLflow makes its tables then, and two makers break it."""
+    if not uri.startswith(_SQLITE):
+        yield
+        return
+    import fcntl
+
+    with Path(uri.removeprefix(_SQLITE)).with_suffix(".lock").open("w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def refuse_unreachable(uri: str) -> None:

@@ -99,7 +99,7 @@ def test_the_schema_for_editors_is_current() -> None:
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("[nano]", "[tiny]"),
+        ("[pico]", "[tiny]"),
         ("  tst:", "  tts:"),
         ("bag_size:", "bag_sise:"),
         ("context: 64", "contxt: 64"),
