@@ -13,6 +13,7 @@ from reports.checks import Check, run_checks
 from reports.scaling import Aggregate, SizeTrend, geometric_mean, size_trend
 from reports.speedup import judge
 from reports.study import Configuration, Study
+from reports.sweep_cost import SweepCost, sweep_cost
 from reports.verdict import MatchedPair, NotReached, Reached, ScaleVerdict, Speedup, Words
 from reports.wording import headline_of, method_label
 
@@ -26,10 +27,12 @@ class Summary:
     `verdicts`: one per (scale, method), scales ascending. `main` is the verdict that the headline speaks about: at the
     largest scale with a confirmed comparison, `tst` where it is among the methods, else the first by name.
     `aggregates`: geometric means over scales, one per method, only where two scales or more have a measured speedup.
-    `trends`: `ln S` against `ln N`, from four scales on.
+    `trends`: `ln S` against `ln N`, from four scales on. `kind` is the study's; `cost` of the whole sweep, tuning
+    included, None where it is not known.
     """
 
     name: str
+    kind: str
     clock_label: str
     device: str | None
     headline: str
@@ -39,6 +42,7 @@ class Summary:
     aggregates: tuple[Aggregate, ...]
     trends: tuple[SizeTrend, ...]
     checks: tuple[Check, ...]
+    cost: SweepCost | None
 
 
 def summarize(study: Study) -> Summary:
@@ -52,6 +56,7 @@ def summarize(study: Study) -> Summary:
     devices = sorted({scale.device for scale in study.scales if scale.device})
     return Summary(
         name=study.context.name,
+        kind=study.context.kind,
         clock_label=study.clock_label,
         device=", ".join(devices) or None,
         headline=headline_of(study, main, method_label(main.method) if main else ""),
@@ -61,6 +66,7 @@ def summarize(study: Study) -> Summary:
         aggregates=tuple(aggregate for aggregate in aggregates if aggregate is not None),
         trends=tuple(trend for trend in trends if trend is not None),
         checks=run_checks(study, verdicts),
+        cost=sweep_cost(study),
     )
 
 
@@ -83,10 +89,18 @@ def summary_to_json(summary: Summary) -> dict[str, Any]:
     return {
         "schema": SUMMARY_SCHEMA,
         "name": summary.name,
+        "kind": summary.kind,
         "clock": summary.clock_label,
         "device": summary.device,
         "headline": summary.headline,
         "worst_caveat": summary.worst_caveat or None,
+        "cost": None
+        if summary.cost is None
+        else {
+            "hours_alone": _number(summary.cost.alone),
+            "hours_incurred": _number(summary.cost.incurred),
+            "saved": _number(summary.cost.saved),
+        },
         "scales": [_verdict_to_json(verdict) for verdict in summary.verdicts],
         "geometric_means": [
             {

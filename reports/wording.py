@@ -145,6 +145,12 @@ def _gap_sentence(verdict: ScaleVerdict, label: str, place: str) -> str:
 
 def headline_of(study: Study, main: ScaleVerdict | None, label: str) -> str:
     """The sweep in one sentence. Unequal tuning is said here, with both counts, before anything else."""
+    if study.context.kind == "replay":
+        return f"Replay: {_headline(study, main, label)}"
+    return _headline(study, main, label)
+
+
+def _headline(study: Study, main: ScaleVerdict | None, label: str) -> str:
     if main is None:
         if not study.runs:
             return "No runs yet."

@@ -13,6 +13,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from sweeper.cli_replay import replay
+
 app = typer.Typer(
     help="Find out whether Token-Superposition Training is faster for your model, and by how much.",
     no_args_is_help=True,
@@ -246,6 +248,9 @@ def doctor(
     show_findings(Console(highlight=False), findings)
     if any(finding.status == "fail" for finding in findings):
         raise typer.Exit(1)
+
+
+app.command()(replay)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ _TAG_PREFIX = "mlflow.sharedViewState."
 _MODE = "workflowType=machine_learning"
 _LOSS, _HOURS, _FINAL = "validation_loss", "gpu_hours", "final_loss"
 _CURVES, _SEARCH = "Loss against GPU-hours (during superposition not comparable)", "What the search tried"
-_QUIET_METRICS = (_HOURS, "tokens", "flops", _FINAL, "incurred_gpu_hours")
+_QUIET_METRICS = (_HOURS, "tokens", "flops", _FINAL, "standalone_gpu_hours", "incurred_gpu_hours")
 
 
 def is_known(version: str) -> bool:

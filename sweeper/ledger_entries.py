@@ -186,7 +186,8 @@ def thinned(points: tuple[EvalPoint, ...], limit: int) -> tuple[EvalPoint, ...]:
 
 
 def metric_points(record: RunRecord, run_started: int) -> tuple[MetricPoint, ...]:
-    """Loss, GPU-hours, tokens and FLOPs at the same steps (so that any of them can be an axis), then two totals.
+    """Loss, GPU-hours, tokens and FLOPs at the same steps (so that any of them can be an axis), then the totals: the
+    final loss, and the trial's two costs, as if trained alone and as this sweep paid it (billed device-hours both).
 
     `run_started`, in milliseconds, is used where the record does not say when it started. The totals stand at step 0:
     the dashboard draws a metric with later steps as a line.
@@ -205,6 +206,7 @@ def metric_points(record: RunRecord, run_started: int) -> tuple[MetricPoint, ...
         ]
     if record.final_loss is not None:
         points.append(MetricPoint("final_loss", record.final_loss, 0, started))
+    points.append(MetricPoint("standalone_gpu_hours", record.timing.billed_gpu_hours, 0, started))
     points.append(MetricPoint("incurred_gpu_hours", record.timing.incurred_gpu_hours, 0, started))
     return tuple(points)
 

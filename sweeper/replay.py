@@ -203,7 +203,7 @@ def compare_strategies(
                 if contestant.warm:
                     known = (_recommended_on(tables[index - 1], domains[index - 1], contestant, rules, seed),)
                 races.append(run_race(table, domain, contestant, rules, seed, known))
-            standings.append(_standing(table, contestant, races))
+            standings.append(_standing(_label(table, tables), table.params, contestant, races))
             if watch is not None:
                 watch(standings[-1])
     return replay_result(standings, seeds, rules)
@@ -230,10 +230,16 @@ def _recommended_on(table: LossTable, domain: Domain, contestant: Contestant, ru
     return strategy.recommend().parameters
 
 
-def _standing(table: LossTable, contestant: Contestant, races: Sequence[Race]) -> Standing:
+def _label(table: LossTable, tables: Sequence[LossTable]) -> str:
+    """The table's number, with its budget and weighting where the number alone names several."""
+    same = [other for other in tables if (other.table, other.params) == (table.table, table.params)]
+    return table.table if len(same) == 1 else f"{table.table}, {table.total_steps:,} steps, {table.bag_weighting}"
+
+
+def _standing(label: str, params: str, contestant: Contestant, races: Sequence[Race]) -> Standing:
     return Standing(
-        table=table.table,
-        params=table.params,
+        table=label,
+        params=params,
         sampler=contestant.sampler,
         contestant=contestant.name,
         shared=contestant.shared,

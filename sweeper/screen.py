@@ -18,6 +18,7 @@ from rich.tree import Tree
 
 from sweeper.doctor import Finding
 from sweeper.plan import ArmPlan, Plan, ScalePlan, StageLine
+from sweeper.replay import ReplayResult, Standing
 from sweeper.status import SweepStatus
 from sweeper.view import ArmView, SweepView
 
@@ -233,3 +234,53 @@ def show_findings(console: Console, findings: list[Finding]) -> None:
     for finding in findings:
         table.add_row(marks[finding.status], finding.what, finding.found)
     console.print(table)
+
+
+@contextmanager
+def replay_progress(standings: int) -> Iterator[Callable[[Standing], None]]:
+    """A function to call with each standing that is known; `standings` are to come."""
+    known = 0
+    console = Console(stderr=True, highlight=False)
+
+    def watch(standing: Standing) -> None:
+        nonlocal known
+        known += 1
+        how = "shared" if standing.shared else "alone"
+        line = f"replay {known}/{standings}: {standing.params} {standing.contestant}, {how}"
+        console.print(line, end="\r\x1b[K" if console.is_terminal else "\n", markup=False)
+
+    yield watch
+    if console.is_terminal:
+        console.print("\x1b[K", end="", markup=False)
+
+
+def _spent(standing: Standing | None, trials: int) -> str:
+    if standing is None:
+        return ""
+    return f"> {trials}" if standing.median_spent is None else f"{standing.median_spent:.1f}"
+
+
+def show_replay(result: ReplayResult) -> None:
+    """Medians of every strategy, one table of losses after the other."""
+    console = Console(highlight=False)
+    console.print(
+        f"Replay on tables of finished runs, nothing trained: {result.seeds} seeds, noise {result.seed_deviation:g} nats. "
+        f"Full-budget equivalents (medians) until the recommended cell is within {result.tolerance:g} nats of the "
+        "smoothed table's best; raw regret in 0.001 nats.",
+        markup=False,
+    )
+    for name in dict.fromkeys((standing.table, standing.params) for standing in result.standings):
+        mine = [standing for standing in result.standings if (standing.table, standing.params) == name]
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")
+        table.title = f"{name[1]} (table {name[0]})"
+        for index, column in enumerate(("strategy", "shared", "reached", "raw", "alone", "reached", "raw")):
+            table.add_column(column, justify="left" if index == 0 else "right")
+        for contestant in dict.fromkeys(standing.contestant for standing in mine):
+            row = [contestant]
+            for shared in (True, False):
+                found = next((s for s in mine if (s.contestant, s.shared) == (contestant, shared)), None)
+                row += [_spent(found, result.trials)]
+                row += ["", ""] if found is None else [f"{found.reached:.0%}", f"{1000 * found.median_raw_regret:.1f}"]
+            table.add_row(*row)
+        console.print()
+        console.print(table)

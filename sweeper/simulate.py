@@ -20,7 +20,7 @@ from trainers.spec import TrialSpec
 from trainers.stage import StageJob, StageResult
 
 Surface = Callable[[TrialSpec], float]
-"""Final loss of a trial, in nats."""
+"""Final loss of a trial, in nats; raises `ValueError` where it knows none, and the trial fails."""
 
 
 @dataclass
@@ -36,7 +36,10 @@ class SimulatedExecutor:
     trained_steps: dict[str, int] = field(default_factory=dict)
 
     def run(self, source: StageSource, train: Train, watch: Callable[[], None]) -> None:
-        """See `Executor`; `train` is not called."""
+        """See `Executor`; `train` is not called.
+
+        Only the end of a run has a loss. Without a decay any stage may be one.
+        """
         now, busy, count = 0.0, [], 0  # type: ignore[var-annotated]
         while True:
             job: StageJob | Idle = Idle.WAIT
@@ -47,7 +50,12 @@ class SimulatedExecutor:
                 return
             now, _, ended = heapq.heappop(busy)
             self.wall_seconds = now
-            source.finish(self._result(ended))
+            try:
+                result = self._result(ended)
+            except ValueError as error:
+                source.fail(ended.node, str(error))
+            else:
+                source.finish(result)
             watch()
 
     def _seconds(self, job: StageJob) -> float:
@@ -55,7 +63,9 @@ class SimulatedExecutor:
 
     def _result(self, job: StageJob) -> StageResult:
         phase = phase_at(phases_of(job.spec), job.start)
-        seconds = self._seconds(job)
+        seconds, schedule = self._seconds(job), job.spec.schedule
+        ends = job.end == schedule.total_steps or schedule.decay_steps == 0
+        points = (StagePoint(job.end, self.surface(job.spec), phase.name),) if ends else ()
         self.num_stages += 1
         self.trained_steps[job.spec.method] = self.trained_steps.get(job.spec.method, 0) + job.end - job.start
         return StageResult(
@@ -64,7 +74,7 @@ class SimulatedExecutor:
             start=job.start,
             end=job.end,
             outcome=None,
-            points=(StagePoint(job.end, self.surface(job.spec), phase.name),),
+            points=points,
             timings=(PhaseTiming(phase.name, phase.bag_size, job.end - job.start, self.step_seconds(job.spec)),),
             busy_seconds=seconds,
             billed_seconds=seconds,

@@ -27,7 +27,7 @@ BANNERS = {
         "Published figures.",
         "Read from the paper's tables, not trained by this sweep: one seed each and few budgets.",
     ),
-    "replay": ("Replay.", "Search strategies were run against a table of finished runs; nothing was trained."),
+    "replay": ("Replay.", "Losses come from a table of finished runs, step times are assumed; nothing was trained."),
 }
 
 

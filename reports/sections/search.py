@@ -51,20 +51,17 @@ class SearchInfo:
 def info(study: Study, summary: Summary) -> SearchInfo:
     """Collect the tuning runs of every scale."""
     scales = tuple(_scale(study, scale) for scale in study.scales if any(arm.search for arm in scale.arms))
-    return SearchInfo(scales, _shared(study, summary.clock_label))
+    return SearchInfo(scales, _shared(summary))
 
 
-def _shared(study: Study, clock: str) -> str:
-    alone = paid = 0.0
-    for run in study.runs:
-        if run.billed_gpu_hours is not None and run.incurred_gpu_hours is not None:
-            alone += run.billed_gpu_hours
-            paid += run.incurred_gpu_hours
-    if alone <= 0 or paid >= 0.995 * alone:
+def _shared(summary: Summary) -> str:
+    cost = summary.cost
+    if cost is None or cost.saved is None or cost.saved <= 0.005:
         return ""
     return (
-        f"Trained one by one, all runs would have taken {theme.hours(alone)}; sharing the prefixes that runs have in "
-        f"common, the sweep paid {theme.hours(paid)} ({clock}): {theme.percent(1 - paid / alone)} saved."
+        f"Trained one by one, all runs would have taken {theme.hours(cost.alone)}; sharing the prefixes that runs have "
+        f"in common, the sweep paid {theme.hours(cost.incurred)} ({summary.clock_label}): {theme.percent(cost.saved)} "
+        "saved."
     )
 
 

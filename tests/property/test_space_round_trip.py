@@ -71,7 +71,10 @@ def spaces(draw: st.DrawFn) -> dict[str, Any]:
     context = draw(st.integers(1, 4_096))
     warmup = draw(st.integers(0, 100))
     budgets = st.fixed_dictionaries(
-        {"tuning": st.integers(300, 10_000), "confirmation": increasing(st.integers(300, 10**6))}
+        {
+            "tuning": st.one_of(st.integers(300, 10_000), increasing(st.integers(300, 10_000), most=3)),
+            "confirmation": increasing(st.integers(300, 10**6)),
+        }
     )
     learning_rate = draw(learning_rate_axes)
     space = {

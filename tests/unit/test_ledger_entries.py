@@ -67,7 +67,7 @@ def test_points_share_their_steps_and_stay_within_limits(record: RunRecord) -> N
     steps = {key: [point.step for point in points if point.key == key] for key in curves}
     assert all(steps[key] == steps["validation_loss"] for key in curves)
     assert len(steps["validation_loss"]) <= MAX_POINTS
-    assert len({point.key for point in points}) <= 6
+    assert len({point.key for point in points}) <= 7
     assert all(point.timestamp >= 0 for point in points)
     assert len({(point.key, point.step) for point in points}) == len(points)
 
@@ -92,3 +92,10 @@ def test_tags_carry_the_spec_within_mlflows_limit(record: RunRecord) -> None:
     tags = {**trial_tags(record.spec, record.stage, 7), **result_tags(record)}
     assert spec_from_dict(json.loads(tags[SPEC_TAG])) == record.spec
     assert all(len(value) <= 5_000 for value in tags.values())
+
+
+def test_both_costs_of_a_trial_stand_beside_its_loss() -> None:
+    record = record_of(spec_of(), devices=2)
+    found = {point.key: point for point in metric_points(record, 0) if point.step == 0}
+    assert found["standalone_gpu_hours"].value == record.timing.billed_gpu_hours
+    assert found["incurred_gpu_hours"].value == record.timing.incurred_gpu_hours

@@ -1,0 +1,172 @@
+"""`sweeper replay`: search strategies raced on published tables, or a whole sweep run against them. Parsing and wiring.
+
+Registered by `cli`. Nothing is trained, and every output says so.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from sweeper.loss_table import LossTable
+
+PUBLISHED = Path("reports") / "published" / "final_loss_by_r_and_s.csv"
+Table = Annotated[
+    Path | None, typer.Option("--table", help="CSV of final losses; default: the published one.", show_default=False)
+]
+
+
+def replay(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="Search-space file whose axes are searched; default: the benchmark's.", show_default=False),
+    ] = None,
+    table: Table = None,
+    params: Annotated[str | None, typer.Option(help="Only the table's rows of this model size, e.g. 270M.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Races of each strategy.")] = 20,
+    sampler: Annotated[list[str] | None, typer.Option(help="Only this strategy; may be repeated.")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Most trials of a race.")] = 40,
+    fan: Annotated[int, typer.Option(min=1, help="Trials asked for at once that share a trunk.")] = 3,
+    deviation: Annotated[float, typer.Option(min=0, help="Seed noise in nats.")] = 0.001,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Run FILE's whole sweep against the table instead.")] = False,
+    per_doubling: Annotated[
+        float | None,
+        typer.Option(min=0, help="With --sweep: nats that doubling a budget is worth, where the table ends."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the page and its numbers.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the medians as a Markdown table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the machine-readable form instead.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Race search strategies on a table of finished runs. Nothing is trained.
+
+    Says what each strategy spends, in full-budget equivalents, until it would
+    recommend a good cell. With --sweep the whole sweep of FILE (searches, trunks,
+    confirmation) runs against the table in seconds and ends in a report that is
+    labelled as a replay; the table knows no learning rates, step times are assumed.
+    """
+    from sweeper.cli import _guarded
+
+    def tables() -> Sequence[LossTable]:
+        from sweeper.loss_table import read_tables
+
+        found = read_tables(table or _published())
+        if params is None:
+            return found
+        chosen = [one for one in found if one.params.casefold() == params.casefold()]
+        if not chosen:
+            known = ", ".join(dict.fromkeys(one.params for one in found))
+            raise ValueError(f"--params: {params!r} is not in the table, which has {known}")
+        return chosen
+
+    def run_sweep() -> None:
+        if file is None:
+            raise ValueError("--sweep: needs a search-space file, e.g. search_spaces/paper-grid.yaml")
+        _replay_sweep(file, tables(), table, deviation, per_doubling, out, as_json)
+
+    def race() -> None:
+        if per_doubling is not None:
+            raise ValueError("--per-doubling: is for --sweep; a race is run at the table's own budget")
+        _race(file, tables(), table, seeds, sampler, (trials, fan, deviation), out, markdown, as_json)
+
+    _guarded(debug, run_sweep if sweep else race)
+
+
+def _published() -> Path:
+    from importlib import resources
+
+    return Path(str(resources.files("reports"))).parent / PUBLISHED
+
+
+def _command() -> str:
+    return shlex.join(["sweeper", *sys.argv[1:]])
+
+
+def _race(
+    file: Path | None,
+    tables: Sequence[LossTable],
+    source: Path | None,
+    seeds: int,
+    samplers: list[str] | None,
+    numbers: tuple[int, int, float],
+    out: Path | None,
+    markdown: bool,
+    as_json: bool,
+) -> None:
+    from sweeper.replay import CONTESTANTS, PLAIN, Rules, compare_strategies, num_standings
+    from sweeper.replay_report import markdown_table, write_replay_files
+    from sweeper.replay_sweep import race_domain
+    from sweeper.screen import replay_progress, show_replay
+    from sweeper.space import load_search_space
+
+    contestants = [one for one in (*CONTESTANTS, *PLAIN) if samplers is None or one.sampler in samplers]
+    unknown = set(samplers or ()) - {one.sampler for one in contestants}
+    if unknown:
+        known = ", ".join(dict.fromkeys(one.sampler for one in CONTESTANTS))
+        raise ValueError(f"--sampler: {min(unknown)!r} is not one of {known}")
+    domains = None
+    if file is not None:
+        space = load_search_space(file)
+        domains = [race_domain(space, one) for one in tables]
+    trials, fan, deviation = numbers
+    rules = Rules(trials=trials, fan=fan, seed_deviation=deviation)
+    with replay_progress(num_standings(contestants, len(tables))) as watch:
+        result = compare_strategies(tables, contestants, seeds=seeds, rules=rules, domains=domains, watch=watch)
+    page = None
+    if out is not None:
+        page = write_replay_files(result, out, command=_command(), source=(source or PUBLISHED).name)
+    if as_json:
+        _print_json(result.to_json())
+    elif markdown:
+        print(markdown_table(result))
+    else:
+        show_replay(result)
+    if page is not None and not as_json:
+        print(page.resolve())
+
+
+def _replay_sweep(
+    file: Path,
+    tables: Sequence[LossTable],
+    source: Path | None,
+    deviation: float,
+    per_doubling: float | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    from sweeper.replay_sweep import SUFFIX, replay_sweep
+    from sweeper.reporting import REPORT, write_report_files
+    from sweeper.space import load_search_space
+
+    space = load_search_space(file)
+    done = replay_sweep(
+        space,
+        file.read_text(encoding="utf-8"),
+        tables,
+        command=_command(),
+        source=(source or PUBLISHED).name,
+        deviation=deviation,
+        per_doubling=per_doubling,
+    )
+    folder = out or Path("results") / (space.name + SUFFIX)
+    headline, summary = write_report_files(done.study, folder)
+    if as_json:
+        _print_json(summary)
+    else:
+        print(headline)
+        print((folder / REPORT).resolve())
+    if done.failed:
+        words = f"replay: {done.failed} of {done.trials} trials have no loss in the table: {done.reasons[0]}"
+        print(words, file=sys.stderr)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    import json
+
+    print(json.dumps(value, indent=1, allow_nan=False))
