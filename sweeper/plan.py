@@ -19,7 +19,7 @@ from sweeper.memory import MemoryLedger
 from sweeper.simulate import SimulatedExecutor
 from sweeper.space_schema import SearchSpace
 from sweeper.store import MemoryStore
-from sweeper.sweep import CorpusFacts, Site, Sweep
+from sweeper.sweep import STATE_BYTES, CorpusFacts, Site, Sweep
 from trainers.flops import count_parameters, flops_per_position
 from trainers.loop import StagePoint
 from trainers.methods import BASELINE, phases_of
@@ -31,8 +31,6 @@ from trainers.stage import StageJob, StageResult
 ASSUMED_DEVIATION = 0.01
 """Seed deviation in nats for the resolution, where no confirmation run has measured it. Tiny models are noisier, large
 ones quieter (0.001 is public at 124M parameters)."""
-STATE_BYTES = 12
-"""Per parameter in a checkpoint: weight and two moments, float32."""
 UNPREPARED = CorpusFacts("unprepared", "unprepared", 0, 0, "")
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from sweeper.about import SweepAbout
 from sweeper.costs import step_cost
 from sweeper.executors import Executor, InlineExecutor
-from sweeper.ledger import Ledger
+from sweeper.ledger import Ledger, list_sweeps
 from sweeper.lock import STOP, driving
 from sweeper.plan import UNPREPARED, Plan, make_plan
 from sweeper.provenance import provenance
@@ -30,7 +30,7 @@ from sweeper.sweep import CorpusFacts, Site, Sweep
 from sweeper.view import SweepView, view_of
 from sweeper.worker import train_stage
 from trainers.data.request import CorpusRequest
-from trainers.record import Provenance
+from trainers.record import Provenance, RunRecord
 
 STAGES = "stages"
 CORPORA = "corpora"
@@ -270,7 +270,26 @@ def _sweep(space: SearchSpace, options: RunOptions, folder: Path, ledger: Ledger
         micro_sequences=options.micro_sequences,
         disk_bytes=space.resources.disk_gb * 1e9,
     )
-    return Sweep(space, corpus_facts(corpus), ledger, DiskStore(store), site, where, options.max_gpu_hours)
+    return Sweep(
+        space,
+        corpus_facts(corpus),
+        ledger,
+        DiskStore(store),
+        site,
+        where,
+        max_hours=options.max_gpu_hours,
+        earlier=_earlier(space, options) if space.search.warm_start else (),
+    )
+
+
+def _earlier(space: SearchSpace, options: RunOptions) -> tuple[RunRecord, ...]:
+    """Records of the other sweeps in this ledger."""
+    records: list[RunRecord] = []
+    for name in list_sweeps(options.results, options.tracking_uri):
+        if name != space.name:
+            with Ledger.open(options.results, name, options.tracking_uri, create=False) as ledger:
+                records += ledger.records()
+    return tuple(records)
 
 
 def _report(ledger: Ledger, options: RunOptions, folder: Path, say: Say) -> SessionEnd:

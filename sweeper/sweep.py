@@ -8,6 +8,7 @@ know as much as they can.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from typing import Protocol
 from sweeper.arm_domain import domain_of, grid_trials
 from sweeper.arms import Arm
 from sweeper.assemble import assemble_record
+from sweeper.earlier import earlier_points
 from sweeper.lineage import ROOT, Segment, TrialPath, path_of
 from sweeper.search import make_strategy
 from sweeper.search.domain import Parameters
@@ -26,6 +28,7 @@ from sweeper.space_schema import SearchSpace
 from sweeper.specs import make_spec
 from sweeper.stages import StageBook
 from sweeper.store import StageStore
+from trainers.flops import count_parameters
 from trainers.methods import BASELINE
 from trainers.record import Failed, Provenance, RunRecord, Stopped
 from trainers.schedule import boundary_step
@@ -83,7 +86,16 @@ class Site:
     on_gpu: bool = False
     checkpoint_seconds: float = 30.0
     micro_sequences: int | None = None
-    disk_bytes: float = 20e9
+    disk_bytes: float = math.inf
+
+
+STATE_BYTES = 12
+"""Per parameter in a checkpoint: weight and two moments, float32."""
+
+
+def state_bytes(spec: TrialSpec) -> int:
+    """Size of a trial's state on disk."""
+    return STATE_BYTES * count_parameters(spec.shape).total
 
 
 class Idle(Enum):
@@ -98,7 +110,10 @@ PathMaker = Callable[[TrialSpec, str], TrialPath]
 
 @dataclass
 class Sweep:
-    """One run of one sweep. `max_hours` are device-hours of the whole sweep, earlier runs included; None has no limit."""
+    """One run of one sweep. `max_hours` are device-hours of the whole sweep, earlier runs included; None has no limit.
+
+    `earlier` are records of other sweeps, for warm starts.
+    """
 
     space: SearchSpace
     corpus: CorpusFacts
@@ -107,6 +122,7 @@ class Sweep:
     site: Site
     provenance: Provenance
     max_hours: float | None = None
+    earlier: tuple[RunRecord, ...] = ()
     make_path: PathMaker = path_of
     arms: list[Arm] = field(default_factory=list)
     stopping: str | None = None
@@ -141,7 +157,13 @@ class Sweep:
         if self.stopping is not None:
             return Idle.WAIT if self.book.running else Idle.OVER
         while True:
-            ready = self.book.ready()
+            waiting = self.book.ready()
+            ready = self._affordable(waiting)
+            if waiting and not ready:
+                self.book.sweep_out(self.site.disk_bytes - state_bytes(waiting[0].spec))
+                ready = self._affordable(waiting)
+            if waiting and not ready:
+                return self._wait_for_disk(waiting[0])
             tuning = [segment for segment in ready if self._stage_of[segment.trials[0]] == "tuning"]
             if tuning:
                 return self._start(tuning[0])
@@ -151,6 +173,22 @@ class Sweep:
                 return self._start(ready[0])
             if not self._confirm_or_move_on():
                 break
+        return Idle.WAIT if self.book.running else Idle.OVER
+
+    def _affordable(self, ready: list[Segment]) -> list[Segment]:
+        """Stages that leave no state behind, or one for which the disk budget has room."""
+        held = sum(self.store.states().values())
+        held += sum(state_bytes(s.spec) for s in self.book.running.values() if self.book.keeps_state(s))
+        room = self.site.disk_bytes - held
+        return [s for s in ready if not self.book.keeps_state(s) or state_bytes(s.spec) <= room]
+
+    def _wait_for_disk(self, segment: Segment) -> Idle:
+        """A running stage may free a state; where none runs, the budget is too small and the sweep stops with that word."""
+        if not self.book.running:
+            self.stopping = (
+                f"resources.disk_gb: {self.site.disk_bytes / 1e9:g} GB hold no further state of "
+                f"{state_bytes(segment.spec) / 1e9:.3g} GB; raise it"
+            )
         return Idle.WAIT if self.book.running else Idle.OVER
 
     def _start(self, segment: Segment) -> StageJob:
@@ -236,7 +274,10 @@ class Sweep:
             trials = grid_trials(domain, trials)
         known = list(self._optima.values())
         smaller = known[-1] if known and known[-1] and method != BASELINE else None
-        starts = starting_points(domain, smaller_scale=smaller) if space.search.warm_start else ()
+        make = partial(self._make_spec, scale, method)
+        example = make(dict(domain.points[0]), domain.rungs[-1], domain.seeds[0])
+        found = earlier_points(self.earlier, example)
+        starts = starting_points(domain, smaller_scale=smaller, finished=found) if space.search.warm_start else ()
         return Arm(
             scale=scale,
             method=method,
@@ -249,7 +290,7 @@ class Sweep:
                 seed=space.search.seed,
                 warm_start=starts,
             ),
-            make=partial(self._make_spec, scale, method),
+            make=make,
             trials=trials,
             confirmation=settings.budgets.confirmation,
             seeds=space.seeds.confirmation,
