@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from statistics import variance
 
 from reports.resolution import what_it_can_resolve
+from sweeper.arms import NOISE_FLOOR_SEEDS
 from sweeper.costs import StepCost
 from sweeper.lineage import path_of
 from sweeper.memory import MemoryLedger
-from sweeper.simulate import SimulatedExecutor
+from sweeper.simulate import SimulatedExecutor, trains_nothing
 from sweeper.space_schema import SearchSpace
 from sweeper.store import MemoryStore
 from sweeper.sweep import STATE_BYTES, CorpusFacts, Site, Sweep
 from trainers.flops import count_parameters, flops_per_position
-from trainers.loop import StagePoint
 from trainers.methods import BASELINE, phases_of
 from trainers.record import Provenance, RunRecord
 from trainers.schedule import data_position, phase_at
 from trainers.spec import TrialSpec
-from trainers.stage import StageJob, StageResult
 
 ASSUMED_DEVIATION = 0.01
 """Seed deviation in nats for the resolution, where no confirmation run has measured it. Tiny models are noisier, large
@@ -164,7 +163,7 @@ def plan_scale(
         nonlocal peak
         peak = max(peak, len(store.kept))
 
-    executor.run(sweep, _never, watch)
+    executor.run(sweep, trains_nothing, watch)
     done = {record.spec.spec_id for record in known}
     wanted = [(spec, stage) for spec, stage in ledger.asked.values()]
     fresh = [spec for spec, _ in wanted if spec.spec_id not in done]
@@ -195,10 +194,6 @@ def plan_scale(
         resolves=resolution[0],
         resolves_reason=resolution[1],
     ), lines
-
-
-def _never(job: StageJob, on_point: Callable[[StagePoint], None]) -> StageResult:
-    raise AssertionError("a plan trains nothing")
 
 
 def _stage_lines(store: MemoryStore, fresh: Iterable[TrialSpec], cost: StepCost, devices: int) -> tuple[StageLine, ...]:
@@ -302,7 +297,7 @@ def _resolution(space: SearchSpace, known: list[RunRecord]) -> tuple[float | Non
         baseline_seeds=seeds,
         method_seeds=seeds,
         sigma=measured or ASSUMED_DEVIATION,
-        noise_floor_seeds=4 if seeds == 1 else 0,
+        noise_floor_seeds=NOISE_FLOOR_SEEDS - 1 if seeds == 1 else 0,
     )
     said = "measured" if measured else "assumed"
     reason = f"with a seed deviation of {measured or ASSUMED_DEVIATION:.3g} nats, {said}"

@@ -6,14 +6,16 @@ What a record needs to be comparable is decided by `trainers.record.Provenance`;
 from __future__ import annotations
 
 import platform
-import re
 import subprocess
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from trainers.devices import cpu_name, device_name
 from trainers.record import Provenance
+
+__all__ = ["UNKNOWN", "cpu_name", "git_state", "provenance", "versions"]
 
 UNKNOWN = "unknown"
 PACKAGES = ("torch", "numpy", "ray", "optuna", "mlflow", "tst-sweeper")
@@ -26,12 +28,12 @@ def provenance(execution: str, device: str | None = None, now: datetime | None =
     `execution` is the step's form (eager, compiled, captured). Outside a checkout the commit is `unknown`.
     """
     commit, dirty = git_state(Path(__file__).resolve().parent.parent)
-    on_cpu = device is None or device == "cpu"
+    device = device or "cpu"
     return Provenance(
         git_commit=commit,
         git_dirty=dirty,
-        device=cpu_name() if on_cpu or device is None else gpu_name(device),
-        device_kind="cpu" if on_cpu else "cuda",
+        device=device_name(device),
+        device_kind="cpu" if device == "cpu" else "cuda",
         execution=execution,
         versions=versions(),
         started_at=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
@@ -71,22 +73,3 @@ def versions() -> tuple[tuple[str, str], ...]:
         except PackageNotFoundError:
             continue
     return tuple(sorted(found))
-
-
-@cache
-def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Model name of the processor, as people compare it, or the architecture where the system does not tell."""
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(encoding="utf-8", errors="replace"), re.M)
-    except OSError:
-        found = None
-    name = found.group(1) if found else platform.processor() or platform.machine()
-    return " ".join(name.split()) or UNKNOWN
-
-
-@cache
-def gpu_name(device: str) -> str:
-    """Name of a CUDA device. Imports torch; raises its error when there is no such device."""
-    import torch
-
-    return torch.cuda.get_device_name(device)

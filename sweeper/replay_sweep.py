@@ -8,7 +8,7 @@ headline and its numbers all say so. Racing strategies on a table is `replay`'s.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,14 +18,12 @@ from sweeper.loss_table import SEED_DEVIATION, LossTable, seed_noise
 from sweeper.memory import MemoryLedger
 from sweeper.provenance import provenance
 from sweeper.search import Axis, Domain
-from sweeper.simulate import SimulatedExecutor
+from sweeper.simulate import SimulatedExecutor, trains_nothing
 from sweeper.space_schema import SearchSpace
 from sweeper.store import MemoryStore
 from sweeper.sweep import CorpusFacts, Site, Sweep
-from trainers.loop import StagePoint
 from trainers.record import Failed, Provenance, RunRecord
 from trainers.spec import TrialSpec
-from trainers.stage import StageJob, StageResult
 
 if TYPE_CHECKING:
     from reports.study import Study
@@ -130,7 +128,7 @@ def replay_sweep(
     sweep = Sweep(space, facts, ledger, MemoryStore(), site, where)
     cost = step_cost((), DEVICE, on_gpu=True)
     executor = SimulatedExecutor(lambda spec: surfaces[spec.scale].loss(spec), cost.seconds, workers, DEVICE)
-    executor.run(sweep, _never, lambda: None)
+    executor.run(sweep, trains_nothing, lambda: None)
     records = ledger.records()
     reasons = [record.outcome.reason for record in records if isinstance(record.outcome, Failed)]
     study = _study(space, text, records, command, source, where, _assumptions(surfaces))
@@ -149,10 +147,6 @@ def _refuse_unknown_budgets(space: SearchSpace, surfaces: dict[str, TableSurface
                         f"methods.{name}.budgets.tuning: {steps:,} steps are not a budget of the table ({budgets}); "
                         "--per-doubling says how many nats a doubling of the budget is worth"
                     )
-
-
-def _never(job: StageJob, on_point: Callable[[StagePoint], None]) -> StageResult:
-    raise AssertionError("a replay trains nothing")
 
 
 def _assumptions(surfaces: dict[str, TableSurface]) -> str:

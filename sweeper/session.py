@@ -21,6 +21,7 @@ from sweeper.about import SweepAbout
 from sweeper.costs import step_cost
 from sweeper.executors import Executor, InlineExecutor
 from sweeper.ledger import Ledger, list_sweeps
+from sweeper.ledger_location import LedgerError
 from sweeper.lock import STOP, driving
 from sweeper.plan import UNPREPARED, Plan, make_plan
 from sweeper.provenance import provenance
@@ -30,6 +31,7 @@ from sweeper.sweep import CorpusFacts, Site, Sweep
 from sweeper.view import SweepView, view_of
 from sweeper.worker import train_stage
 from trainers.data.request import CorpusRequest
+from trainers.devices import cpu_name, device_name
 from trainers.record import Provenance, RunRecord
 
 STAGES = "stages"
@@ -101,75 +103,79 @@ def plan_file(options: RunOptions) -> Plan:
             facts, words = corpus_facts(manifest), f"{manifest.description}, prepared"
     except ValueError as error:
         words = f"unprepared ({error})"
-    known = []
+    known: list[RunRecord] = []
     with (
-        contextlib.suppress(Exception),
+        contextlib.suppress(LedgerError),
         Ledger.open(options.results, space.name, options.tracking_uri, create=False) as ledger,
     ):
         known = ledger.records()
-    on_gpu, workers = _room(space, options)
-    device = _device_name(on_gpu)
+    return _plan(space, options, facts, words, known)
+
+
+def _plan(
+    space: SearchSpace, options: RunOptions, facts: CorpusFacts, corpus_words: str, known: list[RunRecord]
+) -> Plan:
+    gpus, workers = _room(space, options)
     return make_plan(
         space,
         corpus=facts,
-        corpus_words=words,
-        cost=step_cost(known, device, on_gpu),
+        corpus_words=corpus_words,
+        cost=step_cost(known, _device_name(on_gpu=gpus > 0), on_gpu=gpus > 0),
         workers=workers,
-        on_gpu=on_gpu,
+        on_gpu=gpus > 0,
         known=known,
-        devices_per_trial=_devices(space, on_gpu),
+        devices_per_trial=_devices(space, gpus),
     )
 
 
-def _room(space: SearchSpace, options: RunOptions) -> tuple[bool, int]:
-    """Whether trials get GPUs on this machine, and how many run at once."""
+def gpus_per_trial(space: SearchSpace, available: float) -> float:
+    """What the file asks for; `auto` is one GPU where there is any."""
     wanted = space.resources.gpus
-    gpus = 0
-    if wanted != 0:
+    return float(available > 0) if wanted == "auto" else float(wanted)
+
+
+def _room(space: SearchSpace, options: RunOptions) -> tuple[float, int]:
+    """GPUs of a trial on this machine, and how many trials run at once."""
+    available = 0
+    if space.resources.gpus != 0:
         import torch
 
-        gpus = torch.cuda.device_count()
-    on_gpu = gpus > 0 if wanted == "auto" else wanted > 0
-    if on_gpu:
-        each = 1.0 if wanted == "auto" else float(wanted)
-        room = max(1, int(max(gpus, 1) / each))
-    else:
-        room = max(1, len(os.sched_getaffinity(0)) // space.resources.cpus)
-    return on_gpu, options.workers or room
+        available = torch.cuda.device_count()
+    gpus = gpus_per_trial(space, available)
+    cores = len(os.sched_getaffinity(0))
+    room = int(max(available, 1) / gpus) if gpus else cores // space.resources.cpus
+    return gpus, options.workers or max(1, room)
 
 
-def _device_name(on_gpu: bool) -> str:
+def _device_name(*, on_gpu: bool) -> str:
     """What step times are looked up by. A plan for GPUs may be made where there is none."""
     if not on_gpu:
-        return provenance("eager").device
+        return cpu_name()
     import torch
 
-    return provenance("eager", "cuda").device if torch.cuda.is_available() else "a GPU"
+    return device_name("cuda") if torch.cuda.is_available() else "a GPU"
 
 
-def _devices(space: SearchSpace, on_gpu: bool) -> int:
-    if on_gpu:
-        return 1 if space.resources.gpus == "auto" else max(1, int(space.resources.gpus))
-    return space.resources.cpus
+def _devices(space: SearchSpace, gpus: float) -> int:
+    """Devices that a trial's clock counts: whole GPUs, or the CPUs where it has none."""
+    return max(1, int(gpus)) if gpus else space.resources.cpus
 
 
 @contextlib.contextmanager
-def _executor(space: SearchSpace, options: RunOptions, folder: Path) -> Iterator[tuple[Executor, bool]]:
-    """The executor, and whether its trials run on GPUs."""
-    wanted = space.resources.gpus
+def _executor(space: SearchSpace, options: RunOptions, folder: Path) -> Iterator[tuple[Executor, float]]:
+    """The executor, and the GPUs that each of its trials gets."""
     if options.executor == "inline":
         yield InlineExecutor(), _room(space, options)[0]
         return
     from sweeper.dispatch import RayExecutor, attach
 
     with attach(options.address, num_cpus=len(os.sched_getaffinity(0))) as cluster:
-        on_gpu = cluster.gpus > 0 if wanted == "auto" else wanted > 0
-        gpus = (1.0 if wanted == "auto" else float(wanted)) if on_gpu else 0.0
+        gpus = gpus_per_trial(space, cluster.gpus)
         if gpus > cluster.gpus:
             raise ValueError(f"resources.gpus: {gpus:g} wanted for a trial, the cluster has {cluster.gpus:g}")
         if space.resources.cpus > cluster.cpus:
             raise ValueError(f"resources.cpus: {space.resources.cpus} wanted, the cluster has {cluster.cpus}")
-        yield RayExecutor(folder / "ray", space.resources.cpus, gpus, options.workers), on_gpu
+        yield RayExecutor(folder / "ray", space.resources.cpus, gpus, options.workers), gpus
 
 
 @contextlib.contextmanager
@@ -232,9 +238,10 @@ def run_file(options: RunOptions, say: Say, watch: Watch) -> SessionEnd:
         sweep: Sweep | None = None
         complete = False
         try:
-            with _stopping(folder), _executor(space, options, folder) as (executor, on_gpu):
-                sweep = _sweep(space, options, folder, ledger, corpus, on_gpu)
-                planned = plan_file(options).planned_steps
+            with _stopping(folder), _executor(space, options, folder) as (executor, gpus):
+                sweep = _sweep(space, options, folder, ledger, corpus, gpus)
+                facts, words = corpus_facts(corpus), corpus.description
+                planned = _plan(space, options, facts, words, ledger.records()).planned_steps
                 executor.run(sweep, train_stage, lambda: _look(sweep, folder, planned, watch))
                 watch(view_of(sweep, planned))
                 complete = sweep.stopping is None and not sweep.book.paths
@@ -252,11 +259,12 @@ def _look(sweep: Sweep, folder: Path, planned: Mapping[tuple[str, str], int], wa
     watch(view_of(sweep, planned))
 
 
-def _sweep(space: SearchSpace, options: RunOptions, folder: Path, ledger: Ledger, corpus: Any, on_gpu: bool) -> Sweep:
+def _sweep(space: SearchSpace, options: RunOptions, folder: Path, ledger: Ledger, corpus: Any, gpus: float) -> Sweep:
     import torch
 
     from trainers.step import resolve_execution
 
+    on_gpu = gpus > 0
     execution = resolve_execution(options.execution, torch.device("cuda" if on_gpu else "cpu"))
     where = provenance(execution, "cuda" if on_gpu and torch.cuda.is_available() else None)
     ledger.begin(_about(space, options, corpus, where))
@@ -265,7 +273,7 @@ def _sweep(space: SearchSpace, options: RunOptions, folder: Path, ledger: Ledger
         store=str(store),
         stop_file=str(folder / STOP),
         execution=execution,
-        devices_per_trial=_devices(space, on_gpu),
+        devices_per_trial=_devices(space, gpus),
         on_gpu=on_gpu,
         micro_sequences=options.micro_sequences,
         disk_bytes=space.resources.disk_gb * 1e9,

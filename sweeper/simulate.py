@@ -19,6 +19,12 @@ from trainers.schedule import phase_at
 from trainers.spec import TrialSpec
 from trainers.stage import StageJob, StageResult
 
+
+def trains_nothing(job: StageJob, on_point: Callable[[StagePoint], None]) -> StageResult:
+    """The trainer to hand to an executor that must not train."""
+    raise AssertionError("a simulated sweep trains nothing")
+
+
 Surface = Callable[[TrialSpec], float]
 """Final loss of a trial, in nats; raises `ValueError` where it knows none, and the trial fails."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
@@ -20,7 +20,7 @@ from sweeper.arm_domain import domain_of, grid_trials
 from sweeper.arms import Arm
 from sweeper.assemble import assemble_record
 from sweeper.earlier import earlier_points
-from sweeper.lineage import ROOT, Segment, TrialPath, path_of
+from sweeper.lineage import ROOT, Segment, path_of
 from sweeper.search import make_strategy
 from sweeper.search.domain import Parameters
 from sweeper.search.warm_start import starting_points
@@ -105,9 +105,6 @@ class Idle(Enum):
     OVER = "over"
 
 
-PathMaker = Callable[[TrialSpec, str], TrialPath]
-
-
 @dataclass
 class Sweep:
     """One run of one sweep. `max_hours` are device-hours of the whole sweep, earlier runs included; None has no limit.
@@ -123,7 +120,6 @@ class Sweep:
     provenance: Provenance
     max_hours: float | None = None
     earlier: tuple[RunRecord, ...] = ()
-    make_path: PathMaker = path_of
     arms: list[Arm] = field(default_factory=list)
     stopping: str | None = None
     latest: str = ""
@@ -328,7 +324,7 @@ class Sweep:
         for spec, stage in new:
             self.ledger.schedule(spec, stage)
             self._stage_of[spec.spec_id] = stage
-        self.book.add(self.make_path(spec, self.site.execution) for spec, _ in new)
+        self.book.add(path_of(spec, self.site.execution) for spec, _ in new)
         self.book.protected |= self._boundaries(spec for spec, stage in new if stage == "tuning")
         self._settle([spec.spec_id for spec, _ in new])
 
@@ -341,7 +337,7 @@ class Sweep:
             if not step and spec.schedule.total_steps < self.space.methods[spec.method].budgets.rungs[-1]:
                 step = spec.schedule.decay_start
             if step:
-                nodes.add(self.make_path(spec, self.site.execution).node(step))
+                nodes.add(path_of(spec, self.site.execution).node(step))
         return nodes
 
     # what happened

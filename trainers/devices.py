@@ -1,31 +1,32 @@
-"""What this machine computes on: the device of a worker, and the name that people compare."""
+"""What this machine computes on, by the name that people compare: one spelling for workers, plans and provenance."""
 
 from __future__ import annotations
 
 import platform
+import re
 from functools import cache
 from pathlib import Path
 
-import torch
+
+@cache
+def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's model name on one line, or its architecture where the system does not tell."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(encoding="utf-8", errors="replace"), re.M)
+    except OSError:
+        found = None
+    name = found.group(1) if found else platform.processor() or platform.machine()
+    return " ".join(name.split()) or "unknown"
 
 
 @cache
-def cpu_name() -> str:
-    """The processor's model name, or its architecture where the system does not tell."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+def device_name(device: str) -> str:
+    """`NVIDIA H200` for a torch device such as `cuda:0`, the processor's model for `cpu`.
 
+    Imports torch for a GPU only; raises its error when there is no such device.
+    """
+    if device == "cpu":
+        return cpu_name()
+    import torch
 
-def device_name(device: torch.device) -> str:
-    """`NVIDIA H200` or the processor's model."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-
-
-def worker_device(gpus: float) -> str:
-    """The device of a worker that was given `gpus`: the first one visible to it, else the CPU."""
-    return "cuda:0" if gpus and torch.cuda.is_available() else "cpu"
+    return torch.cuda.get_device_name(device)

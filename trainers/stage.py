@@ -186,7 +186,7 @@ def _result(
         billed_seconds=billed_seconds,
         skipped_steps=skipped_steps,
         booked_by=job.booked_by,
-        device=device_name(torch.device(job.device)),
+        device=device_name(job.device),
         execution=job.execution,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -10,21 +9,10 @@ from playwright.sync_api import Page, sync_playwright
 
 from sweeper.dashboard import Links, prepare, running_server
 from sweeper.ledger import Ledger
+from tests.chromium import CHROMIUM, FLAGS, needs_chromium
 from tests.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
 from tests.strategies import record_of, spec_of
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 NUM_SEEDS = 8
 REPORT = (
     "<!doctype html><p id=said>silent</p><script>document.getElementById('said').textContent = 'script ran'</script>"
@@ -33,7 +21,7 @@ REPORT = (
 pytestmark = [
     pytest.mark.browser,
     MLFLOW_WARNINGS,
-    pytest.mark.skipif(CHROMIUM is None, reason="no system Chromium"),
+    needs_chromium,
 ]
 
 
@@ -59,7 +47,7 @@ def page(dashboard: tuple[str, Links]) -> Iterator[Page]:
     """A fresh profile that reaches nothing but the dashboard."""
     address, _ = dashboard
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1600, "height": 1200})
         page.set_default_timeout(60_000)
         page.route(lambda url: not url.startswith((address, "data:", "blob:")), lambda route: route.abort())
