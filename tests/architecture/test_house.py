@@ -1,13 +1,10 @@
-"""The house is as the README says, light where it must be, and each rule about it can fail."""
+"""The house is as the README says, its files and functions are short, and nothing in it names one machine."""
 
 from __future__ import annotations
 
 import ast
 import re
 import subprocess
-import sys
-import tomllib
-import zipfile
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,38 +13,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("sweeper", "trainers", "reports")
-HEAVY = ("torch", "ray", "mlflow", "pandas", "plotly", "optuna", "scipy", "pydantic")
 MOST_FILE_LINES, MOST_FUNCTION_LINES = 450, 60
-LONGER_FUNCTIONS = {"train": 120, "_searcher": 70, "plan_scale": 75, "_open_arm": 62}
-"""The loop, and functions that are mostly a class, a call or a result with many fields."""
-
-
-def python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+LONGER_FUNCTIONS: dict[str, int] = {}
+"""Functions that may be longer, and how long: none at present. The training loop would be allowed 120 lines."""
 
 
 def own_files() -> list[Path]:
     return sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
-
-
-def test_help_imports_nothing_heavy() -> None:
-    done = python(
-        "import sys\nsys.argv = ['sweeper', '--help']\n"
-        "from sweeper.cli import main\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-        f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"
-    )
-    assert done.stdout.strip().endswith("HEAVY []"), done.stdout + done.stderr
-
-
-def test_records_are_read_where_torch_is_not_installed() -> None:
-    done = python(
-        "import sys\n"
-        "for name in ('torch', 'ray', 'mlflow'): sys.modules[name] = None\n"
-        "import trainers.record, trainers.methods, reports.study, reports.summary, reports.page"
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def tree_entries() -> Iterator[tuple[str, str]]:
@@ -121,74 +93,60 @@ def test_every_module_says_what_it_decides() -> None:
     assert not silent
 
 
-@pytest.mark.parametrize(
-    ("module", "line"),
-    [
-        ("trainers/loop.py", "import reports"),
-        ("reports/page.py", "import torch"),
-        ("trainers/model.py", "import pydantic"),
-        ("trainers/schedule.py", "import torch"),
-        ("sweeper/sweep.py", "import ray"),
-        ("sweeper/plan.py", "import mlflow"),
-        ("sweeper/plan.py", "import plotly"),
-        ("sweeper/plan.py", "import rich"),
-    ],
+def test_no_exemption_outlives_its_function() -> None:
+    longest: dict[str, int] = {}
+    for file in own_files():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                longest[node.name] = max(length, longest.get(node.name, 0))
+    assert [name for name in LONGER_FUNCTIONS if longest.get(name, 0) <= MOST_FUNCTION_LINES] == []
+
+
+HOSTS = ("pypi", "pythonhosted", "conda.anaconda", "download.pytorch", "registry.npmjs", "proxy.golang")
+ONE_MACHINE_S = re.compile(
+    "|".join([r"(?<![\w./-])/(?:work|root|home)/\w", *(rf"\b{host}\.\w+" for host in HOSTS)]), re.IGNORECASE
 )
-@pytest.mark.slow
-def test_each_import_contract_can_fail(module: str, line: str, tmp_path: Path) -> None:
-    import shutil
-
-    for package in PACKAGES:
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
-    assert settings["contracts"]
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
-    environment = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}
-
-    def linted() -> int:
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False).returncode
-
-    assert linted() == 0
-    file = tmp_path / module
-    file.write_text(file.read_text(encoding="utf-8") + f"\n{line}\n", encoding="utf-8")
-    assert linted() == 1
+"""Paths that exist on one machine, and hosts that only one network has: where packages come from is the reader's to set."""
 
 
-@pytest.mark.slow
-def test_the_wheel_holds_what_an_installed_sweeper_needs(tmp_path: Path) -> None:
-    import shutil
+def one_machine_s(text: str) -> list[str]:
+    return [line for line in text.splitlines() if ONE_MACHINE_S.search(line)]
 
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, source)
-    for name in (*PACKAGES, "search_spaces"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(tmp_path), str(source)], check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
-    wanted = {file.relative_to(ROOT).as_posix() for file in own_files()}
-    wanted |= {f"search_spaces/{name}" for name in ("quickstart.yaml", "schema.json", "paper-grid.yaml")}
-    wanted |= {f"reports/{file.name}" for file in (ROOT / "reports").glob("*.j2")}
-    wanted |= {"reports/page.css", "reports/page.js", "reports/published/table1_runs.csv"}
-    assert wanted <= names
-    assert not [name for name in names if name.startswith("tests")]
-    fresh = tmp_path / "fresh"
-    subprocess.run([*pip, "install", "--no-deps", "--target", str(fresh), str(wheel)], check=True, capture_output=True)
-    code = "import sweeper, sys; print(sweeper.__file__); from sweeper.cli import main; sys.argv = ['sweeper', '-h']; main()"
-    import os
 
+def committed_files() -> list[Path]:
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code],
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         capture_output=True,
         text=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(fresh)},
+        cwd=ROOT,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(str(fresh))
-    assert "plan" in done.stdout
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    return [file for name in done.stdout.split("\0") if name and (file := ROOT / name).is_file()]
+
+
+def test_nothing_names_one_machine() -> None:
+    binary = {".png", ".jpg", ".woff2", ".gz"}
+    named = {
+        file.relative_to(ROOT).as_posix(): found
+        for file in committed_files()
+        if file.suffix not in binary and file != Path(__file__) and (found := one_machine_s(file.read_text("utf-8")))
+    }
+    assert named == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "objects"),
+    [
+        ("cd /" + "work/tree", True),
+        ('PATH = "/home/me/data"', True),
+        ("--index-url https://pypi.org/simple", True),
+        ("https://files.PythonHosted.org/x", True),
+        ("search_spaces" + "/work" + "/x.yaml", False),
+        ("the work of a PyPI mirror", False),
+    ],
+)
+def test_the_rule_about_machines_can_object(line: str, objects: bool) -> None:
+    assert bool(one_machine_s(line)) is objects
