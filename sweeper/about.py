@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
+Origin = Literal["sweep", "imported"]
 ABOUT_SCHEMA = 1
 
 
@@ -17,7 +18,7 @@ class SweepAbout:
     """One sweep. `search_space_text` is the file as it was run, `command` the line that reproduces it.
 
     `price_per_gpu_hour` is in `currency`, None where the file gives none; `corpus_tokens` counts the training split;
-    `started_at` is ISO 8601 with its time zone.
+    `started_at` is ISO 8601 with its time zone. `origin` tells our own trials from runs that were trained elsewhere.
     """
 
     name: str
@@ -36,6 +37,7 @@ class SweepAbout:
     versions: tuple[tuple[str, str], ...]
     device: str
     started_at: str
+    origin: Origin = "sweep"
 
 
 def about_to_dict(about: SweepAbout) -> dict[str, Any]:

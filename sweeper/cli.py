@@ -7,13 +7,14 @@ running the same command again goes on; 4 the speedup is below `--fail-under`; 1
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
+from sweeper.cli_options import RESULTS, Debug, Json, Results, Uri, guarded, print_json, refuse
 from sweeper.cli_replay import replay
+from sweeper.cli_reports import import_runs, report
 
 app = typer.Typer(
     help="Find out whether Token-Superposition Training is faster for your model, and by how much.",
@@ -25,32 +26,6 @@ app = typer.Typer(
 
 File = Annotated[Path, typer.Argument(help="Search-space file, e.g. search_spaces/quickstart.yaml", show_default=False)]
 Name = Annotated[str, typer.Argument(help="Name of the sweep, as in its file.", show_default=False)]
-Results = Annotated[Path, typer.Option("--results", help="Folder of ledgers, checkpoints and reports.")]
-Uri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow server; default: SQLite in --results.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the machine-readable form instead.")]
-RESULTS = Path("results")
-
-
-def _refuse(error: BaseException) -> NoReturn:
-    print(str(error) or type(error).__name__, file=sys.stderr)
-    raise typer.Exit(2)
-
-
-def _guarded(debug: bool, action: Callable[[], Any]) -> Any:
-    """Run a command's body: the user's mistakes become one line and exit code 2."""
-    from sweeper.ledger_location import LedgerError
-    from sweeper.lock import LockedError
-
-    try:
-        return action()
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        raise typer.Exit(130) from None
-    except (ValueError, OSError, LedgerError, LockedError) as error:
-        if debug:
-            raise
-        _refuse(error)
 
 
 def _options(file: Path, results: Path, **more: Any) -> Any:
@@ -86,9 +61,7 @@ def plan(
         if html is not None:
             write_plan_page(made, html)
         if as_json:
-            import json
-
-            print(json.dumps(plan_to_json(made), indent=1, allow_nan=False))
+            print_json(plan_to_json(made))
             return
         show_plan(console, made)
         if tree:
@@ -96,7 +69,7 @@ def plan(
         if html is not None:
             print(html.resolve())
 
-    _guarded(debug, action)
+    guarded(debug, action)
 
 
 @app.command()
@@ -114,7 +87,7 @@ def run(
 ) -> None:
     """Run a sweep to its report. The same command again goes on where it stopped."""
     if executor not in ("ray", "inline"):
-        _refuse(ValueError(f"--executor: {executor!r} is not one of ray, inline"))
+        refuse(ValueError(f"--executor: {executor!r} is not one of ray, inline"))
 
     def action() -> Any:
         from rich.console import Console
@@ -136,7 +109,7 @@ def run(
         with progress(Console(stderr=True, highlight=False)) as (say, show):
             return run_file(options, say, show)
 
-    end = _guarded(debug, action)
+    end = guarded(debug, action)
     print(end.headline)
     print(end.report)
     if end.reason:
@@ -158,7 +131,7 @@ def status(name: Name, results: Results = RESULTS, tracking_uri: Uri = None, deb
 
         show_status(Console(highlight=False), status_of(results, name, tracking_uri))
 
-    _guarded(debug, action)
+    guarded(debug, action)
 
 
 @app.command()
@@ -168,47 +141,8 @@ def stop(name: Name, results: Results = RESULTS) -> None:
 
     driver = request_stop(results / name)
     if driver is None:
-        _refuse(ValueError(f"{name}: no driver runs this sweep in {results}"))
+        refuse(ValueError(f"{name}: no driver runs this sweep in {results}"))
     print(f"{name}: asked process {driver.pid} on {driver.host} to stop")
-
-
-@app.command()
-def report(
-    name: Name,
-    results: Results = RESULTS,
-    as_json: Json = False,
-    fail_under: Annotated[
-        float | None, typer.Option(help="Exit with 4 unless every speedup's lower bound is at least this.")
-    ] = None,
-    tracking_uri: Uri = None,
-    debug: Debug = False,
-) -> None:
-    """Write the report of a sweep from its ledger alone."""
-
-    def action() -> tuple[str, dict[str, Any], Path]:
-        from sweeper.ledger import Ledger
-        from sweeper.reporting import REPORT, study_of, write_report_files
-
-        with Ledger.open(results, name, tracking_uri, create=False) as ledger:
-            study = study_of(ledger, f"sweeper report {name}")
-            headline, summary = write_report_files(study, results / name)
-        return headline, summary, (results / name / REPORT).resolve()
-
-    headline, summary, page = _guarded(debug, action)
-    if as_json:
-        import json
-
-        print(json.dumps(summary, indent=1, allow_nan=False))
-    else:
-        print(headline)
-        print(page)
-    if fail_under is not None and not _holds(summary, fail_under):
-        raise typer.Exit(4)
-
-
-def _holds(summary: dict[str, Any], least: float) -> bool:
-    lows = [entry["interval"][0] if entry["interval"] else None for entry in summary["scales"]]
-    return bool(lows) and all(low is not None and low >= least for low in lows)
 
 
 @app.command()
@@ -230,7 +164,7 @@ def ui(
         except DashboardError as error:
             raise ValueError(str(error)) from error
 
-    _guarded(debug, action)
+    guarded(debug, action)
 
 
 @app.command()
@@ -250,6 +184,8 @@ def doctor(
         raise typer.Exit(1)
 
 
+app.command()(report)
+app.command("import")(import_runs)
 app.command()(replay)
 
 

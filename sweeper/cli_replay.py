@@ -9,9 +9,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from sweeper.cli_options import Debug, Json, guarded, print_json
 
 if TYPE_CHECKING:
     from sweeper.loss_table import LossTable
@@ -41,8 +43,8 @@ def replay(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the page and its numbers.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the medians as a Markdown table.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the machine-readable form instead.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Race search strategies on a table of finished runs. Nothing is trained.
 
@@ -51,7 +53,6 @@ def replay(
     confirmation) runs against the table in seconds and ends in a report that is
     labelled as a replay; the table knows no learning rates, step times are assumed.
     """
-    from sweeper.cli import _guarded
 
     def tables() -> Sequence[LossTable]:
         from sweeper.loss_table import read_tables
@@ -75,7 +76,7 @@ def replay(
             raise ValueError("--per-doubling: is for --sweep; a race is run at the table's own budget")
         _race(file, tables(), table, seeds, sampler, (trials, fan, deviation), out, markdown, as_json)
 
-    _guarded(debug, run_sweep if sweep else race)
+    guarded(debug, run_sweep if sweep else race)
 
 
 def _published() -> Path:
@@ -122,7 +123,7 @@ def _race(
     if out is not None:
         page = write_replay_files(result, out, command=_command(), source=(source or PUBLISHED).name)
     if as_json:
-        _print_json(result.to_json())
+        print_json(result.to_json())
     elif markdown:
         print(markdown_table(result))
     else:
@@ -157,16 +158,10 @@ def _replay_sweep(
     folder = out or Path("results") / (space.name + SUFFIX)
     headline, summary = write_report_files(done.study, folder)
     if as_json:
-        _print_json(summary)
+        print_json(summary)
     else:
         print(headline)
         print((folder / REPORT).resolve())
     if done.failed:
         words = f"replay: {done.failed} of {done.trials} trials have no loss in the table: {done.reasons[0]}"
         print(words, file=sys.stderr)
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    import json
-
-    print(json.dumps(value, indent=1, allow_nan=False))

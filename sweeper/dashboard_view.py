@@ -57,7 +57,7 @@ def run_link(link: str) -> str:
 
 def _state() -> dict[str, Any]:
     return {
-        "searchFilter": "tags.`sweeper.kind` = 'trial'",
+        "searchFilter": "tags.`sweeper.kind` != 'sweep'",
         "orderByKey": f"metrics.`{_FINAL}`",
         "orderByAsc": True,
         "selectedColumns": _columns(),

@@ -49,6 +49,7 @@ from sweeper.ledger_location import (
     one_at_a_time,
     refuse_unreachable,
 )
+from sweeper.ledger_rows import ForeignRun
 from trainers.record import RunRecord, outcome_name, record_from_dict, record_to_dict
 from trainers.spec import TrialSpec
 
@@ -77,6 +78,23 @@ def list_sweeps(results: Path, tracking_uri: str | None = None) -> list[str]:
         ]
     _release(client)
     return [experiment.tags[SWEEP_TAG] for experiment in sorted(experiments, key=lambda e: e.creation_time)]
+
+
+def runs_of_experiment(uri: str, experiment: str, filter_string: str = "") -> list[ForeignRun]:
+    """The runs that others logged under `experiment`, the oldest first. Raises `LedgerError` in one line."""
+    client = _connect(uri)
+    with _one_line(uri):
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            names = [one.name for one in _pages(lambda token: client.search_experiments(page_token=token))]
+            raise LedgerError(f"{experiment}: no experiment of that name in {uri}; it holds: {', '.join(names)}")
+        identity = [found.experiment_id]
+        runs = list(_pages(lambda token: client.search_runs(identity, filter_string, page_token=token)))
+    _release(client)
+    return [
+        ForeignRun(run.info.run_id, run.info.run_name or "", run.info.status, run.data.params, run.data.metrics, run.data.tags)
+        for run in sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
+    ]  # fmt: skip
 
 
 class Ledger:
@@ -135,7 +153,8 @@ class Ledger:
     def begin(self, about: SweepAbout) -> None:
         """Start the sweep's run, or go on with it, and complete trials whose writing was cut short.
 
-        The time of the first start is kept; everything else is as it is now.
+        The time of the first start is kept; everything else is as it is now. Raises `LedgerError` when the name is
+        taken by runs of another origin.
         """
         parent = self._parent()
         if parent is None:
@@ -143,18 +162,27 @@ class Ledger:
             run = self._client.create_run(self._experiment_id, tags=tags, run_name=f"{about.name} · sweep")
             parent = run.info.run_id
         else:
-            try:
-                about = replace(about, started_at=self.about().started_at)
-            except LedgerError:
-                _logger.warning("%s: %s is damaged and is written anew", self.name, ABOUT_FILE)
+            about = self._continued(about)
             self._client.update_run(parent, status="RUNNING")
         self._tag(parent, {**sweep_tags(about), DESCRIPTION_TAG: running_description(about)})
-        self._log_corpus(parent, about)
+        if about.corpus_fingerprint:
+            self._log_corpus(parent, about)
         self._store(parent, "search_space.yaml", about.search_space_text)
         self._store(parent, ABOUT_FILE, json.dumps(about_to_dict(about), indent=1, allow_nan=False))
         for trial in self._trials().values():
             if not trial.complete and (record := self._read(trial)[0]) is not None:
                 self.write(record)
+
+    def _continued(self, about: SweepAbout) -> SweepAbout:
+        try:
+            earlier = self.about()
+        except LedgerError:
+            _logger.warning("%s: %s is damaged and is written anew", self.name, ABOUT_FILE)
+            return about
+        if earlier.origin != about.origin:
+            kinds = {"sweep": "a sweep of its own", "imported": "imported runs"}
+            raise LedgerError(f"{self.name}: is the name of {kinds[earlier.origin]} here; choose another name")
+        return replace(about, started_at=earlier.started_at)
 
     def schedule(self, spec: TrialSpec, stage: str) -> None:
         """Note that a trial was asked for, as the last one in order. Asking again changes nothing."""
@@ -381,6 +409,7 @@ def _connect(uri: str) -> Any:
     """An MLflow client that is quiet, reports nothing home, and leaves the process's own tracking URI alone."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     refuse_unreachable(uri)
     from mlflow import MlflowClient
 

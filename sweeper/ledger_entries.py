@@ -31,7 +31,8 @@ DESCRIPTION_TAG = "mlflow.note.content"
 """MLflow shows its first line where there is room for one."""
 _LONGEST_REASON = 2_000
 
-_RUN_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "diverged": "FAILED", "failed": "FAILED"}
+RUN_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "diverged": "FAILED", "failed": "FAILED"}
+"""Our outcomes in MLflow's words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,8 @@ def final_description(about: SweepAbout, headline: str | None) -> str:
     return "\n\n".join([*([headline] if headline else []), about.question, f"`{about.command}`"])
 
 
-def _short(number: float) -> str:
+def short_number(number: float) -> str:
+    """A number for a text column, without the noise of binary fractions."""
     return f"{number:.10g}"
 
 
@@ -100,7 +102,7 @@ def method_label(spec: TrialSpec) -> str:
     if "bag_size" in given:
         words.append(f"s={spec.bag_size}")
     if "step_ratio" in given:
-        words.append(f"r={_short(spec.step_ratio)}")
+        words.append(f"r={short_number(spec.step_ratio)}")
     words += [
         f"{name}={value}"
         for name, value in spec.parameters
@@ -120,7 +122,7 @@ def run_name(spec: TrialSpec, stage: str) -> str:
 
 def parameters(spec: TrialSpec) -> dict[str, str]:
     """One row of the dashboard's table. A method without bags has bags of one token for no part of the run."""
-    own = {name: _short(value) if isinstance(value, float) else str(value) for name, value in spec.parameters}
+    own = {name: short_number(value) if isinstance(value, float) else str(value) for name, value in spec.parameters}
     return {
         "bag_size": "1",
         "step_ratio": "0",
@@ -128,11 +130,11 @@ def parameters(spec: TrialSpec) -> dict[str, str]:
         **own,
         "scale": spec.scale,
         "method": spec.method,
-        "learning_rate": _short(spec.schedule.learning_rate),
+        "learning_rate": short_number(spec.schedule.learning_rate),
         "total_steps": str(spec.schedule.total_steps),
         "warmup_steps": str(spec.schedule.warmup_steps),
         "decay_steps": str(spec.schedule.decay_steps),
-        "weight_decay": _short(spec.optimizer.weight_decay),
+        "weight_decay": short_number(spec.optimizer.weight_decay),
         "tokens_per_step": str(spec.tokens_per_step),
         "context": str(spec.context),
         "precision": spec.precision,
@@ -174,7 +176,7 @@ def result_tags(record: RunRecord) -> dict[str, str]:
 
 def run_status(record: RunRecord) -> str:
     """The run's status in MLflow's words."""
-    return _RUN_STATUS[outcome_name(record.outcome)]
+    return RUN_STATUS[outcome_name(record.outcome)]
 
 
 def thinned(points: tuple[EvalPoint, ...], limit: int) -> tuple[EvalPoint, ...]:

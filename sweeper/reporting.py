@@ -1,19 +1,32 @@
-"""From the ledger to the report: the sweep's description and records become a study, a verdict, a page and its numbers."""
+"""From the ledger to the report: the sweep's description and runs become a study, a verdict, a page and its numbers.
+
+Also two sweeps side by side, and the gate that a pipeline sets. Which sweep is meant and what is printed is `cli_reports`'s.
+"""
 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sweeper.about import SweepAbout
 from sweeper.arm_domain import domain_of
+from sweeper.importing import imported_runs
 from sweeper.ledger import Ledger
+from sweeper.ledger_imports import ImportLedger
 from sweeper.space import SearchSpaceError, parse_search_space
 from trainers.checkpoint import write_atomically
 from trainers.spec import Scalar
 
+if TYPE_CHECKING:
+    from reports.comparison import Comparison
+    from reports.summary import Summary
+    from reports.verdict import Speedup
+
+COMPARISONS = "comparisons"
+"""Folder of pages about two sweeps. A sweep of that name would share it, which harms neither."""
 REPORT = "report.html"
 SUMMARY = "summary.json"
 
@@ -50,6 +63,74 @@ def study_of(ledger: Ledger, command: str) -> Any:
         run_links=ledger.run_links(),
     )
     return build_study(context, [run_from_record(record) for record in ledger.records()])
+
+
+def study_in(ledger: ImportLedger, command: str) -> Any:
+    """The study of any sweep, our own or imported. Raises `LedgerError` where it cannot be read."""
+    from reports.study import SweepContext, build_study
+
+    about = ledger.about()
+    if about.origin == "sweep":
+        return study_of(ledger, command)
+    context = SweepContext(
+        name=about.name,
+        question=about.question,
+        kind="imported",
+        command=command,
+        created_at=about.started_at,
+        run_links=ledger.row_links(),
+    )
+    return build_study(context, imported_runs(ledger))
+
+
+def read_study(results: Path, name: str, tracking_uri: str | None) -> Any:
+    """The study of sweep `name`. Raises `LedgerError` where there is none."""
+    with ImportLedger.open(results, name, tracking_uri, create=False) as ledger:
+        return study_in(ledger, shlex.join(["sweeper", "report", name]))
+
+
+def below(summary: Summary, least: float) -> list[str]:
+    """The comparisons whose speedup is not at least `least` with 95 % confidence, one line each.
+
+    The lower end of the interval counts, or the lower bound where the baseline never reached the method's loss. What has
+    neither (unconfirmed, no second seed) does not hold, nor does a number outside the baseline's ladder, which is
+    projected and not measured; and a sweep that compares nothing holds nothing.
+    """
+    lines = [] if summary.verdicts else [f"{summary.name}: no comparison"]
+    for verdict in summary.verdicts:
+        low, why = _lower_end(verdict.speedup)
+        if low is None or not low >= least:
+            shown = why or f"lower bound {low:.3f}"
+            lines.append(f"{verdict.scale} {verdict.method}: {shown}, asked for at least {least:g}")
+    return lines
+
+
+def _lower_end(speedup: Speedup | None) -> tuple[float | None, str]:
+    """The lower bound of a speedup, or why there is none."""
+    from reports.verdict import NotReached, Reached
+
+    match speedup:
+        case Reached(extrapolated=True):
+            return None, "projected, not measured"
+        case Reached(interval=(low, _)):
+            return low, ""
+        case NotReached(lower_bound=float(low)):
+            return low, ""
+        case _:
+            return None, "no lower bound"
+
+
+def write_comparison_files(first: Any, second: Any, results: Path, command: str) -> tuple[Comparison, Path]:
+    """Compare two studies and write the page; returns the comparison and the page's path."""
+    from reports.comparison import compare, comparison_to_json, render_comparison
+    from reports.page import write_page
+
+    made = compare(first, second)
+    folder = results / COMPARISONS / f"{made.names[0]}-and-{made.names[1]}"
+    page = folder / REPORT
+    write_page(render_comparison(made, command), page)
+    write_atomically(folder / SUMMARY, json.dumps(comparison_to_json(made), indent=1, allow_nan=False))
+    return made, page
 
 
 def write_report_files(study: Any, folder: Path) -> tuple[str, dict[str, Any]]:

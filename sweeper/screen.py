@@ -227,6 +227,19 @@ def show_status(console: Console, status: SweepStatus) -> None:
         console.print(line, markup=False)
 
 
+def show_table(columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table of texts; in a pipe, lines are as long as they need to be."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 1_000
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
 def show_findings(console: Console, findings: list[Finding]) -> None:
     """One line each."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))

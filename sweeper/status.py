@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweeper.ledger import Ledger
+from reports.runs import FinishedRun, run_from_record
+from sweeper.importing import imported_runs
 from sweeper.ledger_entries import run_name
+from sweeper.ledger_imports import ImportLedger
 from sweeper.lock import Driver, current_driver
-from trainers.record import Diverged, Failed, Stopped, outcome_name
+from trainers.record import Diverged, Failed, Stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,29 +43,42 @@ class SweepStatus:
 
 def status_of(results: Path, name: str, tracking_uri: str | None) -> SweepStatus:
     """Read the ledger. Raises `LedgerError` where there is no such sweep."""
-    with Ledger.open(results, name, tracking_uri, create=False) as ledger:
-        about, records, pending, damaged = ledger.about(), ledger.records(), ledger.pending(), ledger.damaged()
-    keys = dict.fromkeys([(r.spec.scale, r.spec.method) for r in records] + [(s.scale, s.method) for s, _ in pending])
-    arms, reasons = [], []
-    for scale, method in keys:
-        mine = [record for record in records if (record.spec.scale, record.spec.method) == (scale, method)]
-        ends = [outcome_name(record.outcome) for record in mine]
-        confirmed = [r.final_loss for r in mine if r.stage == "confirmation" and r.final_loss is not None]
-        arms.append(
+    with ImportLedger.open(results, name, tracking_uri, create=False) as ledger:
+        about = ledger.about()
+        if about.origin == "imported":
+            runs = imported_runs(ledger)
+            reasons = [f"{run.run_id}: {run.outcome}, {run.reason}" for run in runs if run.outcome != "finished"]
+            return SweepStatus(name, about.question, None, _arms(runs, ()), tuple(reasons), ())
+        records, pending, damaged = ledger.records(), ledger.pending(), ledger.damaged()
+    open_arms = [(spec.scale, spec.method) for spec, _ in pending]
+    reasons = [
+        f"{run_name(record.spec, record.stage)}: {record.outcome.reason}"
+        for record in records
+        if isinstance(record.outcome, Diverged | Failed | Stopped)
+    ]
+    driver = current_driver(results / name)
+    arms = _arms([run_from_record(record) for record in records], open_arms)
+    return SweepStatus(name, about.question, driver, arms, tuple(reasons), tuple(damaged))
+
+
+def _arms(runs: Sequence[FinishedRun], open_arms: Sequence[tuple[str, str]]) -> tuple[ArmStatus, ...]:
+    """One entry an arm, in the order in which the arms first appear; hours are what was paid where that is known."""
+    found = []
+    for scale, method in dict.fromkeys([*((run.scale, run.method) for run in runs), *open_arms]):
+        mine = [run for run in runs if (run.scale, run.method) == (scale, method)]
+        ends = Counter(run.outcome for run in mine)
+        paid = [run.gpu_hours if run.incurred_gpu_hours is None else run.incurred_gpu_hours for run in mine]
+        confirmed = [run.final_loss for run in mine if run.stage == "confirmation" and run.final_loss is not None]
+        found.append(
             ArmStatus(
                 scale,
                 method,
-                ends.count("finished"),
-                ends.count("diverged"),
-                ends.count("failed") + ends.count("stopped"),
-                sum((spec.scale, spec.method) == (scale, method) for spec, _ in pending),
-                sum(record.timing.incurred_gpu_hours for record in mine),
-                min(confirmed, default=None),
+                finished=ends["finished"],
+                diverged=ends["diverged"],
+                failed=ends["failed"] + ends["stopped"],
+                open=open_arms.count((scale, method)),
+                hours=sum(hours for hours in paid if hours is not None),
+                best_confirmed=min(confirmed, default=None),
             )
         )
-    for record in records:
-        if isinstance(record.outcome, Diverged | Failed | Stopped):
-            reasons.append(f"{run_name(record.spec, record.stage)}: {record.outcome.reason}")
-    return SweepStatus(
-        name, about.question, current_driver(results / name), tuple(arms), tuple(reasons), tuple(damaged)
-    )
+    return tuple(found)

@@ -1,0 +1,227 @@
+"""`sweeper report` and `sweeper import`: what a sweep found, and runs from elsewhere as a sweep. Parsing and wiring.
+
+Registered by `cli`. Nothing is trained, and every mistake is one line (a bad table: one line for each bad row).
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sweeper.cli_options import RESULTS, Debug, Json, Results, Uri, guarded, print_json, refuse
+
+if TYPE_CHECKING:
+    from reports.comparison import Comparison
+    from sweeper.ledger_imports import ImportedTables
+
+Table = Annotated[Path | None, typer.Argument(metavar="[RUNS.CSV]", help="Table of finished runs.", show_default=False)]
+Points = Annotated[
+    Path | None, typer.Option("--points", help="CSV of in-run points: run, step, loss (gpu_hours, tokens, flops).")
+]
+Mapped = Annotated[
+    list[str] | None,
+    typer.Option("--map", metavar="COLUMN=KEY", help="What the table or the experiment calls a column. Repeat."),
+]
+Fixed = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="COLUMN=VALUE", help="With --mlflow: the same for all runs. Repeat."),
+]
+Filter = Annotated[str, typer.Option("--filter", help="With --mlflow: only these runs, in MLflow's search syntax.")]
+Source = Annotated[
+    str | None, typer.Option("--source-uri", help="With --mlflow: where it is; default: --tracking-uri.")
+]
+PUBLISHED = "published"
+MISSED_GATE = 4
+
+
+def report(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME] [OTHER]", help="A sweep, or two to compare.", show_default=False),
+    ] = None,
+    results: Results = RESULTS,
+    published: Annotated[
+        bool, typer.Option("--published", help="Report the paper's own runs instead; needs no ledger.")
+    ] = False,
+    as_json: Json = False,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", help="Also write all runs to this file; `sweeper import` reads it.")
+    ] = None,
+    fail_under: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Exit with 4 unless every method at every scale is this much faster with 95 % confidence."
+        ),
+    ] = None,
+    tracking_uri: Uri = None,
+    debug: Debug = False,
+) -> None:
+    """Write the report of a sweep from its ledger alone, or of two side by side.
+
+    With --fail-under the lower end of each interval counts, or the lower bound
+    where the baseline never reached the method's loss. What has no bound, is
+    projected or not confirmed does not hold.
+    """
+
+    given = list(names or ())
+    if len(given) not in ((0,) if published else (1, 2)):
+        refuse(ValueError("give the name of a sweep, two names to compare, or --published alone"))
+    if len(given) == 2 and (csv is not None or fail_under is not None):
+        refuse(ValueError("--csv and --fail-under are for one sweep, not for a comparison"))
+    if len(given) == 2:
+        guarded(debug, lambda: _compare(given, results, tracking_uri, as_json))
+        return
+    name = PUBLISHED if published else given[0]
+    misses = guarded(debug, lambda: _report(name, published, results, tracking_uri, as_json, csv, fail_under))
+    for line in misses:
+        print(line, file=sys.stderr)
+    if misses:
+        raise typer.Exit(MISSED_GATE)
+
+
+def _report(
+    name: str,
+    published: bool,
+    results: Path,
+    tracking_uri: str | None,
+    as_json: bool,
+    csv: Path | None,
+    fail_under: float | None,
+) -> list[str]:
+    """Write and print; returns what misses the gate."""
+    from reports.exporting import runs_to_csv
+    from reports.published import published_study
+    from reports.summary import summarize
+    from sweeper.reporting import REPORT, below, read_study, write_report_files
+    from trainers.checkpoint import write_atomically
+
+    study = published_study() if published else read_study(results, name, tracking_uri)
+    headline, summary = write_report_files(study, results / name)
+    if csv is not None:
+        csv.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(csv, runs_to_csv(study))
+    if as_json:
+        print_json(summary)
+    else:
+        print(headline)
+        print((results / name / REPORT).resolve())
+        if csv is not None:
+            print(csv.resolve())
+    return [] if fail_under is None else below(summarize(study), fail_under)
+
+
+def _compare(names: Sequence[str], results: Path, tracking_uri: str | None, as_json: bool) -> None:
+    from reports.comparison import comparison_to_json
+    from sweeper.reporting import read_study, write_comparison_files
+
+    if names[0] == names[1]:
+        raise ValueError(f"{names[0]}: cannot be compared with itself; give two names")
+    first, second = (read_study(results, name, tracking_uri) for name in names)
+    made, page = write_comparison_files(first, second, results, shlex.join(["sweeper", "report", *names]))
+    if as_json:
+        print_json(comparison_to_json(made))
+        return
+    _show_comparison(made)
+    print(page.resolve())
+
+
+def _show_comparison(made: Comparison) -> None:
+    from reports.comparison import sides_table
+    from sweeper.screen import show_table
+
+    print(made.sentence)
+    table = sides_table(made)
+    show_table([column.name for column in table.columns], [[str(cell) for cell in row] for row in table.rows])
+    for arm in made.arms:
+        for reason in arm.reasons:
+            print(f"{arm.scale} {arm.method}: {reason}")
+    for difference in made.differences:
+        print(difference)
+
+
+def import_runs(
+    runs: Table = None,
+    name: Annotated[str, typer.Option("--name", help="Name of the sweep to make of them.", show_default=False)] = "",
+    points: Points = None,
+    mlflow: Annotated[str | None, typer.Option("--mlflow", help="Read this MLflow experiment instead.")] = None,
+    columns: Mapped = None,
+    fixed: Fixed = None,
+    runs_filter: Filter = "",
+    source_uri: Source = None,
+    question: Annotated[str | None, typer.Option(help="What the report answers, for people.")] = None,
+    results: Results = RESULTS,
+    tracking_uri: Uri = None,
+    debug: Debug = False,
+) -> None:
+    """Read finished runs that were trained elsewhere; `report`, `status` and `ui` then know them.
+
+    \b
+    Columns: scale, method (`baseline` or the method), seed, total_steps,
+    bag_size, step_ratio, gpu_hours, tokens, final_loss. Optional: run,
+    learning_rate, device, params, stage (tuning, confirmation, noise_floor),
+    decayed (yes, no), outcome (finished, stopped, diverged, failed).
+    An empty cell is not known; a final_loss of nan is a divergence.
+
+    \b
+    sweeper import runs.csv --name theirs
+    sweeper import --mlflow pretraining --source-uri http://server:5000
+      --map total_steps=train.steps --map final_loss=val/loss
+      --set scale=3B --name theirs
+
+    One bad row, and nothing is imported. The same name again replaces what was
+    imported under it; the same table again changes nothing.
+    """
+
+    def action() -> None:
+        from sweeper.importing import check_name, import_tables
+
+        check_name(name)
+        if mlflow is None:
+            tables = _tables_of_files(runs, points, columns, bool(fixed or runs_filter or source_uri))
+        else:
+            where = source_uri or tracking_uri
+            tables = _tables_of_experiment(mlflow, where, results, columns, fixed, runs_filter, runs or points)
+        done = import_tables(results, name, tables, question, shlex.join(["sweeper", *sys.argv[1:]]), tracking_uri)
+        again = "" if done.written else ", as imported before"
+        print(f"{name}: {len(done.runs)} runs{again}")
+        print(done.headline)
+        print(done.report)
+
+    guarded(debug, action)
+
+
+def _tables_of_files(
+    runs: Path | None, points: Path | None, columns: list[str] | None, strange: bool
+) -> ImportedTables:
+    from sweeper.importing import pairs_of, tables_of_files
+
+    if runs is None:
+        raise ValueError("give a CSV file, or --mlflow EXPERIMENT")
+    if strange:
+        raise ValueError("--set, --filter and --source-uri: are for --mlflow")
+    return tables_of_files(runs, points, pairs_of("--map", columns or ()))
+
+
+def _tables_of_experiment(
+    name: str,
+    uri: str | None,
+    results: Path,
+    columns: list[str] | None,
+    fixed: list[str] | None,
+    runs_filter: str,
+    strange: Path | None,
+) -> ImportedTables:
+    from sweeper.importing import Experiment, pairs_of, tables_of_experiment
+    from sweeper.ledger_location import DATABASE, default_tracking_uri
+
+    if strange is not None:
+        raise ValueError(f"{strange}: --mlflow takes no CSV file; give one or the other")
+    if uri is None and not (results / DATABASE).exists():
+        raise ValueError(f"{name}: no MLflow database in {results}; say where it is with --source-uri")
+    mapped, same = pairs_of("--map", columns or ()), pairs_of("--set", fixed or ())
+    return tables_of_experiment(Experiment(uri or default_tracking_uri(results), name, mapped, same, runs_filter))

@@ -1,0 +1,247 @@
+"""Runs that were trained elsewhere become a sweep: a CSV file or somebody's MLflow experiment, into the ledger and back.
+
+Everything is read and checked before the ledger is touched, so that a bad row leaves it as it was. The table is kept as
+it came and read again for every report. Importing under the same name again replaces what was imported (the earlier
+tables stay attached to the sweep's run in MLflow); the same table again changes nothing. What a row may hold is
+decided in `reports.importing`; a table of another kind (records of a bare trainer, say) would be one more reader here.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reports.importing import COLUMNS, OPTIONAL_COLUMNS, RunImportError, read_runs
+from reports.runs import FinishedRun
+from sweeper.about import SweepAbout
+from sweeper.ledger_rows import ForeignRun, row_of
+
+if TYPE_CHECKING:
+    from sweeper.ledger_imports import ImportedTables, ImportLedger
+
+IMPORTABLE = (*COLUMNS, *OPTIONAL_COLUMNS)
+"""Column names that can be mapped."""
+NEEDED = ("scale", "method", "total_steps")
+"""Columns without which no row can be read."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_OUTCOMES = {"FINISHED": "finished", "FAILED": "failed"}
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """Somebody's runs in MLflow: where, which of them, and how our columns are found.
+
+    `columns` maps our column names to their parameter, metric or tag keys (a prefix `params.`, `metrics.` or `tags.`
+    picks one where a key is several of them); `fixed` are values that hold for all runs. Columns that are not named are
+    looked up under our own name.
+    """
+
+    uri: str
+    name: str
+    columns: Mapping[str, str]
+    fixed: Mapping[str, str]
+    filter: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an import did: all runs of the table, how many rows were new in the ledger, and what the report says."""
+
+    runs: tuple[FinishedRun, ...]
+    written: int
+    headline: str
+    report: Path
+
+
+def check_name(name: str) -> None:
+    """Raise `ValueError` for a name that a folder, an address or an experiment could not bear."""
+    if not _NAME.fullmatch(name) or name == "published":
+        raise ValueError(
+            f"--name: {name!r} is not allowed; letters, digits, . _ - (at most 64), and not `published`, "
+            "which is the published runs' own"
+        )
+
+
+def pairs_of(option: str, given: Sequence[str]) -> dict[str, str]:
+    """`column=value` texts of an option as a mapping. Raises `ValueError` for a bad one or an unknown column."""
+    pairs: dict[str, str] = {}
+    for text in given:
+        column, equals, value = text.partition("=")
+        if not equals or not value.strip():
+            raise ValueError(f"{option}: {text!r} is not COLUMN=VALUE")
+        if column.strip() not in IMPORTABLE:
+            raise ValueError(f"{option}: {column.strip()!r} is not a column; there are {', '.join(IMPORTABLE)}")
+        if column.strip() in pairs:
+            raise ValueError(f"{option}: {column.strip()} is given twice")
+        pairs[column.strip()] = value.strip()
+    return pairs
+
+
+def tables_of_files(runs: Path, points: Path | None, columns: Mapping[str, str]) -> ImportedTables:
+    """CSV files as they are. Raises `ValueError` where one cannot be read as text."""
+    from sweeper.ledger_imports import ImportedTables
+
+    return ImportedTables(
+        _read_text(runs), _read_text(points) if points is not None else None, tuple(sorted(columns.items()))
+    )
+
+
+def _read_text(path: Path) -> Any:
+    from sweeper.ledger_imports import ImportedText
+
+    try:
+        return ImportedText(path.name, path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not a CSV file in UTF-8 (byte {error.start})") from error
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from error
+
+
+def tables_of_experiment(experiment: Experiment) -> ImportedTables:
+    """Somebody's MLflow runs as a table of ours. Raises `LedgerError` or `ValueError` where that cannot be done."""
+    from sweeper.ledger import runs_of_experiment
+    from sweeper.ledger_imports import ImportedTables, ImportedText
+
+    found = runs_of_experiment(experiment.uri, experiment.name, experiment.filter)
+    if not found:
+        raise ValueError(f"{experiment.name}: no runs{' that match --filter' if experiment.filter else ''}")
+    known = {key for run in found for key in _keys(run)}
+    for column, key in experiment.columns.items():
+        if key not in known:
+            names = sorted({key for run in found for key in (*run.parameters, *run.metrics, *_own_tags(run))})
+            raise ValueError(f"--map {column}={key}: no run of {experiment.name} has it; there are {', '.join(names)}")
+    for column in NEEDED:
+        if column not in experiment.columns and column not in experiment.fixed and column not in known:
+            raise ValueError(
+                f"{column}: no run of {experiment.name} has a parameter, metric or tag of that name; "
+                f"name theirs with --map {column}=KEY, or give --set {column}=VALUE"
+            )
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(IMPORTABLE)
+    names = _distinct_names(found)
+    for name, run in zip(names, found, strict=True):
+        fields = {**_fields(run, experiment), "run": name}
+        writer.writerow([" ".join(fields[column].split()) for column in IMPORTABLE])
+    file = re.sub(r"[^A-Za-z0-9._-]+", "-", experiment.name).strip("-.") or "experiment"
+    tables = ImportedTables(ImportedText(f"{file}.csv", stream.getvalue()), None)
+    try:
+        runs_of(tables)
+    except RunImportError as error:
+        # Nobody has seen the lines of that table: the runs' names stand in for them.
+        raise ValueError(
+            "\n".join(f"{experiment.name}, run {names[one.line - 2]}: {one.message}" for one in error.problems)
+        ) from None
+    return tables
+
+
+def _own_tags(run: ForeignRun) -> dict[str, str]:
+    return {key: value for key, value in run.tags.items() if not key.startswith("mlflow.")}
+
+
+def _keys(run: ForeignRun) -> dict[str, str]:
+    """Everything that a run logged as text, under its key and under its key with the prefix of its kind."""
+    tags = _own_tags(run)
+    metrics = {key: repr(value) for key, value in run.metrics.items()}
+    found: dict[str, str] = {**tags, **metrics, **run.parameters}
+    for prefix, values in (("params", run.parameters), ("metrics", metrics), ("tags", tags)):
+        found |= {f"{prefix}.{key}": value for key, value in values.items()}
+    return found
+
+
+def _fields(run: ForeignRun, experiment: Experiment) -> dict[str, str]:
+    """A run's cells. Its status is its outcome unless another key is named for it; what it lacks is empty."""
+    keys = _keys(run)
+    fields = {column: keys.get(experiment.columns.get(column, column), "") for column in IMPORTABLE}
+    fields["outcome"] = fields["outcome"] or _OUTCOMES.get(run.status, "stopped")
+    return {**fields, **experiment.fixed}
+
+
+def _distinct_names(runs: Sequence[ForeignRun]) -> list[str]:
+    counts = Counter(run.name for run in runs)
+    return [
+        run.name if run.name.strip() and counts[run.name] == 1 else f"{run.name} ({run.run_id[:8]})".strip()
+        for run in runs
+    ]
+
+
+def runs_of(tables: ImportedTables) -> tuple[FinishedRun, ...]:
+    """Read a table of runs. Raises `RunImportError` with every bad row."""
+    with tempfile.TemporaryDirectory() as folder:
+        runs, points = Path(folder) / tables.runs.name, None
+        runs.write_text(tables.runs.text, encoding="utf-8", newline="")
+        if tables.points is not None:
+            points = Path(folder) / "points" / tables.points.name
+            points.parent.mkdir()
+            points.write_text(tables.points.text, encoding="utf-8", newline="")
+        try:
+            return read_runs(runs, points, dict(tables.columns))
+        except csv.Error as error:
+            raise ValueError(f"{tables.runs.name}: is not a CSV file: {error}") from error
+
+
+def import_tables(
+    results: Path, name: str, tables: ImportedTables, question: str | None, command: str, tracking_uri: str | None
+) -> Imported:
+    """Check the tables, store them as sweep `name`, and write its report.
+
+    Raises `RunImportError` (or another `ValueError`) for bad tables, `LedgerError` for a name that is taken, before
+    anything is stored.
+    """
+    from sweeper.ledger_imports import ImportLedger
+    from sweeper.lock import driving
+    from sweeper.reporting import REPORT, study_in, write_report_files
+
+    check_name(name)
+    runs = runs_of(tables)
+    now = datetime.now(UTC)
+    about = _about(name, question or f"Is the method faster, by the runs of {tables.runs.name}?", command, runs, now)
+    moment = int(1_000 * time.time())
+    rows = [row_of(run, order, tables.key, moment) for order, run in enumerate(runs, start=1)]
+    with driving((results / name).resolve()), ImportLedger.open(results, name, tracking_uri, create=True) as ledger:
+        written = ledger.store(about, tables, rows)
+        headline, _ = write_report_files(study_in(ledger, f"sweeper report {name}"), results / name)
+        ledger.finish("finished", headline, results / name / REPORT)
+    return Imported(runs, written, headline, (results / name / REPORT).resolve())
+
+
+def _about(name: str, question: str, command: str, runs: Sequence[FinishedRun], now: datetime) -> SweepAbout:
+    """The description of an imported sweep: what is not known of its training stays empty."""
+    from importlib.metadata import version
+
+    return SweepAbout(
+        name=name,
+        question=question,
+        search_space_text="",
+        search_space_file="",
+        command=command,
+        price_per_gpu_hour=None,
+        currency="USD",
+        corpus_fingerprint="",
+        tokenizer_fingerprint="",
+        corpus_description="",
+        corpus_tokens=0,
+        git_commit="unknown",
+        git_dirty=False,
+        versions=(("tst-sweeper", version("tst-sweeper")),),
+        device=", ".join(sorted({run.device for run in runs if run.device})) or "not stated",
+        started_at=now.isoformat(timespec="seconds"),
+        origin="imported",
+    )
+
+
+def imported_runs(ledger: ImportLedger) -> tuple[FinishedRun, ...]:
+    """The runs of an imported sweep, read again from the tables that the ledger keeps.
+
+    Raises `LedgerError` where those are gone.
+    """
+    return runs_of(ledger.tables())

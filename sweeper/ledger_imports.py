@@ -1,0 +1,121 @@
+"""A ledger of imported runs: the texts as they came, and one row a run for the dashboard.
+
+The texts of every import stay attached to the sweep's own run under a key that is the hash of their content; one small
+file says which import holds. Switching that file is the moment at which an import counts: cut short before it, the
+earlier import still holds; after it, the same import again completes the rows. What the texts mean is `importing`'s.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sweeper.about import SweepAbout
+from sweeper.ledger import Ledger
+from sweeper.ledger_entries import KIND_TAG
+from sweeper.ledger_location import LedgerError, first_line
+from sweeper.ledger_rows import IMPORT_TAG, IMPORTED_KIND, ROW_TAG, LedgerRow
+from trainers.spec import fingerprint
+
+IMPORT_FILE = "import.json"
+IMPORT_SCHEMA = 1
+_FOLDER, _POINTS = "imports", "points"
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedText:
+    """A table as it came: the name of its file (no folder) and its whole text."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedTables:
+    """One import: the runs, their in-run points (None without), and what the file calls our columns."""
+
+    runs: ImportedText
+    points: ImportedText | None
+    columns: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Identity of the content."""
+        return fingerprint(asdict(self))
+
+
+class ImportLedger(Ledger):
+    """One sweep whose runs were trained elsewhere. Opened for reading, it takes a sweep of our own as well."""
+
+    def store(self, about: SweepAbout, tables: ImportedTables, rows: Iterable[LedgerRow]) -> int:
+        """Make `tables` what this sweep is, in place of what was imported before; returns the rows that were written.
+
+        The same tables again write nothing but rows that are missing. Raises `LedgerError` when the name is taken by a
+        sweep of our own.
+        """
+        self.begin(about)
+        parent = self._require_parent()
+        key = tables.key
+        self._store(parent, f"{_FOLDER}/{key}/{tables.runs.name}", tables.runs.text)
+        if tables.points is not None:
+            self._store(parent, f"{_FOLDER}/{key}/{_POINTS}/{tables.points.name}", tables.points.text)
+        there, spent = self._rows(key)
+        new = [row for row in rows if row.row not in there]
+        index = {
+            "schema": IMPORT_SCHEMA,
+            "key": key,
+            "runs": tables.runs.name,
+            "points": tables.points.name if tables.points else None,
+            "columns": dict(tables.columns),
+        }
+        self._store(parent, IMPORT_FILE, json.dumps(index, indent=1, allow_nan=False))
+        for run_id in spent:
+            self._client.delete_run(run_id)
+        for row in new:
+            self._write_row(row, parent)
+        return len(new)
+
+    def tables(self) -> ImportedTables:
+        """The import that holds. Raises `LedgerError` when it cannot be read."""
+        run = self._client.get_run(self._require_parent()).info
+
+        def text(name: str, folder: str = "") -> str:
+            return self._load(run.run_id, run.artifact_uri, folder + name)
+
+        try:
+            index = json.loads(text(IMPORT_FILE))
+            if index.get("schema") != IMPORT_SCHEMA:
+                raise ValueError(f"import schema {index.get('schema')!r} is not {IMPORT_SCHEMA}")
+            folder, points = f"{_FOLDER}/{index['key']}/", index["points"]
+            return ImportedTables(
+                ImportedText(index["runs"], text(index["runs"], folder)),
+                ImportedText(points, text(points, f"{folder}{_POINTS}/")) if points else None,
+                tuple(sorted(index["columns"].items())),
+            )
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise LedgerError(f"{self.name}: the imported tables cannot be read: {first_line(error)}") from error
+
+    def row_links(self) -> Mapping[str, str]:
+        """Each imported run's row in MLflow's interface by run id, from its fragment on."""
+        there, _ = self._rows(self.tables().key)
+        return {row: f"#/experiments/{self.experiment_id}/runs/{run_id}" for row, run_id in there.items()}
+
+    def _rows(self, key: str) -> tuple[dict[str, str], list[str]]:
+        """Complete rows of import `key` as row -> MLflow run, and the runs of all others."""
+        there: dict[str, str] = {}
+        spent: list[str] = []
+        for run in self._search(f"tags.`{KIND_TAG}` = '{IMPORTED_KIND}'"):
+            tags: Mapping[str, Any] = run.data.tags
+            if tags.get(IMPORT_TAG) == key and run.info.status not in ("RUNNING", "SCHEDULED"):
+                there[tags.get(ROW_TAG, "")] = run.info.run_id
+            else:
+                spent.append(run.info.run_id)
+        return there, spent
+
+    def _write_row(self, row: LedgerRow, parent: str) -> None:
+        tags = {**row.tags, "mlflow.parentRunId": parent}
+        run = self._client.create_run(self.experiment_id, tags=tags, run_name=row.name)
+        self._batch(run.info.run_id, metrics=row.metrics, params=row.parameters)
+        self._client.set_terminated(run.info.run_id, row.status)

@@ -1,0 +1,302 @@
+"""Runs from elsewhere at the command line, with a real MLflow ledger: imported, reported, shown, replaced, compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from reports.importing import read_runs
+from reports.study import SweepContext, build_study
+from reports.summary import summarize, summary_to_json
+from sweeper.cli import app
+from sweeper.dashboard import prepare
+from sweeper.importing import import_tables, runs_of, tables_of_files
+from sweeper.ledger import Ledger
+from sweeper.ledger_imports import ImportLedger
+from sweeper.ledger_location import LedgerError, default_tracking_uri
+from tests.finished_runs import OFFSETS, true_loss
+from tests.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
+from tests.strategies import record_of, spec_of
+
+pytestmark = MLFLOW_WARNINGS
+HEADER = "run,scale,method,seed,total_steps,bag_size,step_ratio,gpu_hours,tokens,final_loss"
+
+
+@pytest.fixture
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return empty_results(tmp_path_factory)
+
+
+def rows(speedup: float = 1.4) -> list[str]:
+    """A ladder of three budgets and one method, three seeds each."""
+    table = [
+        f"b{steps}-{seed},270M,baseline,{seed},{steps},1,0,{steps / 1000},{steps * 512},{true_loss(steps) + offset}"
+        for steps in (4_000, 6_000, 8_000)
+        for seed, offset in enumerate(OFFSETS)
+    ]
+    return table + [
+        f"t-{seed},270M,tst,{seed},4000,4,0.25,4.0,{4_000 * 512 * 1.75},{true_loss(4_000 * speedup) + offset}"
+        for seed, offset in enumerate(OFFSETS)
+    ]
+
+
+def write(folder: Path, lines: list[str], name: str = "runs.csv", header: str = HEADER) -> Path:
+    path = folder / name
+    path.write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    return path
+
+
+def sweeper(results: Path, *arguments: object) -> Result:
+    return CliRunner().invoke(app, [*map(str, arguments), "--results", str(results)], catch_exceptions=False)
+
+
+def done(results: Path, *arguments: object) -> str:
+    result = sweeper(results, *arguments)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def refused(results: Path, *arguments: object) -> str:
+    """Exit code 2 and one line on stderr."""
+    result = sweeper(results, *arguments)
+    assert (result.exit_code, result.stdout) == (2, ""), result.stderr
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+def rows_in_mlflow(results: Path, name: str) -> list[Any]:
+    """The rows that the dashboard's own filter finds."""
+    with Ledger.open(results, name, create=False) as ledger:
+        return ledger._search("tags.`sweeper.kind` != 'sweep'")
+
+
+def test_imported_runs_are_reported_shown_and_exported_as_our_own(results: Path, tmp_path: Path) -> None:
+    points = write(tmp_path, ["t-0,2000,4.5,2.0", "t-0,4000,2.9,4.0"], "points.csv", "run,step,loss,gpu_hours")
+    file = write(tmp_path, [*rows(), "bad,270M,tst,9,4000,4,0.25,,,nan"])
+    said = done(results, "import", file, "--points", points, "--name", "theirs").splitlines()
+    assert said[0] == "theirs: 13 runs"
+    assert said[1].startswith("TST is 1.40x faster (95 %: ")
+    assert Path(said[2]).is_file()
+
+    summary = json.loads(done(results, "report", "theirs", "--json"))
+    context = SweepContext("theirs", "?", kind="imported")
+    assert summary == summary_to_json(summarize(build_study(context, read_runs(file, points))))
+    assert done(results, "report", "theirs").splitlines() == said[1:]
+
+    shown = done(results, "status", "theirs")
+    assert "not running" in shown
+    assert [line.split()[2:5] for line in shown.splitlines() if line.startswith("270M")] == [
+        ["9", "0", "0"],
+        ["3", "1", "0"],
+    ]
+    assert "bad: diverged" in shown
+
+    assert prepare(results, None, None).name == "theirs"
+    found = {run.data.tags["sweeper.row"]: run for run in rows_in_mlflow(results, "theirs")}
+    assert len(found) == 13
+    assert found["t-0"].data.metrics["final_loss"] == pytest.approx(true_loss(5_600) - 0.004)
+    assert found["t-0"].data.metrics["gpu_hours"] == 4.0
+    assert found["t-0"].data.params["bag_size"] == "4"
+    assert found["bad"].info.status == "FAILED"
+    with ImportLedger.open(results, "theirs", create=False) as ledger:
+        assert ledger.records() == []
+        links = ledger.row_links()
+        assert links["t-0"].endswith(found["t-0"].info.run_id)
+        (run,) = (run for run in runs_of(ledger.tables()) if run.run_id == "t-0")
+    assert run.curve.losses.tolist() == [4.5, 2.9]
+
+    exported = tmp_path / "out" / "runs.csv"
+    assert done(results, "report", "theirs", "--csv", exported).splitlines()[-1] == str(exported)
+    again = json.loads(done(results, "report", "theirs", "--json"))
+    done(results, "import", exported, "--name", "again")
+    back = json.loads(done(results, "report", "again", "--json"))
+    assert [one["speedup"] for one in back["scales"]] == pytest.approx([one["speedup"] for one in again["scales"]])
+
+    missed = sweeper(results, "report", "theirs", "--fail-under", "1.5")
+    assert missed.exit_code == 4
+    assert missed.stderr.startswith("270M tst: lower bound 1.3")
+    assert sweeper(results, "report", "theirs", "--fail-under", "1.05").exit_code == 0
+
+
+def test_bad_rows_are_listed_and_nothing_is_imported(results: Path, tmp_path: Path) -> None:
+    bad = [*rows(), "x,270M,tst,7,4000,4,1.5,,,2.5", "y,270M,tst,8,none,4,0.2,,,2.5"]
+    result = sweeper(results, "import", write(tmp_path, bad), "--name", "theirs")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        "runs.csv:14: step_ratio: 1.5 is not in [0, 1]",
+        "runs.csv:15: total_steps: 'none' is not a positive whole number",
+    ]
+    with pytest.raises(LedgerError, match="no sweep of that name"):
+        Ledger.open(results, "theirs", create=False)
+    assert not (results / "theirs").exists()
+
+    done(results, "import", write(tmp_path, rows()), "--name", "theirs")
+    before = done(results, "report", "theirs", "--json")
+    assert sweeper(results, "import", write(tmp_path, bad), "--name", "theirs").exit_code == 2
+    assert done(results, "report", "theirs", "--json") == before
+    assert len(rows_in_mlflow(results, "theirs")) == 12
+
+
+def test_importing_again_replaces_and_the_same_changes_nothing(results: Path, tmp_path: Path) -> None:
+    first = write(tmp_path, rows(1.4))
+    done(results, "import", first, "--name", "theirs")
+    before = {run.info.run_id for run in rows_in_mlflow(results, "theirs")}
+    assert done(results, "import", first, "--name", "theirs").startswith("theirs: 12 runs, as imported before\n")
+    assert {run.info.run_id for run in rows_in_mlflow(results, "theirs")} == before
+
+    said = done(results, "import", write(tmp_path, rows(1.2), "other.csv"), "--name", "theirs")
+    assert "TST is 1.20x faster" in said
+    assert "TST is 1.20x faster" in done(results, "report", "theirs")
+    after = {run.info.run_id for run in rows_in_mlflow(results, "theirs")}
+    assert len(after) == 12
+    assert not before & after
+    assert len(list((results / "mlartifacts" / "theirs").rglob("imports/*/runs.csv"))) == 1, "the first table is kept"
+
+
+def test_an_import_that_was_cut_short_is_completed_by_the_next(results: Path, tmp_path: Path) -> None:
+    """Rows that were never ended, and rows of an import that never counted, are made anew or removed."""
+    tables = tables_of_files(write(tmp_path, rows()), None, {})
+    import_tables(results, "theirs", tables, None, "sweeper import", None)
+    with ImportLedger.open(results, "theirs", create=False) as ledger:
+        cut, orphan = rows_in_mlflow(results, "theirs")[:2]
+        ledger._client.update_run(cut.info.run_id, status="RUNNING")
+        ledger._client.set_tag(orphan.info.run_id, "sweeper.import", "another")
+    assert import_tables(results, "theirs", tables, None, "sweeper import", None).written == 2
+    found = rows_in_mlflow(results, "theirs")
+    assert len(found) == 12
+    assert len({run.data.tags["sweeper.row"] for run in found}) == 12
+    assert not {cut.info.run_id, orphan.info.run_id} & {run.info.run_id for run in found}
+
+
+def test_a_name_belongs_to_one_kind_of_runs(results: Path, tmp_path: Path) -> None:
+    with Ledger.open(results, "ours", create=True) as ledger:
+        ledger.begin(about_of("ours"))
+        ledger.write(record_of(spec_of()))
+    file = write(tmp_path, rows())
+    assert refused(results, "import", file, "--name", "ours") == (
+        "ours: is the name of a sweep of its own here; choose another name"
+    )
+    done(results, "import", file, "--name", "theirs")
+    with (
+        Ledger.open(results, "theirs", create=True) as ledger,
+        pytest.raises(LedgerError, match="theirs: is the name of imported runs here"),
+    ):
+        ledger.begin(about_of("theirs"))
+    with Ledger.open(results, "ours", create=False) as ledger:
+        assert ledger.records() == [record_of(spec_of())]
+
+
+def test_a_lost_table_is_said_in_one_line(results: Path, tmp_path: Path) -> None:
+    done(results, "import", write(tmp_path, rows()), "--name", "theirs")
+    (kept,) = (results / "mlartifacts" / "theirs").rglob("imports/*/runs.csv")
+    kept.unlink()
+    assert refused(results, "report", "theirs").startswith("theirs: the imported tables cannot be read: ")
+
+
+def others_experiment(results: Path, uri: str) -> None:
+    """What another trainer might have logged: its own keys, and one run that must stay out."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("pre training", artifact_location=(results / "other").as_uri())
+    for line in rows():
+        name, _, method, seed, steps, bag, ratio, hours, _, loss = line.split(",")
+        run = client.create_run(experiment, run_name=name).info.run_id
+        for key, value in (("arm", method), ("rng", seed), ("s", bag), ("r", ratio)):
+            client.log_param(run, key, value)
+        client.log_metric(run, "train.steps", float(steps))
+        client.log_metric(run, "val/loss", float(loss) + 1, step=1)
+        client.log_metric(run, "val/loss", float(loss), step=int(steps))
+        client.log_metric(run, "hours", float(hours))
+        client.set_terminated(run)
+    broken = client.create_run(experiment, run_name="broken").info.run_id
+    client.log_param(broken, "arm", "tst")
+    client.set_tag(broken, "note", "crashed\nat start")
+    client.set_terminated(broken, "FAILED")
+
+
+MAPS = [
+    argument
+    for pair in (
+        *("method=arm", "seed=rng", "bag_size=s", "step_ratio=r", "total_steps=train.steps"),
+        *("final_loss=metrics.val/loss", "gpu_hours=hours"),
+    )
+    for argument in ("--map", pair)
+]
+
+
+def test_runs_that_others_logged_in_mlflow(results: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    theirs = empty_results(tmp_path_factory)
+    uri = default_tracking_uri(theirs)
+    others_experiment(theirs, uri)
+    source = ["import", "--mlflow", "pre training", "--source-uri", uri, "--set", "scale=270M", "--name", "theirs"]
+    assert refused(results, *source, *MAPS) == "pre training, run broken: total_steps: empty; it is needed"
+    only = ["--filter", "attributes.status = 'FINISHED'"]
+    said = done(results, *source, *MAPS, *only)
+    assert said.splitlines()[0] == "theirs: 12 runs"
+    assert "TST is 1.40x faster" in said
+    (scale,) = json.loads(done(results, "report", "theirs", "--json"))["scales"]
+    assert scale["speedup"] == pytest.approx(1.4, rel=1e-4)
+    assert scale["matched_pair"]["hours"]["method"] == 4.0
+
+    wrong = refused(results, *source, *MAPS, *only, "--map", "tokens=data.seen")
+    assert wrong.startswith("--map tokens=data.seen: no run of pre training has it; there are arm, hours, r, rng, s, ")
+    needed = refused(results, *source, *only)
+    assert needed.startswith("method: no run of pre training has a parameter, metric or tag of that name")
+    assert "it holds: " in refused(results, "import", "--mlflow", "none", "--source-uri", uri, "--name", "x")
+    assert "filter" in refused(results, *source, *MAPS, "--filter", "nonsense").lower()
+
+
+def test_mistakes_are_one_line(results: Path, tmp_path: Path) -> None:
+    file = write(tmp_path, rows())
+    assert "--name: '' is not allowed" in refused(results, "import", file)
+    assert "--name: '../x' is not allowed" in refused(results, "import", file, "--name", "../x")
+    assert refused(results, "import", "--name", "x") == "give a CSV file, or --mlflow EXPERIMENT"
+    assert refused(results, "import", file, "--mlflow", "x", "--name", "x").endswith("give one or the other")
+    assert "no MLflow database" in refused(tmp_path, "import", "--mlflow", "x", "--name", "x")
+    assert "No such file" in refused(results, "import", tmp_path / "none.csv", "--name", "x")
+    assert "Is a directory" in refused(results, "import", tmp_path, "--name", "x")
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
+    assert "is not a CSV file in UTF-8" in refused(results, "import", tmp_path / "binary.csv", "--name", "x")
+    assert "'loss' is not COLUMN=VALUE" in refused(results, "import", file, "--name", "x", "--map", "loss")
+    assert "'loss' is not a column" in refused(results, "import", file, "--name", "x", "--map", "loss=val")
+    assert "are for --mlflow" in refused(results, "import", file, "--name", "x", "--set", "scale=3B")
+    for names in ((), ("a", "b", "c"), ("a", "--published")):
+        assert "give the name of a sweep" in refused(results, "report", *names)
+    assert "cannot be compared with itself" in refused(results, "report", "a", "a")
+    assert "are for one sweep" in refused(results, "report", "a", "b", "--fail-under", "1")
+    assert "no sweep of that name" in refused(results, "report", "a", "b")
+
+
+def test_two_sweeps_are_compared(results: Path, tmp_path: Path) -> None:
+    for name, speedup in (("one", 1.4), ("two", 1.2)):
+        done(results, "import", write(tmp_path, rows(speedup)), "--name", name)
+    said = done(results, "report", "one", "two").splitlines()
+    assert said[0].startswith("TST at 270M: 1.40x in one, 1.20x in two; ")
+    assert Path(said[-1]) == results / "comparisons" / "one-and-two" / "report.html"
+    assert Path(said[-1]).is_file()
+    made = json.loads(done(results, "report", "one", "two", "--json"))
+    (ratio,) = made["ratios"]
+    assert ratio["ratio"] == pytest.approx(1.4 / 1.2, rel=1e-3)
+    assert ratio["interval"] is None, "both tables name the same baseline runs"
+    assert made["sweeps"][0] == json.loads(done(results, "report", "one", "--json"))
+
+
+def test_the_published_runs_need_no_ledger(tmp_path: Path) -> None:
+    said = done(tmp_path, "report", "--published", "--csv", tmp_path / "runs.csv").splitlines()
+    assert Path(said[1]) == tmp_path / "published" / "report.html"
+    assert len(read_runs(tmp_path / "runs.csv")) == len((tmp_path / "runs.csv").read_text("utf-8").splitlines()) - 1
+    assert not (tmp_path / "mlflow.db").exists()
+    summary = json.loads(done(tmp_path, "report", "--published", "--json"))
+    tst = {entry["scale"]: entry for entry in summary["scales"] if entry["method"] == "tst"}
+    pairs = {scale: entry["matched_pair"] for scale, entry in tst.items()}
+    assert [round(pairs[scale]["speedup"], 2) for scale in ("3b", "10b-a1b")] == [1.79, 2.58]
+    assert [round(pairs[scale]["data_multiplier"], 2) for scale in ("3b", "10b-a1b")] == [1.39, 1.9]
+    assert round(tst["3b"]["speedup"], 2) == 1.81
+    assert (tst["10b-a1b"]["speedup"], tst["10b-a1b"]["interval"]) == (None, None)
+    assert sweeper(tmp_path, "report", "--published", "--fail-under", "1.05").exit_code == 4
