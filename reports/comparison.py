@@ -284,13 +284,12 @@ def _side_rows(made: Comparison) -> tuple[tuple[str, ...], ...]:
     rows: list[tuple[str, ...]] = []
     for arm in made.arms:
         for name, verdict, budgets in zip(made.names, arm.verdicts, arm.budgets, strict=True):
-            start = (f"{arm.scale}, {theme.method_label(arm.method)}", name)
             if verdict is None:
-                rows.append((*start, "not in this sweep", *("–",) * 8))
                 continue
             rows.append(
                 (
-                    *start,
+                    f"{arm.scale}, {theme.method_label(arm.method)}",
+                    name,
                     str(verdict.words),
                     speedup_text(verdict.speedup),
                     verdict.clock_label,
@@ -316,7 +315,7 @@ def _count(value: int | None) -> str:
 
 
 def sides_table(made: Comparison) -> Table:
-    """Both verdicts of every comparison, one line a sweep."""
+    """The verdicts of every comparison, one line for each sweep that has it."""
     columns = (
         *(Column(name, numeric=False) for name in ("Comparison", "Sweep", "Verdict")),
         Column("Speedup (95 %)"),
@@ -374,7 +373,7 @@ def _chart(made: Comparison) -> Chart | None:
     clocks = {verdict.clock_label for arm in made.arms for verdict in arm.verdicts if verdict is not None}
     clock = clocks.pop() if len(clocks) == 1 else ""
     table = forest.table("Speedups of both sweeps", "Comparison", rows)
-    return Chart("speedups", made.sentence, forest.draw(rows, clock), table, forest.height(rows))
+    return Chart("speedups", "Each sweep's own speedups", forest.draw(rows, clock), table, forest.height(rows))
 
 
 def render_comparison(made: Comparison, command: str) -> str:

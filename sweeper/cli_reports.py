@@ -131,15 +131,19 @@ def _compare(names: Sequence[str], results: Path, tracking_uri: str | None, as_j
 
 
 def _show_comparison(made: Comparison) -> None:
+    """The verdicts in five columns, which is what 80 characters hold; the page has the rest."""
     from reports.comparison import sides_table
     from sweeper.screen import show_table
 
     print(made.sentence)
     table = sides_table(made)
-    show_table([column.name for column in table.columns], [[str(cell) for cell in row] for row in table.rows])
+    names = [column.name for column in table.columns]
+    shown = [names.index(name) for name in ("Comparison", "Sweep", "Verdict", "Speedup (95 %)", "Settings")]
+    show_table([names[index] for index in shown], [[str(row[index]) for index in shown] for row in table.rows])
     for arm in made.arms:
-        for reason in arm.reasons:
-            print(f"{arm.scale} {arm.method}: {reason}")
+        if None not in arm.verdicts:
+            for reason in arm.reasons:
+                print(f"{arm.scale} {arm.method}: {reason}")
     for difference in made.differences:
         print(difference)
 

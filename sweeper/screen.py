@@ -217,7 +217,7 @@ def show_status(console: Console, status: SweepStatus) -> None:
     console.print(f"running: process {driver.pid} on {driver.host}" if driver else "not running", markup=False)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for index, column in enumerate(("arm", "finished", "diverged", "failed", "open", "hours", "best confirmed")):
-        table.add_column(column, justify="left" if index == 0 else "right")
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for arm in status.arms:
         best = f"{arm.best_confirmed:.4f}" if arm.best_confirmed is not None else "-"
         counts = (arm.finished, arm.diverged, arm.failed, arm.open)
