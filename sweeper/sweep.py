@@ -89,6 +89,8 @@ class Site:
     disk_bytes: float = math.inf
 
 
+MAX_DAMAGES = 3
+"""How often a damaged state is trained again before what goes on from it fails."""
 STATE_BYTES = 12
 """Per parameter in a checkpoint: weight and two moments, float32."""
 
@@ -134,6 +136,7 @@ class Sweep:
         self.finished: dict[str, RunRecord] = {}
         self._stage_of: dict[str, str] = {}
         self._begun: set[str] = set()
+        self._damages: Counter[str] = Counter()
         for record in self.ledger.records():
             if isinstance(record.outcome, Failed):
                 self.ledger.reopen(record.spec)
@@ -371,10 +374,14 @@ class Sweep:
         self.latest = f"a stage failed: {reason}"
 
     def lose_parent(self, job: StageJob) -> None:
-        """The state that a stage starts from is damaged: train the parent again."""
-        self.book.abandon(job.node)
+        """The state that a stage starts from is damaged: train the parent again, but not for ever."""
         if job.parent is not None:
+            self._damages[job.parent] += 1
+            if self._damages[job.parent] > MAX_DAMAGES:
+                self.fail(job.node, f"the state at step {job.start} was damaged {MAX_DAMAGES + 1} times; check the disk")
+                return
             self.book.lose(job.parent)
+        self.book.abandon(job.node)
         self.latest = f"the state at step {job.start} is damaged and is trained again"
 
     def point(self, node: str, step: int, loss: float) -> None:

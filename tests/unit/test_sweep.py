@@ -11,7 +11,7 @@ import pytest
 from sweeper.lineage import path_of
 from sweeper.stages import StageBook
 from sweeper.store import MemoryStore
-from sweeper.sweep import Idle
+from sweeper.sweep import MAX_DAMAGES, Idle
 from tests.tiny_sweep import Desk, Workers, loss_of, result_of, space_of
 from tests.tiny_training import tiny_spec
 from trainers.methods import phases_of
@@ -232,6 +232,26 @@ def test_a_damaged_parent_is_trained_again_and_nothing_else() -> None:
     assert desk.summary == finished_desk().summary
     assert {node for node, count in trained.items() if count > 1} == damaged
     assert len(damaged) == 3
+
+
+def test_a_state_that_is_always_damaged_fails_its_trials_and_not_the_sweep() -> None:
+    desk = Desk()
+    sweep = desk.open()
+    broken: str | None = None
+    trained: Counter[str] = Counter()
+    while isinstance(job := sweep.next_job(), StageJob):
+        broken = broken or job.parent
+        if job.parent is not None and job.parent == broken:
+            sweep.lose_parent(job)
+            continue
+        trained[job.node] += 1
+        sweep.finish(result_of(job))
+    assert broken is not None
+    assert 1 < trained[broken] <= MAX_DAMAGES + 1
+    failed = [r.outcome for r in desk.ledger.written.values() if isinstance(r.outcome, Failed)]
+    assert failed
+    assert all("was damaged 4 times; check the disk" in outcome.reason for outcome in failed)
+    assert len(failed) < len(desk.ledger.written)
 
 
 def test_scales_are_climbed_one_after_the_other() -> None:
