@@ -117,10 +117,12 @@ def check_edges(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
     name = "Optimum inside the space"
     if not study.context.axes:
         return Check(name, "not_applicable", "space unknown", "The searched ranges are not recorded.")
+    arms = [(arm, scale) for scale in study.scales for arm in _compared_arms(scale)]
+    if not arms:
+        return Check(name, "not_applicable", "no runs", "No arm has confirmation runs.")
     found = [
         f"{arm.method} at {scale.scale}: {edge}"
-        for scale in study.scales
-        for arm in _compared_arms(scale)
+        for arm, scale in arms
         for edge in edges(arm, study.context.axes.get(arm.method, {}))
     ]
     if not found:

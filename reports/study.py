@@ -246,7 +246,7 @@ def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun]) -> S
     }
     baseline = arms.pop(BASELINE, None)
     params = sorted(run.params for run in runs if run.params is not None)
-    kinds = {run.device_kind for run in admitted}
+    kinds = {run.device_kind for run in admitted or runs}
     return ScaleStudy(
         scale=name,
         params=params[len(params) // 2] if params else None,

@@ -378,7 +378,9 @@ class Sweep:
         if job.parent is not None:
             self._damages[job.parent] += 1
             if self._damages[job.parent] > MAX_DAMAGES:
-                self.fail(job.node, f"the state at step {job.start} was damaged {MAX_DAMAGES + 1} times; check the disk")
+                self.fail(
+                    job.node, f"the state at step {job.start} was damaged {MAX_DAMAGES + 1} times; check the disk"
+                )
                 return
             self.book.lose(job.parent)
         self.book.abandon(job.node)

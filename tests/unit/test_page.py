@@ -218,3 +218,12 @@ def test_a_single_scale_without_price_says_that_the_price_is_a_placeholder() -> 
     page = render_page(priced, summarize(priced))
     assert "placeholder" not in page
     assert "EUR" in page
+
+
+def test_a_sweep_without_a_confirmation_passes_no_check_on_winners_and_keeps_its_clock() -> None:
+    for variant in ("empty", "diverged-only"):
+        study = invented_study(variant)
+        statuses = {check.name: check.status for check in summarize(study).checks}
+        assert statuses["Optimum inside the space"] == "not_applicable"
+    assert study.clock_label == "CPU-hours"
+    assert invented_study("empty").clock_label == "GPU-hours"
