@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainers.flops import flops_per_position
+from trainers.flops import flops_at
 from trainers.methods import phases_of
 from trainers.record import (
     Diverged,
@@ -82,12 +82,11 @@ def assemble_record(
             )
         step = part.end
     timings = phase_timings(chain)
-    flops_per_step = flops_per_position(spec.shape, spec.context) * spec.tokens_per_step
     points = tuple(
         EvalPoint(
             step=point.step,
             tokens=data_position(phases, spec.tokens_per_step, point.step),
-            flops=flops_per_step * point.step,
+            flops=flops_at(spec, phases, point.step),
             seconds=_seconds_at(point.step, timings),
             loss=point.loss,
             phase=point.phase,

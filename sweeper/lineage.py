@@ -9,20 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from trainers.methods import phases_of
-from trainers.schedule import Phase
+from trainers.schedule import Phase, number_of_heads
 from trainers.spec import TrialSpec, fingerprint
 
 ROOT = "root"
 """Parent of the segments that start from a seed."""
 
 
-def trunk_id(spec: TrialSpec) -> str:
-    """Hash of what a trial can never share across: everything but method, budget and decay."""
+def trunk_id(spec: TrialSpec, phases: tuple[Phase, ...]) -> str:
+    """Hash of what a trial can never share across: everything but method, budget and decay.
+
+    The number of heads is the model's for the whole run: a state with more of them is that of another model.
+    """
     return fingerprint(
         {
             "shape": asdict(spec.shape),
+            "heads": number_of_heads(phases),
             "corpus": spec.corpus_fingerprint,
             "tokenizer": spec.tokenizer_fingerprint,
             "context": spec.context,
@@ -38,20 +43,19 @@ def trunk_id(spec: TrialSpec) -> str:
     )
 
 
-def _objectives(phases: tuple[Phase, ...], step: int) -> list[list[int | str]]:
-    """What was trained in `[0, step)`.
+def _objectives(phases: tuple[Phase, ...], step: int) -> list[dict[str, Any]]:
+    """What was trained in `[0, step)`: whatever a phase says of itself, up to there.
 
     A bag of one token is ordinary training to the last bit, and still a phase of its own: a run is evaluated at its
-    boundaries and its clock is kept by phase, so a trial without that boundary would lack a point.
+    boundaries and its clock is kept by phase, so a trial without that boundary would lack a point. What a phase does on
+    its first step (`fresh`) is no part of the state before it.
     """
     return [
-        [
-            min(phase.end, step),
-            phase.name,
-            phase.bag_size,
-            phase.target_size,
-            phase.weighting if phase.target_size > 1 else "uniform",
-        ]
+        {
+            **asdict(phase),
+            "end": min(phase.end, step),
+            "weighting": phase.weighting if phase.target_size > 1 else "uniform",
+        }
         for phase in phases
         if phase.start < step
     ]
@@ -88,12 +92,14 @@ class TrialPath:
 
 def path_of(spec: TrialSpec, execution: str) -> TrialPath:
     """Raises `ValueError` when the spec's method or parameters are unknown."""
-    return TrialPath(spec, trunk_id(spec), phases_of(spec), execution)
+    phases = phases_of(spec)
+    return TrialPath(spec, trunk_id(spec, phases), phases, execution)
 
 
 def path_alone(spec: TrialSpec, execution: str) -> TrialPath:
     """The same trial on a way that it shares with none: the yardstick for what sharing saves."""
-    return TrialPath(spec, fingerprint([trunk_id(spec), spec.spec_id]), phases_of(spec), execution)
+    phases = phases_of(spec)
+    return TrialPath(spec, fingerprint([trunk_id(spec, phases), spec.spec_id]), phases, execution)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from statistics import variance
 
 from reports.resolution import what_it_can_resolve
+from reports.runs import describe_parameters
+from sweeper.arm_domain import FAN_AXIS
 from sweeper.arms import NOISE_FLOOR_SEEDS
 from sweeper.costs import StepCost
 from sweeper.lineage import path_of
@@ -21,7 +23,7 @@ from sweeper.simulate import SimulatedExecutor, trains_nothing
 from sweeper.space_schema import SearchSpace
 from sweeper.store import MemoryStore
 from sweeper.sweep import STATE_BYTES, CorpusFacts, Site, Sweep
-from trainers.flops import count_parameters, flops_per_position
+from trainers.flops import count_parameters, flops_at
 from trainers.methods import BASELINE, phases_of
 from trainers.record import Provenance, RunRecord
 from trainers.schedule import data_position, phase_at
@@ -177,6 +179,7 @@ def plan_scale(
             corpus.train_tokens,
             devices_per_trial,
             executor.trained_steps.get(method, 0),
+            executor.trained_seconds.get(method, 0.0),
         )
         for method in space.methods
     )
@@ -188,7 +191,7 @@ def plan_scale(
         scale=scale,
         parameters=count.total,
         arms=arms,
-        step_seconds=cost.seconds(example),
+        step_seconds=cost.seconds(example, phases_of(example)[-1]),
         wall_hours=executor.wall_seconds / 3600,
         disk_bytes=peak * count.total * STATE_BYTES,
         resolves=resolution[0],
@@ -209,6 +212,7 @@ def _stage_lines(store: MemoryStore, fresh: Iterable[TrialSpec], cost: StepCost,
     for result in store.results.values():
         if (owner := specs.get(result.booked_by)) is not None:
             decays = result.start >= owner.schedule.decay_start
+            phase = phase_at(phases_of(owner), result.start)
             lines.append(
                 StageLine(
                     node=result.node,
@@ -218,19 +222,19 @@ def _stage_lines(store: MemoryStore, fresh: Iterable[TrialSpec], cost: StepCost,
                     start=result.start,
                     end=result.end,
                     label=_label(owner),
-                    phase="decay" if decays else phase_at(phases_of(owner), result.start).name,
+                    phase="decay" if decays else phase.name,
                     trials=below[result.node],
-                    hours=(result.end - result.start) * cost.seconds(owner) * devices / 3600,
+                    hours=(result.end - result.start) * cost.seconds(owner, phase) * devices / 3600,
                 )
             )
     return tuple(lines)
 
 
 def _label(spec: TrialSpec) -> str:
-    parts = [f"lr={spec.schedule.learning_rate:g}", f"seed {spec.seed}"]
-    if spec.bag_size > 1:
-        parts.insert(0, f"s={spec.bag_size}")
-    return " ".join(parts)
+    """What the trials of a trunk have in common: everything but the axis on which they leave it."""
+    shared = tuple((name, value) for name, value in spec.parameters if name != FAN_AXIS)
+    words = [describe_parameters(shared), f"lr={spec.schedule.learning_rate:g}", f"seed {spec.seed}"]
+    return " ".join(word for word in words if word)
 
 
 def _arm_plan(
@@ -242,17 +246,14 @@ def _arm_plan(
     corpus_tokens: int,
     devices: int,
     trained: int,
+    trained_seconds: float,
 ) -> ArmPlan:
     """`trained`: the steps that the simulated sweep trained. An adaptive search may ask for a boundary that its trunk has
     already passed, so that they can be a little more than those of the tree of all trials."""
     mine = [(spec, stage) for spec, stage in wanted if spec.method == method]
     fresh = [spec for spec, _ in mine if spec.spec_id not in done]
     alone = sum(spec.schedule.total_steps for spec in fresh)
-    seconds = cost.seconds(mine[0][0]) * devices
-    flops = sum(
-        flops_per_position(spec.shape, spec.context) * spec.tokens_per_step * spec.schedule.total_steps
-        for spec in fresh
-    )
+    flops = sum(flops_at(spec, phases_of(spec), spec.schedule.total_steps) for spec in fresh)
     tokens = max(data_position(phases_of(spec), spec.tokens_per_step, spec.schedule.total_steps) for spec, _ in mine)
     return ArmPlan(
         scale=scale,
@@ -262,8 +263,8 @@ def _arm_plan(
         finished=sum(spec.spec_id in done for spec, _ in mine),
         steps_alone=alone,
         steps_shared=trained,
-        hours_alone=alone * seconds / 3600,
-        hours_shared=trained * seconds / 3600,
+        hours_alone=sum(cost.run_seconds(spec) for spec in fresh) * devices / 3600,
+        hours_shared=trained_seconds * devices / 3600,
         flops=flops,
         tokens=tokens,
         epochs=tokens / corpus_tokens if corpus_tokens else None,

@@ -15,7 +15,7 @@ from sweeper.sweep import Idle
 from trainers.loop import StagePoint
 from trainers.methods import phases_of
 from trainers.record import PhaseTiming
-from trainers.schedule import phase_at
+from trainers.schedule import Phase, phase_at
 from trainers.spec import TrialSpec
 from trainers.stage import StageJob, StageResult
 
@@ -34,12 +34,13 @@ class SimulatedExecutor:
     """`workers` workers in simulated time; `wall_seconds` is when the last of them was done."""
 
     surface: Surface
-    step_seconds: Callable[[TrialSpec], float]
+    step_seconds: Callable[[TrialSpec, Phase], float]
     workers: int
     device: str = "simulated"
     wall_seconds: float = 0.0
     num_stages: int = 0
     trained_steps: dict[str, int] = field(default_factory=dict)
+    trained_seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self, source: StageSource, train: Train, watch: Callable[[], None]) -> None:
         """See `Executor`; `train` is not called.
@@ -65,7 +66,8 @@ class SimulatedExecutor:
             watch()
 
     def _seconds(self, job: StageJob) -> float:
-        return (job.end - job.start) * self.step_seconds(job.spec)
+        """A stage lies within one phase: trials are cut at their boundaries."""
+        return (job.end - job.start) * self.step_seconds(job.spec, phase_at(phases_of(job.spec), job.start))
 
     def _result(self, job: StageJob) -> StageResult:
         phase = phase_at(phases_of(job.spec), job.start)
@@ -73,7 +75,9 @@ class SimulatedExecutor:
         ends = job.end == schedule.total_steps or schedule.decay_steps == 0
         points = (StagePoint(job.end, self.surface(job.spec), phase.name),) if ends else ()
         self.num_stages += 1
-        self.trained_steps[job.spec.method] = self.trained_steps.get(job.spec.method, 0) + job.end - job.start
+        method = job.spec.method
+        self.trained_steps[method] = self.trained_steps.get(method, 0) + job.end - job.start
+        self.trained_seconds[method] = self.trained_seconds.get(method, 0.0) + seconds
         return StageResult(
             node=job.node,
             parent=job.parent,
@@ -81,7 +85,7 @@ class SimulatedExecutor:
             end=job.end,
             outcome=None,
             points=points,
-            timings=(PhaseTiming(phase.name, phase.bag_size, job.end - job.start, self.step_seconds(job.spec)),),
+            timings=(PhaseTiming(phase.name, phase.bag_size, job.end - job.start, seconds / (job.end - job.start)),),
             busy_seconds=seconds,
             billed_seconds=seconds,
             skipped_steps=0,

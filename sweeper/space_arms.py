@@ -1,7 +1,8 @@
 """What the axes of the arms may not say: names, types, ranges, sizes, and tuning that is not equal.
 
 A bag fits when it is a whole number from 1 to 64 and no longer than the context: a longer one would average more text
-into one position than the recovery phase ever sees in one sequence. How often a run reads a corpus over again is no
+into one position than the recovery phase ever sees in one sequence. The same holds for whatever else a method counts
+(heads, pieces, the tokens of a patch), and the method may ask for more. How often a run reads a corpus over again is no
 error; `plan` counts it.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 
 from sweeper.space_errors import choose_from, closest, shown
 from sweeper.space_findings import Draft, DraftArm, Finding
@@ -18,7 +20,8 @@ from sweeper.specs import LEARNING_RATE, PARAMETER_KINDS
 from trainers.methods import BASELINE, METHODS, phases_of
 from trainers.spec import ModelShape, Optimizer, Schedule, TrialSpec
 
-LARGEST_BAG = 64
+LARGEST_COUNT = 64
+"""Of tokens in a bag, and of anything else that a method counts."""
 LAST_SEARCH_SEED = 99
 MOST_VALUES = 1_000
 MOST_POINTS = 100_000
@@ -101,8 +104,16 @@ def _axis_findings(arm: DraftArm, name: str, axis: Axis | Scalar, context: int) 
     if kind is not None and kind.type is not float and isinstance(axis, UniformRange | LogUniformRange):
         form.append(Finding(place, f"a range of real numbers, but it is {kind.words}; use integers or grid"))
     yield from form
-    for location, value in () if form else _extremes(place, axis):
-        objection = _objection(arm.name, name, value, context)
+    if not form:
+        found = list(_objections(arm.name, name, _extremes(place, axis), context))
+        yield from found or islice(_objections(arm.name, name, _between(place, axis), context), 1)
+
+
+def _objections(
+    method: str, parameter: str, values: Iterator[tuple[Location, Scalar]], context: int
+) -> Iterator[Finding]:
+    for location, value in values:
+        objection = _objection(method, parameter, value, context)
         if objection is not None:
             yield Finding(location, objection)
 
@@ -162,6 +173,12 @@ def _extremes(place: Location, axis: Axis | Scalar) -> Iterator[tuple[Location, 
             yield place, axis
 
 
+def _between(place: Location, axis: Axis | Scalar) -> Iterator[tuple[Location, Scalar]]:
+    """The values of a range of whole numbers that are not its ends: divisors of the context have gaps."""
+    if isinstance(axis, IntegerRange):
+        yield from (((*place, "integers"), value) for value in range(axis.integers[0] + 1, axis.integers[1]))
+
+
 def _objection(method: str, parameter: str, value: Scalar, context: int) -> str | None:
     """Why `value` cannot be the method's parameter, or None."""
     kind = PARAMETER_KINDS.get(parameter)
@@ -170,18 +187,18 @@ def _objection(method: str, parameter: str, value: Scalar, context: int) -> str 
     if parameter == LEARNING_RATE:
         positive = not isinstance(value, str) and value > 0
         return None if positive else f"{shown(value)} is not a positive number"
-    limit = min(LARGEST_BAG, context)
-    if parameter == "bag_size" and isinstance(value, int) and not 1 <= value <= limit:
-        reason = " (the context)" if limit < LARGEST_BAG else ""
+    limit = min(LARGEST_COUNT, context)
+    if kind is not None and isinstance(value, int) and kind.type is int and not 1 <= value <= limit:
+        reason = " (the context)" if limit < LARGEST_COUNT else ""
         return f"{value} is not a whole number from 1 to {limit}{reason}"
     try:
-        _try(method, parameter, value)
+        _try(method, parameter, value, context)
     except ValueError as error:
         return str(error).split(": ", 1)[-1]
     return None
 
 
-def _try(method: str, parameter: str, value: Scalar) -> None:
+def _try(method: str, parameter: str, value: Scalar, context: int) -> None:
     """Raise the method's own `ValueError` for a value of one parameter, the others being harmless."""
     parameters: dict[str, Scalar] = {
         name: PARAMETER_KINDS[name].example for name in METHODS[method].parameters if name in PARAMETER_KINDS
@@ -194,9 +211,9 @@ def _try(method: str, parameter: str, value: Scalar) -> None:
         parameters=tuple(parameters.items()),
         corpus_fingerprint="",
         tokenizer_fingerprint="",
-        context=64,
-        tokens_per_step=64,
-        validation_tokens=64,
+        context=context,
+        tokens_per_step=context,
+        validation_tokens=context,
         schedule=Schedule(1_000, 100, 100, 1e-3),
         optimizer=Optimizer(),
         precision="fp32",

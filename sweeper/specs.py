@@ -38,6 +38,9 @@ PARAMETER_KINDS: dict[str, ParameterKind] = {
     LEARNING_RATE: ParameterKind(float, "a number", 1e-3),
     "bag_size": ParameterKind(int, "a whole number", 2),
     "bag_weighting": ParameterKind(str, "a word", "uniform"),
+    "heads": ParameterKind(int, "a whole number", 2),
+    "patch_size": ParameterKind(int, "a whole number", 1),
+    "pieces": ParameterKind(int, "a whole number", 1),
     "step_ratio": ParameterKind(float, "a number", 0.5),
 }
 """A method with a parameter of a new name adds a row; parameters without one are passed on as they are."""

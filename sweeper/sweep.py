@@ -31,7 +31,6 @@ from sweeper.store import StageStore
 from trainers.flops import count_parameters
 from trainers.methods import BASELINE
 from trainers.record import Failed, Provenance, RunRecord, Stopped
-from trainers.schedule import boundary_step
 from trainers.spec import Scalar, TrialSpec
 from trainers.stage import StageJob, StageResult
 
@@ -144,7 +143,7 @@ class Sweep:
                 self.finished[record.spec.spec_id] = record
             self.spent_hours += record.timing.incurred_gpu_hours
             self.arm_hours[record.spec.scale, record.spec.method] += record.timing.incurred_gpu_hours
-        self._optima: dict[str, Parameters] = {}
+        self._optima: list[dict[str, Parameters]] = []
         self._open_scale()
 
     # what to do next
@@ -248,8 +247,7 @@ class Sweep:
         return True
 
     def _next_scale(self) -> bool:
-        tuned = next((arm for arm in self.arms if arm.method != BASELINE and arm.winner), None)
-        self._optima[self.space.scales[len(self._optima)]] = tuned.winner.parameters if tuned and tuned.winner else ()
+        self._optima.append({arm.method: arm.winner.parameters for arm in self.arms if arm.winner})
         if len(self._optima) == len(self.space.scales):
             return False
         self._open_scale()
@@ -271,8 +269,7 @@ class Sweep:
         trials = space.search.trials_per_arm
         if space.search.sampler == "grid":
             trials = grid_trials(domain, trials)
-        known = list(self._optima.values())
-        smaller = known[-1] if known and known[-1] and method != BASELINE else None
+        smaller = self._optima[-1].get(method) if self._optima and method != BASELINE else None
         make = partial(self._make_spec, scale, method)
         example = make(dict(domain.points[0]), domain.rungs[-1], domain.seeds[0])
         found = earlier_points(self.earlier, example)
@@ -336,11 +333,11 @@ class Sweep:
         where the decay begins, as long as there is a higher rung."""
         nodes = set()
         for spec in specs:
-            step = boundary_step(spec.step_ratio, spec.schedule.total_steps)
-            if not step and spec.schedule.total_steps < self.space.methods[spec.method].budgets.rungs[-1]:
-                step = spec.schedule.decay_start
-            if step:
-                nodes.add(path_of(spec, self.site.execution).node(step))
+            path = path_of(spec, self.site.execution)
+            steps = [phase.end for phase in path.phases[:-1]]
+            if not steps and spec.schedule.total_steps < self.space.methods[spec.method].budgets.rungs[-1]:
+                steps = [spec.schedule.decay_start]
+            nodes |= {path.node(step) for step in steps if step}
         return nodes
 
     # what happened

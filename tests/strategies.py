@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from trainers.flops import flops_per_position
 from trainers.methods import phases_of
-from trainers.methods.tst import WEIGHTINGS
+from trainers.methods.parameters import WEIGHTINGS
 from trainers.record import (
     STAGES,
     Diverged,

@@ -4,7 +4,8 @@ The B sequences of a step read the stream in B *lanes* that start evenly spaced 
 data-parallel readers of a large run do: neighbours in a batch come from different documents, and a sequence goes on where
 the last step's left off. A step of a small model would otherwise come from a single file.
 
-Shapes: B sequences, L latent positions, S tokens a bag, T targets a position.
+Shapes: B sequences, L latent positions of one, S tokens a bag, T targets a position; a phase may cut each sequence into P
+pieces.
 """
 
 from __future__ import annotations
@@ -42,21 +43,23 @@ def lane_position(tokens_per_epoch: int, spec: TrialSpec, phases: tuple[Phase, .
 
 
 def cut_batch(tokens_BN: np.ndarray, context: int, phase: Phase) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs `[B, L, S]` and targets `[B, L, T]` from the `L*S + T` contiguous tokens of each sequence.
+    """Inputs `[B*P, L/P, S]` and targets `[B*P, L/P, T]` from the `L*S + T` contiguous tokens of each sequence.
 
-    Position j holds bag j of its sequence and is asked for the T tokens that follow that bag (METHOD: targets).
+    Position j holds bag j of its sequence and is asked for the T tokens that follow that bag (METHOD: targets); the last
+    position of a piece is asked for tokens of the next one. `context` is that of an ordinary step.
     """
-    bag, targets = phase.bag_size, phase.target_size
-    inputs = tokens_BN[:, : context * bag].reshape(-1, context, bag)
-    following = np.lib.stride_tricks.sliding_window_view(tokens_BN[:, bag:], targets, axis=1)[:, ::bag][:, :context]
-    return inputs, following
+    bag, targets, length = phase.bag_size, phase.target_size, phase.positions(context)
+    inputs = tokens_BN[:, : length * bag]
+    following = np.lib.stride_tricks.sliding_window_view(tokens_BN[:, bag:], targets, axis=1)[:, ::bag][:, :length]
+    piece = length // phase.pieces
+    return inputs.reshape(-1, piece, bag), following.reshape(-1, piece, targets)
 
 
 def read_batch(
     stream: TokenStream, spec: TrialSpec, phases: tuple[Phase, ...], phase: Phase, step: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Inputs and targets of `step`, int64 on `device`."""
-    count = spec.context * phase.bag_size + phase.target_size
+    """Inputs and targets of `step`, int64 on `device`: as `cut_batch` gives them."""
+    count = phase.positions(spec.context) * phase.bag_size + phase.target_size
     lanes = [
         stream.read(lane_position(stream.tokens_per_epoch, spec, phases, step, lane), count)
         for lane in range(spec.sequences_per_step)

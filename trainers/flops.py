@@ -1,14 +1,17 @@
 """Parameters and model FLOPs by arithmetic, so that a plan can count what it will not build.
 
 Convention, stated beside every utilisation figure: `6 * (active parameters without the input embedding)
-+ 12 * layers * attention width * context / 2` model FLOPs per latent position (causal, forward and backward).
++ 12 * layers * attention width * context / 2` model FLOPs per latent position (causal, forward and backward). `context` is
+the length that a position's sequence has in its phase; an output head beside the ordinary one adds a layer and the
+unembedding.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from trainers.spec import ModelShape
+from trainers.schedule import Phase
+from trainers.spec import ModelShape, TrialSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +45,21 @@ def flops_per_position(shape: ModelShape, context: int) -> float:
     count = count_parameters(shape)
     attention = 12 * shape.num_layers * shape.num_heads * shape.head_width * context / 2
     return 6.0 * (count.active - count.embedding) + attention
+
+
+def flops_per_step(spec: TrialSpec, phase: Phase) -> float:
+    """Model FLOPs of one step of `phase`."""
+    shape, length = spec.shape, phase.positions(spec.context) // phase.pieces
+    position = flops_per_position(shape, length)
+    if phase.heads > 1:
+        deeper = replace(shape, num_layers=shape.num_layers + 1)
+        layer = flops_per_position(deeper, length) - position
+        position += (phase.heads - 1) * (layer + 6.0 * shape.vocab_size * shape.width)
+    return position * phase.positions(spec.tokens_per_step)
+
+
+def flops_at(spec: TrialSpec, phases: tuple[Phase, ...], step: int) -> float:
+    """Model FLOPs of the first `step` steps of a run."""
+    return sum(
+        flops_per_step(spec, phase) * (min(step, phase.end) - phase.start) for phase in phases if step > phase.start
+    )

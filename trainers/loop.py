@@ -16,9 +16,10 @@ import torch
 
 from trainers.checkpoint import TrainState
 from trainers.evaluate import validation_loss
+from trainers.model import initialise
 from trainers.record import Diverged, PhaseTiming, Stopped
 from trainers.schedule import Phase, phase_at
-from trainers.spec import TrialSpec
+from trainers.spec import TrialSpec, fingerprint
 from trainers.step import TrainingStep
 
 CHUNK_STEPS = 10
@@ -93,6 +94,22 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+@torch.no_grad()
+def begin_phase(state: TrainState, phase: Phase, seed: int) -> None:
+    """Draw the phase's `fresh` parameters anew, with their moments and step counts at zero.
+
+    Called with the state at the phase's start, so that a run that was stopped in it does not draw again and a run that
+    leaves a shared prefix there does. The draw depends on the seed and the step, and is not the one of the run's start.
+    """
+    if not phase.fresh:
+        return
+    initialise(state.model, int(fingerprint([seed, phase.start])[:8], 16), phase.fresh)
+    for name, parameter in state.model.named_parameters():
+        if name in phase.fresh:
+            for moment in state.optimizer.state.get(parameter, {}).values():
+                moment.zero_()
+
+
 def _watch_steps(state: TrainState, norms: list[float], losses: list[float]) -> Diverged | None:
     """Count the steps from `state.step` on that changed nothing; diverged at the last of too many in a row."""
     for index, (norm, loss) in enumerate(zip(norms, losses, strict=True)):
@@ -130,6 +147,8 @@ def train(
     while state.step < end:
         started = time.perf_counter()
         phase = phase_at(step.phases, state.step)
+        if state.step == phase.start:
+            begin_phase(state, phase, spec.seed)
         clock = progress.clock(phase)
         stop = chunk_end(state.step, phase, end, arguments.evaluate_every)
         results = [step.run(index, phase) for index in range(state.step, stop)]

@@ -115,12 +115,16 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """`forward` gives the normalised hidden states; `losses` multiplies them by `head`, in chunks."""
+    """`forward` gives the normalised hidden states; `losses` multiplies them by `head`, in chunks.
+
+    A head beyond the ordinary one is a last block of its own on the blocks before the last (arXiv 2404.19737); final norm
+    and unembedding are shared. What is not asked of it costs nothing: alone, the ordinary head is the plain decoder.
+    """
 
     cosine_LE: Tensor
     sine_LE: Tensor
 
-    def __init__(self, shape: ModelShape, context: int) -> None:
+    def __init__(self, shape: ModelShape, context: int, heads: int = 1) -> None:
         super().__init__()
         if shape.num_experts:
             raise ValueError(f"shape.num_experts: {shape.num_experts}; only dense decoders (0 experts) can be trained")
@@ -129,6 +133,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
         self.norm = RMSNorm(shape.width, shape.norm_epsilon)
         self.head = nn.Linear(shape.width, shape.vocab_size, bias=False)
+        self.extra_blocks = nn.ModuleList(Block(shape) for _ in range(heads - 1))
         cosine_LE, sine_LE = rotary_table(context, shape.head_width, shape.rope_theta)
         self.register_buffer("cosine_LE", cosine_LE, persistent=False)
         self.register_buffer("sine_LE", sine_LE, persistent=False)
@@ -145,22 +150,28 @@ class Decoder(nn.Module):
         mean: Tensor = embedded_BLSD.mean(-2, dtype=torch.float32).to(embedded_BLSD.dtype)
         return mean
 
-    def forward(self, tokens_BLS: Tensor) -> Tensor:
-        """Bags of token ids `[B, L, S]` to hidden states `[B, L, D]`; position j sees bags 0..j only."""
+    def forward(self, tokens_BLS: Tensor, heads: int = 1) -> Tensor:
+        """Bags of token ids `[B, L, S]` to hidden states `[heads*B, L, D]`, the ordinary head's first; position j sees
+        bags 0..j only."""
         length = tokens_BLS.shape[1]
         x_BLD = self.embed(tokens_BLS)
         cosine_LE, sine_LE = self.cosine_LE[:length], self.sine_LE[:length]
-        for block in self.blocks:
+        *trunk, last = self.blocks
+        for block in trunk:
             x_BLD = block(x_BLD, cosine_LE, sine_LE)
-        hidden: Tensor = self.norm(x_BLD)
+        ends = [block(x_BLD, cosine_LE, sine_LE) for block in (last, *list(self.extra_blocks)[: heads - 1])]
+        hidden: Tensor = self.norm(ends[0] if heads == 1 else torch.cat(ends))
         return hidden
 
 
 @torch.no_grad()
-def initialise(model: Decoder, seed: int) -> None:
-    """Draw every weight from one CPU generator in the order of `named_parameters`: the same on every device."""
+def initialise(model: Decoder, seed: int, only: tuple[str, ...] | None = None) -> None:
+    """Draw every weight, or those named `only`, from one CPU generator in the order of `named_parameters`: the same on
+    every device, and with extra heads as without."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
+        if only is not None and name not in only:
+            continue
         if parameter.dim() < 2:
             parameter.fill_(1.0)
             continue
@@ -170,8 +181,8 @@ def initialise(model: Decoder, seed: int) -> None:
         parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
 
 
-def build_model(shape: ModelShape, context: int, seed: int, device: torch.device) -> Decoder:
-    """An initialised decoder in float32 on `device`."""
-    model = Decoder(shape, context)
+def build_model(shape: ModelShape, context: int, seed: int, device: torch.device, heads: int = 1) -> Decoder:
+    """An initialised decoder with `heads` output heads, in float32 on `device`."""
+    model = Decoder(shape, context, heads)
     initialise(model, seed)
     return model.to(device)

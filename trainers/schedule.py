@@ -16,10 +16,13 @@ from trainers.spec import Schedule
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Steps `[start, end)` trained with one objective.
+    """Steps `[start, end)` trained with one objective. Every default is that of ordinary next-token training.
 
-    `bag_size` tokens are averaged into each latent position; each position predicts the next `target_size` tokens with
-    the weights named by `weighting`. Both are 1 in ordinary next-token training.
+    A sequence of a step has `context / position_divisor` latent positions and is cut into `pieces` that do not see each
+    other. `bag_size` tokens are averaged into each position, which predicts the `target_size` tokens that follow: with one
+    head all of them by the weights named by `weighting`; with as many `heads` as targets each head the token at its
+    distance, the loss being the mean over the heads. The parameters named `fresh` are drawn anew, with their moments at
+    zero, before the phase's first step. The name tells phases apart whose steps cost differently at one bag size.
     """
 
     name: str
@@ -28,11 +31,29 @@ class Phase:
     bag_size: int = 1
     target_size: int = 1
     weighting: str = "uniform"
+    position_divisor: int = 1
+    pieces: int = 1
+    heads: int = 1
+    fresh: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert self.heads in (1, self.target_size), "one head for all targets, or one for each"
+
+    def positions(self, full: int) -> int:
+        """Latent positions where an ordinary step has `full`: of a sequence for the context, of a step for its tokens."""
+        return full // self.position_divisor
 
 
 def boundary_step(step_ratio: float, total_steps: int) -> int:
-    """First step after the superposition phase: `floor(r*T + 0.5)`."""
+    """First step after the first phase: `floor(r*T + 0.5)`. Raises `ValueError` for a ratio outside [0, 1]."""
+    if not 0.0 <= step_ratio <= 1.0:
+        raise ValueError(f"step_ratio: {step_ratio} is not in [0, 1]")
     return math.floor(step_ratio * total_steps + 0.5)
+
+
+def number_of_heads(phases: tuple[Phase, ...]) -> int:
+    """Output heads that a model needs for these phases, the ordinary one included."""
+    return max(phase.heads for phase in phases)
 
 
 def learning_rates(schedule: Schedule) -> np.ndarray:
@@ -64,7 +85,7 @@ def data_position(phases: tuple[Phase, ...], tokens_per_step: int, step: int) ->
     For TST it is `B*L*(s*min(t, b) + max(t - b, 0))`; `step` may be the run's end, which gives the tokens of the run.
     """
     return sum(
-        tokens_per_step * phase.bag_size * (min(step, phase.end) - phase.start)
+        phase.positions(tokens_per_step) * phase.bag_size * (min(step, phase.end) - phase.start)
         for phase in phases
         if step > phase.start
     )

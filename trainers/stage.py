@@ -31,6 +31,7 @@ from trainers.methods import phases_of
 from trainers.model import build_model
 from trainers.optim import build_optimizer
 from trainers.record import Diverged, PhaseTiming, Stopped
+from trainers.schedule import number_of_heads
 from trainers.spec import TrialSpec, spec_from_dict, spec_to_dict
 from trainers.step import TrainingStep
 
@@ -202,12 +203,13 @@ def run_stage(job: StageJob, corpus: Any, on_point: Callable[[StagePoint], None]
     if done is not None and (not job.keep_state or (Path(job.store) / job.node / STATE).exists()):
         return done
     device, spec, folder = torch.device(job.device), job.spec, Path(job.store) / job.node
-    model = build_model(spec.shape, spec.context, spec.seed, device)
+    phases = phases_of(spec)
+    model = build_model(spec.shape, spec.context, spec.seed, device, number_of_heads(phases))
     state = TrainState(model, build_optimizer(model, spec.optimizer))
     progress, billed_before = _restore(job, state)
     step = TrainingStep(
         spec,
-        phases_of(spec),
+        phases,
         model,
         state.optimizer,
         corpus.stream(spec.seed, piece_tokens=PIECE_CONTEXTS * spec.context),

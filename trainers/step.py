@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from trainers.batch import TokenStream, read_batch
-from trainers.losses import fused_linear_multi_hot, target_weights
+from trainers.losses import target_weights
 from trainers.model import Decoder
+from trainers.objective import objective
 from trainers.optim import clipped_step
 from trainers.schedule import Phase, learning_rates
 from trainers.spec import TrialSpec
@@ -25,7 +26,7 @@ from trainers.spec import TrialSpec
 EXECUTIONS: tuple[str, ...] = ("auto", "eager", "compiled")
 """What may be asked for. The captured form takes its place here when it exists."""
 
-LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+LossFunction = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 
 def resolve_execution(wanted: str, device: torch.device) -> str:
@@ -76,13 +77,8 @@ class TrainingStep:
         self.learning_rates = learning_rates(spec.schedule)
         self._loss = self._compiled_loss() if execution == "compiled" else self._eager_loss
 
-    def _eager_loss(self, inputs_BLS: Tensor, targets_BLT: Tensor, weights_T: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.spec.precision == "bf16"):
-            hidden_BLD = self.model(inputs_BLS)
-        head_VD = self.model.head.weight
-        return fused_linear_multi_hot(
-            hidden_BLD.flatten(0, 1), head_VD.to(hidden_BLD.dtype), targets_BLT.flatten(0, 1), weights_T
-        )
+    def _eager_loss(self, inputs_BLS: Tensor, targets_BLT: Tensor, weights_T: Tensor, heads: int) -> Tensor:
+        return objective(self.model, inputs_BLS, targets_BLT, weights_T, heads, self.spec.precision)
 
     def _compiled_loss(self) -> LossFunction:
         return torch.compile(self._eager_loss, fullgraph=True, dynamic=False)
@@ -97,9 +93,8 @@ class TrainingStep:
         weights_T = self.weights(phase)
         loss = torch.zeros((), device=self.device)
         parts = self.spec.sequences_per_step // self.micro_sequences
-        for part in range(parts):
-            rows = slice(part * self.micro_sequences, (part + 1) * self.micro_sequences)
-            micro_loss = self._loss(inputs[rows], targets[rows], weights_T) / parts
+        for micro_inputs, micro_targets in zip(inputs.chunk(parts), targets.chunk(parts), strict=True):
+            micro_loss = self._loss(micro_inputs, micro_targets, weights_T, phase.heads) / parts
             micro_loss.backward()  # type: ignore[no-untyped-call]
             loss += micro_loss.detach()
         norm = clipped_step(self.optimizer, self.spec.optimizer.clip_norm, float(self.learning_rates[step]))

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainers.losses import fused_linear_multi_hot, multi_hot_cross_entropy, multi_hot_reference, target_weights
-from trainers.methods.tst import WEIGHTINGS
+from trainers.methods.parameters import WEIGHTINGS
 
 torch.set_num_threads(1)
 

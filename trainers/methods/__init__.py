@@ -8,8 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 
-from trainers.methods import baseline, tst
+from trainers.methods import (
+    baseline,
+    input_superposition,
+    length_warmup,
+    multi_token,
+    output_superposition,
+    patch,
+    tst,
+    tst_fresh_embedding,
+)
 from trainers.schedule import Phase
 from trainers.spec import TrialSpec
 
@@ -26,10 +36,23 @@ class Method:
     phases: Callable[[TrialSpec], tuple[Phase, ...]]
 
 
-METHODS: dict[str, Method] = {
-    "baseline": Method("baseline", baseline.LABEL, baseline.PARAMETERS, baseline.phases),
-    "tst": Method("tst", tst.LABEL, tst.PARAMETERS, tst.phases),
-}
+
+def _method(module: ModuleType) -> Method:
+    """A method is named by its file."""
+    return Method(module.__name__.rpartition(".")[2], module.LABEL, module.PARAMETERS, module.phases)
+
+
+_FILES = (
+    baseline,
+    tst,
+    input_superposition,
+    output_superposition,
+    tst_fresh_embedding,
+    patch,
+    multi_token,
+    length_warmup,
+)
+METHODS: dict[str, Method] = {method.name: method for method in map(_method, _FILES)}
 
 
 def phases_of(spec: TrialSpec) -> tuple[Phase, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trainers.methods.parameters import next_token
 from trainers.schedule import Phase
 from trainers.spec import TrialSpec
 
@@ -11,4 +12,4 @@ PARAMETERS: tuple[str, ...] = ()
 
 def phases(spec: TrialSpec) -> tuple[Phase, ...]:
     """One phase from the first step to the last."""
-    return (Phase("next-token", 0, spec.schedule.total_steps),)
+    return (next_token(spec, 0),)

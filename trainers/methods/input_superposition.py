@@ -1,0 +1,20 @@
+"""The ablation of TST with its input alone: bags of `s` averaged tokens in, the one token that follows as the target."""
+
+from __future__ import annotations
+
+from trainers.methods.parameters import boundary_of, next_token, positive
+from trainers.schedule import Phase
+from trainers.spec import TrialSpec
+
+LABEL = "Input superposition"
+PARAMETERS: tuple[str, ...] = ("bag_size", "step_ratio")
+
+
+def phases(spec: TrialSpec) -> tuple[Phase, ...]:
+    """Bagged input up to the boundary, next-token recovery from there; the first phase reads `s` times the data.
+
+    Raises `ValueError` for a bag below one token or a ratio outside [0, 1].
+    """
+    boundary = boundary_of(spec)
+    first = Phase("bagged input", 0, boundary, bag_size=positive(spec, "bag_size"))
+    return first, next_token(spec, boundary)

@@ -1,0 +1,21 @@
+"""Multi-token prediction (arXiv 2404.19737): `n` heads, each asked for the token at its own distance.
+
+Each head beyond the ordinary one is a last block of its own on the shared blocks before the last; norm and unembedding
+are shared. The loss is the mean of the heads' losses. Evaluation knows the ordinary head alone.
+"""
+
+from __future__ import annotations
+
+from trainers.methods.parameters import positive
+from trainers.schedule import Phase
+from trainers.spec import TrialSpec
+
+LABEL = "Multi-token prediction"
+PARAMETERS: tuple[str, ...] = ("heads",)
+
+
+def phases(spec: TrialSpec) -> tuple[Phase, ...]:
+    """One phase with all heads. Raises `ValueError` for fewer heads than one."""
+    heads = positive(spec, "heads")
+    name = "next-token" if heads == 1 else f"{heads} heads"
+    return (Phase(name, 0, spec.schedule.total_steps, target_size=heads, heads=heads),)
