@@ -36,7 +36,6 @@ class Method:
     phases: Callable[[TrialSpec], tuple[Phase, ...]]
 
 
-
 def _method(module: ModuleType) -> Method:
     """A method is named by its file."""
     return Method(module.__name__.rpartition(".")[2], module.LABEL, module.PARAMETERS, module.phases)
