@@ -191,7 +191,7 @@ def check_step_time(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
     status: CheckStatus = (
         "pass" if deviation <= STABLE_STEP_TIME else "warn" if deviation <= UNSTABLE_STEP_TIME else "fail"
     )
-    where = f"{time.phase} (s = {time.bag_size}) at {time.scale}"
+    where = f"{time.phase}{f' (s = {time.bag_size})' if time.bag_size > 1 else ''} at {time.scale}"
     sentence = f"Largest scatter of a step time between runs, in {where}; the pooled median enters the clock."
     return Check(name, status, f"{100 * deviation:.1f} %", sentence)
 
@@ -215,6 +215,6 @@ def check_recovery(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
     sentence = {
         "pass": "Shortest part of a run after the phase boundary; each boundary lies before the decay.",
         "warn": "A phase boundary lies inside the learning rate's decay: recovery may be cut short.",
-        "fail": "A run never left superposition: its final loss is not a next-token model's.",
+        "fail": "A run never left its first phase: its final loss is not a next-token model's.",
     }[worst_status(statuses)]
     return Check(name, worst_status(statuses), f"{100 * shortest:.0f} % of the steps", sentence)

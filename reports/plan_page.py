@@ -16,6 +16,7 @@ from reports import theme
 from reports.blocks import Block, Chart, Column, Fragment, Prose, Table
 from reports.charts import blank, label, linear_axis
 from reports.page import DrawnSection, render_sections, side_by_side
+from trainers.schedule import NEXT_TOKEN
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 LANE_PIXELS = 13
 MOST_LANES = 500
 """Of one scale; the rest of a larger tree is in the chart's table only."""
-LANE_COLORS = {"superposition": theme.ACCENT, "decay": theme.ORANGE}
-OTHER_COLOR = theme.MUTED
-LINE_WIDTHS = {"superposition": 5, "decay": 3}
+PHASE_STYLES = {NEXT_TOKEN: (theme.MUTED, 2), "decay": (theme.ORANGE, 3)}
+METHOD_STYLE = (theme.ACCENT, 5)
+"""Colour and width of a stage by its phase; whatever is not ordinary training is the method's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ def tree_chart(key: str, tree: Tree, planned: PlannedSweep) -> Chart:
     saved = f", {theme.percent(1 - shared / alone)} fewer" if alone and shared < alone else ""
     title = f"{tree.scale}: {runs:,} runs in {len(tree.stages):,} stages, {theme.count(shared)} steps instead of "
     title += f"{theme.count(alone)}{saved}"
-    note = "Blue and thick: superposition; grey: ordinary training; orange: the decay at the end of a run."
+    note = "Blue and thick: training that only the method does; grey: ordinary training; orange: the decay at the end of a run."
     if tree.num_lanes > lanes:
         note += f" The first {lanes} of {tree.num_lanes} lanes are drawn; the table has all."
     return Chart(key, title, figure, _stage_table(tree, planned), LANE_PIXELS * lanes + 70, 6, note)
@@ -169,7 +170,7 @@ def _draw_phase(figure: go.Figure, tree: Tree, phase: str, planned: PlannedSweep
             x += [stage.start, (stage.start + stage.end) / 2, stage.end, None]
             y += [lane, lane, lane, None]
             text += [_hover(stage, planned)] * 3 + [""]
-    color, width = LANE_COLORS.get(phase, OTHER_COLOR), LINE_WIDTHS.get(phase, 2)
+    color, width = PHASE_STYLES.get(phase, METHOD_STYLE)
     figure.add_scatter(
         x=x, y=y, mode="lines", line={"color": color, "width": width}, hovertext=text, hoverinfo="text", name=phase
     )  # fmt: skip

@@ -68,8 +68,8 @@ class FinishedRun:
     steady-state clock as if trained alone, `billed_gpu_hours` adds everything outside the clock, `incurred_gpu_hours`
     is what was paid after shared prefixes. `recipe` identifies model shape, optimizer, warm-up, decay and numerics;
     `validation` and `tokenizer` what the loss was measured on. `trunk` names the training prefix whose noise the run
-    shares: branches of one trunk are one statistical unit. `boundary_step` is the first step after the superposition
-    phase, 0 without one.
+    shares: branches of one trunk are one statistical unit. `boundary_step` is the first step after the method's first
+    phase, 0 without one. `params` are those of the model that is evaluated, without heads that only train it.
     """
 
     run_id: str
@@ -122,7 +122,7 @@ class FinishedRun:
 
     @property
     def step_ratio(self) -> float:
-        """Fraction of the steps in the superposition phase; 0 without one."""
+        """Fraction of the steps in the method's first phase; 0 without one."""
         return float(dict(self.parameters).get("step_ratio", 0.0))
 
     @property
@@ -189,8 +189,8 @@ def run_from_record(record: RunRecord) -> FinishedRun:
     points = record.curve.points
     kind = outcome_name(record.outcome)
     assert kind in ("finished", "stopped", "diverged", "failed")
-    bagged = [phase for phase in timing.phases if phase.bag_size > 1]
-    boundary = math.floor(spec.step_ratio * spec.schedule.total_steps + 0.5) if spec.step_ratio > 0 else 0
+    timed = timing.phases[0].steps if finished and len(timing.phases) > 1 else None
+    boundary = math.floor(spec.step_ratio * spec.schedule.total_steps + 0.5)
     return FinishedRun(
         run_id=spec.spec_id,
         scale=spec.scale,
@@ -204,7 +204,7 @@ def run_from_record(record: RunRecord) -> FinishedRun:
         reason=_outcome_reason(record.outcome),
         learning_rate=spec.schedule.learning_rate,
         seed=spec.seed,
-        boundary_step=bagged[0].steps if bagged and finished else boundary,
+        boundary_step=boundary if timed is None else timed,
         final_loss=record.final_loss,
         gpu_hours=timing.gpu_hours,
         billed_gpu_hours=timing.billed_gpu_hours,
@@ -226,6 +226,23 @@ def run_from_record(record: RunRecord) -> FinishedRun:
         curve=_curve(record.curve, timing.devices),
         record=record,
     )
+
+
+PARAMETER_NAMES: Mapping[str, str] = {
+    "learning_rate": "peak learning rate",
+    "bag_size": "bag size s",
+    "patch_size": "patch size s",
+    "pieces": "pieces of a sequence",
+    "heads": "prediction heads",
+    "step_ratio": "step ratio r",
+    "bag_weighting": "weighting of the bag",
+}
+"""What is searched, for people, in the order of the page's slices. A name without a row stands as it is."""
+
+
+def parameter_name(name: str) -> str:
+    """A parameter's name for people."""
+    return PARAMETER_NAMES.get(name, name.replace("_", " "))
 
 
 def describe_parameters(parameters: Mapping[str, Scalar] | Parameters) -> str:

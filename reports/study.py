@@ -242,7 +242,7 @@ def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun]) -> S
     trials_recorded = any(run.stage == "tuning" for run in runs)
     arms = {
         method: _build_arm(method, admitted, runs, hours, trials_recorded)
-        for method in sorted({run.method for run in runs})
+        for method in _in_order(context, {run.method for run in runs})
     }
     baseline = arms.pop(BASELINE, None)
     params = sorted(run.params for run in runs if run.params is not None)
@@ -260,6 +260,13 @@ def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun]) -> S
         hours=hours,
         clock_label="CPU-hours" if kinds == {"cpu"} else "GPU-hours",
     )
+
+
+def _in_order(context: SweepContext, methods: set[str]) -> list[str]:
+    """Methods as the search-space file names them, then others by name: the first one is the one that a headline is
+    about, so that the order must not depend on how they did."""
+    named = [method for method in context.axes if method in methods]
+    return named + sorted(methods.difference(named))
 
 
 SETTINGS: tuple[tuple[str, str], ...] = (

@@ -14,8 +14,9 @@ from reports.scaling import Aggregate, SizeTrend, geometric_mean, size_trend
 from reports.speedup import judge
 from reports.study import Configuration, Study
 from reports.sweep_cost import SweepCost, sweep_cost
+from reports.theme import method_label
 from reports.verdict import MatchedPair, NotReached, Reached, ScaleVerdict, Speedup, Words
-from reports.wording import headline_of, method_label
+from reports.wording import headline_of
 
 SUMMARY_SCHEMA = 1
 
@@ -25,7 +26,7 @@ class Summary:
     """What a sweep says. `headline` is one sentence, `worst_caveat` one more (empty: none).
 
     `verdicts`: one per (scale, method), scales ascending. `main` is the verdict that the headline speaks about: at the
-    largest scale with a confirmed comparison, `tst` where it is among the methods, else the first by name.
+    largest scale with a confirmed comparison, that of the method that the search-space file names first.
     `aggregates`: geometric means over scales, one per method, only where two scales or more have a measured speedup.
     `trends`: `ln S` against `ln N`, from four scales on. `kind` is the study's; `cost` of the whole sweep, tuning
     included, None where it is not known.
@@ -158,6 +159,7 @@ def _verdict_to_json(verdict: ScaleVerdict) -> dict[str, Any]:
         "trials": {"baseline": verdict.trials_baseline, "method": verdict.trials_method},
         "equal_tuning": verdict.equal_tuning,
         "best": {
+            "parameters": parameters,
             "bag_size": parameters.get("bag_size"),
             "step_ratio": parameters.get("step_ratio"),
             "learning_rate": _learning_rate(best),

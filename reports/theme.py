@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 from datetime import datetime
 
+from trainers.methods import BASELINE, METHODS
+
 INK = "#1B1C1E"
 MUTED = "#5C6066"
 RULE = "#DCDDDB"
@@ -20,6 +22,8 @@ GREEN = "#009E73"
 ORANGE = "#E69F00"
 VERMILLION = "#D55E00"
 PURPLE = "#CC79A7"
+WINE = "#882255"
+OLIVE = "#7A6C00"
 BLACK = "#000000"
 
 DARK_TWIN: dict[str, str] = {
@@ -31,6 +35,8 @@ DARK_TWIN: dict[str, str] = {
     BLACK: "#F4F4F0",
     GREEN: "#2BB88D",
     VERMILLION: "#F0782A",
+    WINE: "#C9609A",
+    OLIVE: "#BFAE2A",
     "#08519C": "#7CC7F2",
     "#4292C6": "#4A9CCB",
     "#9ECAE1": "#33688A",
@@ -64,29 +70,34 @@ class MethodStyle:
     symbol: str
 
 
-_BASELINE = MethodStyle("Baseline", BLACK, "solid", "circle")
-_TST = MethodStyle("TST", ACCENT, "solid", "diamond")
-_OTHERS = (
+_MARKS = (
+    (ACCENT, "solid", "diamond"),
     (VERMILLION, "dash", "square"),
     (GREEN, "dashdot", "triangle-up"),
     (PURPLE, "dot", "cross"),
     (ORANGE, "longdash", "star"),
+    (WINE, "dash", "hexagon"),
+    (OLIVE, "dashdot", "triangle-down"),
 )
+"""In the order of `METHODS` behind the baseline; beyond them colours come again with another dash."""
 
 
 def method_label(method: str) -> str:
-    """The method's name for people."""
-    return {"baseline": "Baseline", "tst": "TST"}.get(method, method.replace("_", " "))
+    """The method's name for people. Of names from elsewhere, short ones are initials, others lose their underscores."""
+    if method in METHODS:
+        return METHODS[method].label
+    return method.upper() if len(method) <= 4 else method.replace("_", " ")
 
 
 def method_style(method: str) -> MethodStyle:
     """The mark of a method, the same whichever other methods are on the page."""
-    if method == "baseline":
-        return _BASELINE
-    if method == "tst":
-        return _TST
-    color, dash, symbol = _OTHERS[sum(map(ord, method)) % len(_OTHERS)]
-    return MethodStyle(method_label(method), color, dash, symbol)
+    label = method_label(method)
+    if method == BASELINE:
+        return MethodStyle(label, BLACK, "solid", "circle")
+    others = [name for name in METHODS if name != BASELINE]
+    number = others.index(method) if method in others else sum(map(ord, method))
+    color, dash, symbol = _MARKS[number % len(_MARKS)]
+    return MethodStyle(label, color, dash if number < len(_MARKS) else "longdashdot", symbol)
 
 
 def rgba(color: str, opacity: float) -> str:

@@ -163,8 +163,3 @@ def _headline(study: Study, main: ScaleVerdict | None, label: str) -> str:
     compared = sum(1 for scale in study.scales if scale.methods)
     suffix = f" (the largest of {compared} scales)" if compared > 1 else ""
     return f"{warning}{verdict_sentence(main, label)}{suffix}."
-
-
-def method_label(method: str) -> str:
-    """A method's name for people: short names are initials (`tst` is TST), others lose their underscores."""
-    return method.upper() if len(method) <= 4 else method.replace("_", " ")

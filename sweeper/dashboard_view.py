@@ -18,7 +18,7 @@ KNOWN_VERSIONS = ((3, 10), (3, 18))
 _TAG_PREFIX = "mlflow.sharedViewState."
 _MODE = "workflowType=machine_learning"
 _LOSS, _HOURS, _FINAL = "validation_loss", "gpu_hours", "final_loss"
-_CURVES, _SEARCH = "Loss against GPU-hours (during superposition not comparable)", "What the search tried"
+_CURVES, _SEARCH = "Loss against GPU-hours (before a phase boundary not comparable)", "What the search tried"
 _QUIET_METRICS = (_HOURS, "tokens", "flops", _FINAL, "standalone_gpu_hours", "incurred_gpu_hours")
 
 

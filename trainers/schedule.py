@@ -13,6 +13,9 @@ import numpy as np
 
 from trainers.spec import Schedule
 
+NEXT_TOKEN = "next-token"
+"""Name of ordinary training, in whichever method it is a phase of."""
+
 
 @dataclass(frozen=True, slots=True)
 class Phase:

@@ -12,17 +12,13 @@ from reports.runs import FinishedRun, describe_parameters
 from reports.study import ScaleStudy, Study
 from reports.summary import Summary, summary_to_json
 from reports.verdict import LadderCurve
+from trainers.methods import METHODS
 
-METHOD_IN_WORDS = (
-    "Token-Superposition Training changes the first part of a run only. Up to the boundary step, each position of the "
-    "transformer receives the mean of the embeddings of s neighbouring tokens and predicts the s tokens of the next bag, "
-    "all with one output head; a step costs what an ordinary step costs and reads s times the text. From the boundary on, "
-    "training is ordinary next-token prediction from the same weights and the same optimizer state. r is the share of "
-    "the steps before the boundary. The loss jumps there, because the task is new, and recovers.",
+SPEEDUP_IN_WORDS = (
     "The speedup at a loss is the device-hours in which finished, decayed baseline runs reach it over the device-hours "
     "of the method. The baseline's hours are read off a power law with an asymptote that is fitted to its ladder of "
     "budgets; the interval covers the noise between seeds of both arms and of the step times, with as many degrees of "
-    "freedom as there are independent trunks.",
+    "freedom as there are independent trunks."
 )
 
 
@@ -53,6 +49,7 @@ class AppendixInfo:
     command: str
     search_space: str
     summary_json: str
+    methods: tuple[str, ...]
 
 
 def info(study: Study, summary: Summary) -> AppendixInfo:
@@ -74,7 +71,14 @@ def info(study: Study, summary: Summary) -> AppendixInfo:
         command=context.command,
         search_space=context.search_space_text,
         summary_json=json.dumps(summary_to_json(summary), indent=1, ensure_ascii=False),
+        methods=_methods(study),
     )
+
+
+def _methods(study: Study) -> tuple[str, ...]:
+    """Every method of the study that we know, but the baseline, in words."""
+    names = dict.fromkeys(arm.method for scale in study.scales for arm in scale.methods)
+    return tuple(f"{METHODS[name].label}. {METHODS[name].words}" for name in names if name in METHODS)
 
 
 def _name(run: FinishedRun) -> str:
@@ -128,7 +132,7 @@ def _environment(study: Study, summary: Summary) -> tuple[tuple[str, str], ...]:
 
 def figure(shown: AppendixInfo) -> Sequence[Block]:
     """Headings, tables and texts."""
-    blocks: list[Block] = [Heading("The method in words"), *(Prose(text) for text in METHOD_IN_WORDS)]
+    blocks: list[Block] = [Heading("In words"), *(Prose(text) for text in (*shown.methods, SPEEDUP_IN_WORDS))]
     if shown.fits:
         blocks += [Heading("Fits"), _fits(shown)]
     blocks.append(Heading("Runs"))

@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING
 from reports import theme
 from reports.blocks import Block, Chart, Column, Prose, Section, Table
 from reports.charts import axis, blank, label, log_axis, padded_log
+from reports.runs import FinishedRun
 from reports.study import PooledStepTime, ScaleStudy, Study
 from reports.summary import Summary
-from trainers.flops import flops_per_position
+from trainers.flops import flops_per_step
+from trainers.methods import phases_of
+from trainers.schedule import Phase
+from trainers.spec import TrialSpec
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -90,13 +94,15 @@ def info(study: Study, summary: Summary) -> FactorsInfo:
 
 def _phase(scale: ScaleStudy, time: PooledStepTime) -> PhaseRow:
     runs = [run for run in scale.runs if run.device == time.device and run.tokens_per_step is not None]
-    positions = runs[0].tokens_per_step if runs else None
-    rate = None if positions is None else positions / time.seconds / max(runs[0].num_devices, 1)
-    peak = next((flops for name, flops in PEAK_FLOPS.items() if name in time.device.upper()), None)
-    record = next((run.record for run in runs if run.record is not None), None)
-    utilisation = None
-    if peak is not None and rate is not None and record is not None:
-        utilisation = rate * flops_per_position(record.spec.shape, record.spec.context) / peak
+    positions, flops = float(runs[0].tokens_per_step or 0) if runs else None, None
+    found = _trained_phase(runs, time)
+    if found is not None:
+        spec, phase = found
+        positions, flops = phase.positions(spec.tokens_per_step), flops_per_step(spec, phase)
+    devices = max(runs[0].num_devices, 1) if runs else 1
+    rate = None if positions is None else positions / time.seconds / devices
+    peak = next((value for name, value in PEAK_FLOPS.items() if name in time.device.upper()), None)
+    utilisation = None if peak is None or flops is None else flops / time.seconds / devices / peak
     return PhaseRow(
         scale=time.scale,
         phase=time.phase,
@@ -107,6 +113,20 @@ def _phase(scale: ScaleStudy, time: PooledStepTime) -> PhaseRow:
         positions_per_second=rate,
         tokens_per_second=None if rate is None else rate * time.bag_size,
         utilisation=utilisation,
+    )
+
+
+def _trained_phase(runs: list[FinishedRun], time: PooledStepTime) -> tuple[TrialSpec, Phase] | None:
+    """A trial of ours that went through this phase, and the phase; None for runs from elsewhere."""
+    specs = (run.record.spec for run in runs if run.record is not None)
+    return next(
+        (
+            (spec, phase)
+            for spec in specs
+            for phase in phases_of(spec)
+            if (phase.name, phase.bag_size) == (time.phase, time.bag_size)
+        ),
+        None,
     )
 
 
@@ -122,8 +142,9 @@ def figure(shown: FactorsInfo) -> Sequence[Block]:
         blocks.append(
             Prose(
                 "Utilisation (MFU) counts 6 × (parameters without the input embedding) + 12 × layers × width × "
-                "context / 2 model FLOPs a position, causal, over the dense bf16 peak; empty where the peak of the "
-                "device is not known. Spread: the slowest run's median step over the fastest's.",
+                "context / 2 model FLOPs a position, causal (context: the length of the phase's sequences; a further "
+                "head adds a layer and the unembedding), over the dense bf16 peak; empty where the "
+                "device's is not known. Spread: the slowest run's median step over the fastest's.",
                 "note",
             )
         )

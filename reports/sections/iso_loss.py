@@ -1,7 +1,7 @@
 """The iso-loss chart: what a loss costs with the baseline and with the method, scale by scale.
 
 Only decayed end points and the fitted ladder carry the claim; the curves inside the runs are drawn faint, for
-orientation, and the superposition phase is marked as not comparable. Beside it, S as a function of the target, by
+orientation, and a method's first phase is marked as not comparable. Beside it, S as a function of the target, by
 budget and by clock. All numbers are the summary's.
 """
 

@@ -63,7 +63,7 @@ def draw(shown: IsoLoss) -> go.Figure:
     """The chart. The loss axis holds the decayed ends and a little of the way to them, not the first steep fall."""
     drawn = blank(left=66, right=92, top=18, bottom=56)
     cost_range, loss_range = _ranges(shown)
-    _shade_superposition(drawn, shown, cost_range, loss_range)
+    _shade_first_phase(drawn, shown, cost_range, loss_range)
     opacity = 0.28 * min(1.0, 20 / max(len(shown.curves), 1)) ** 0.7
     for curve in shown.curves:
         _draw_curve(drawn, curve, opacity)
@@ -92,7 +92,7 @@ def _ranges(shown: IsoLoss) -> tuple[tuple[float, float], tuple[float, float]]:
     return (low_cost, high_cost), (low - 0.14 * span, high + (0.9 if shown.curves else 0.2) * span)
 
 
-def _shade_superposition(
+def _shade_first_phase(
     drawn: go.Figure, shown: IsoLoss, cost_range: tuple[float, float], loss_range: tuple[float, float]
 ) -> None:
     ends = [curve.boundary_cost for curve in shown.curves if curve.boundary_cost is not None]
@@ -109,7 +109,7 @@ def _shade_superposition(
         line={"width": 0},
         layer="below",
     )
-    words = "superposition phase:<br>loss not comparable"
+    words = "before the boundary:<br>loss not comparable"
     at = math.log10(cost_range[0]) + 0.012
     drawn.add_annotation(
         **label(

@@ -11,21 +11,20 @@ from dataclasses import dataclass
 
 from reports import theme
 from reports.blocks import Block, Code, Column, Heading, Prose, Table
-from reports.runs import FinishedRun
+from reports.runs import FinishedRun, Parameters, describe_parameters, parameter_name
 from reports.study import Cell, Configuration, Study
 from reports.summary import Summary
-from reports.verdict import NotReached, ScaleVerdict, Words
+from reports.verdict import NotReached, Reached, ScaleVerdict, Words
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One scale's confirmed settings. Lengths in optimizer steps; `tokens` are data tokens, None where unknown."""
+    """One scale's confirmed settings. Lengths in optimizer steps; `tokens` are data tokens, None where unknown.
+    `boundary_step` is 0 for a method of one phase."""
 
     scale: str
     method: str
-    bag_size: int
-    step_ratio: float
-    weighting: str
+    parameters: Parameters
     learning_rate: float | None
     total_steps: int
     boundary_step: int
@@ -48,23 +47,40 @@ class RecipeInfo:
 
 def words_of(configuration: Configuration) -> str:
     """`s=3 r=0.2 lr=2e-3`."""
-    values = dict(configuration.parameters)
-    parts = [f"s={values['bag_size']}"] if "bag_size" in values else []
-    parts += [f"r={float(values['step_ratio']):g}"] if "step_ratio" in values else []
+    parts = [describe_parameters(configuration.parameters)]
     if configuration.learning_rate is not None:
         parts.append(f"lr={theme.learning_rate(configuration.learning_rate)}")
-    return " ".join(parts)
+    return " ".join(part for part in parts if part)
 
 
 def info(study: Study, summary: Summary) -> RecipeInfo | None:
-    """The recipes of the main method at every scale that confirmed one with bags; None without any."""
-    method = summary.main.method if summary.main is not None else None
-    wanted = [verdict for verdict in summary.verdicts if method in (None, verdict.method)]
+    """The recipes of the method to follow at every scale that confirmed one; None without any."""
+    best = _to_follow(summary)
+    wanted = [verdict for verdict in summary.verdicts if best is None or verdict.method == best.method]
     found = [(verdict, recipe) for verdict in wanted if (recipe := _recipe(study, verdict)) is not None]
     if not found:
         return None
-    main = next((recipe for verdict, recipe in found if verdict is summary.main), found[-1][1])
-    return RecipeInfo(tuple(recipe for _, recipe in found), main, _advice(study.context.kind, summary.main))
+    main = next((recipe for verdict, recipe in found if verdict is best), found[-1][1])
+    advice = _advice(study.context.kind, best)
+    rivals = {verdict.method for verdict in summary.verdicts}
+    if best is not None and len(rivals) > 1 and best.words is Words.FASTER:
+        advice += (
+            f" {theme.method_label(best.method)} is the fastest of {len(rivals)} methods that were compared here: a "
+            "winner of several is a little luckier than its own interval says."
+        )
+    return RecipeInfo(tuple(recipe for _, recipe in found), main, advice)
+
+
+def _to_follow(summary: Summary) -> ScaleVerdict | None:
+    """The fastest of the methods that are faster, at the scale of the headline; the headline's where none is."""
+    main = summary.main
+    faster = [
+        (verdict.speedup.speedup, verdict)
+        for verdict in summary.verdicts
+        if main is not None and verdict.scale == main.scale and verdict.words is Words.FASTER
+        if isinstance(verdict.speedup, Reached)
+    ]
+    return max(faster, key=lambda pair: pair[0])[1] if faster else main
 
 
 def _advice(kind: str, main_verdict: ScaleVerdict | None) -> str:
@@ -93,19 +109,14 @@ def _recipe(study: Study, verdict: ScaleVerdict) -> Recipe | None:
     cell = _cell(study, verdict)
     if cell is None or verdict.best is None:
         return None
-    values = dict(verdict.best.parameters)
-    if "bag_size" not in values:
-        return None
     run: FinishedRun = cell.runs[0]
-    ratio = float(values.get("step_ratio", 0.0))
+    ratio = float(dict(verdict.best.parameters).get("step_ratio", 0.0))
     schedule = run.record.spec.schedule if run.record is not None else None
     boundary = run.boundary_step
     return Recipe(
         scale=verdict.scale,
         method=verdict.method,
-        bag_size=int(values["bag_size"]),
-        step_ratio=ratio,
-        weighting=str(values.get("bag_weighting", "uniform")),
+        parameters=verdict.best.parameters,
         learning_rate=verdict.best.learning_rate,
         total_steps=cell.total_steps,
         boundary_step=math.floor(ratio * cell.total_steps + 0.5) if boundary is None else boundary,
@@ -122,8 +133,8 @@ def figure(shown: RecipeInfo) -> Sequence[Block]:
     """The table over scales and the snippet of the main one."""
     columns = (
         Column("Scale", numeric=False),
-        Column("Bag size s"),
-        Column("Step ratio r"),
+        Column("Method", numeric=False),
+        Column("Settings", numeric=False),
         Column("Boundary step"),
         Column("Total steps"),
         Column("Peak learning rate"),
@@ -133,9 +144,9 @@ def figure(shown: RecipeInfo) -> Sequence[Block]:
     rows = tuple(
         (
             recipe.scale,
-            str(recipe.bag_size),
-            f"{recipe.step_ratio:g}",
-            f"{recipe.boundary_step:,}",
+            theme.method_label(recipe.method),
+            describe_parameters(recipe.parameters) or "–",
+            f"{recipe.boundary_step:,}" if recipe.boundary_step else "–",
             f"{recipe.total_steps:,}",
             theme.learning_rate(recipe.learning_rate),
             theme.count(recipe.tokens),
@@ -155,7 +166,7 @@ def snippet(recipe: Recipe) -> str:
     """A configuration in TOML. What the runs do not say is left out rather than guessed."""
     lines = ["[training]", f"steps = {recipe.total_steps}"]
     if recipe.context is not None:
-        lines.append(f"seq_len = {recipe.context}  # latent positions, the same in both phases")
+        lines.append(f"seq_len = {recipe.context}  # latent positions of ordinary training")
         if recipe.tokens_per_step is not None:
             lines.append(f"global_batch_size = {recipe.tokens_per_step // recipe.context}  # sequences")
     lines += ["", "[optimizer]", 'name = "AdamW"']
@@ -169,14 +180,12 @@ def snippet(recipe: Recipe) -> str:
             f"decay_ratio = {recipe.decay_steps / recipe.total_steps:.6g}",
             'decay_type = "linear"',
         ]
-    lines += [
-        "",
-        "[token_superposition]",
-        f"bag_size = {recipe.bag_size}  # tokens a position averages and predicts",
-        f"step_ratio = {recipe.step_ratio:g}",
-        f"boundary_step = {recipe.boundary_step}  # from here on ordinary; all state is kept",
-        f'bag_weighting = "{recipe.weighting}"',
-    ]
+    lines += ["", f"[{recipe.method}]"]
+    for name, value in recipe.parameters:
+        written = f'"{value}"' if isinstance(value, str) else f"{value:g}"
+        lines.append(f"{name} = {written}  # {parameter_name(name)}")
+    if recipe.boundary_step:
+        lines.append(f"boundary_step = {recipe.boundary_step}  # from here on ordinary training")
     if recipe.tokens is not None:
         lines.append(f"# reads {theme.count(recipe.tokens)} data tokens in all")
     return "\n".join(lines)

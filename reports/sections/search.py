@@ -13,27 +13,20 @@ from dataclasses import dataclass
 
 from reports import theme
 from reports.blocks import Block, Heading, Prose, Section
-from reports.runs import FinishedRun
+from reports.runs import PARAMETER_NAMES, FinishedRun, parameter_name
 from reports.sections import search_figures
 from reports.sections.search_figures import LossMap, Slice, Spending
 from reports.study import Arm, ScaleStudy, Study
 from reports.summary import Summary
 from trainers.spec import Scalar
 
-AXIS_NAMES = {
-    "learning_rate": "peak learning rate",
-    "bag_size": "bag size s",
-    "step_ratio": "step ratio r",
-    "bag_weighting": "weighting of the bag",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class ScaleSearch:
-    """One scale's search. `loss_map` is None without trials over (s, r); `edges` are in words."""
+    """One scale's search. `loss_maps`: one for each method with trials over a whole number and r; `edges` are in words."""
 
     scale: str
-    loss_map: LossMap | None
+    loss_maps: tuple[LossMap, ...]
     slices: tuple[Slice, ...]
     spending: tuple[Spending, ...]
     edges: tuple[str, ...]
@@ -66,11 +59,10 @@ def _shared(summary: Summary) -> str:
 
 
 def _scale(study: Study, scale: ScaleStudy) -> ScaleSearch:
-    method = next((arm for arm in scale.methods if _with_bags(arm)), None)
-    slices = [cut for arm in scale.arms for name in AXIS_NAMES if (cut := _slice(arm, name)) is not None]
+    slices = [cut for arm in scale.arms for name in _searched(arm) if (cut := _slice(arm, name)) is not None]
     return ScaleSearch(
         scale=scale.scale,
-        loss_map=None if method is None else _loss_map(scale, method),
+        loss_maps=tuple(_loss_map(scale, arm, axis) for arm in scale.methods if (axis := _map_axis(arm)) is not None),
         slices=tuple(slices),
         spending=tuple(spent for arm in scale.arms if (spent := _spending(arm)) is not None),
         edges=tuple(text for arm in scale.arms for text in _edges(study, arm)),
@@ -85,8 +77,19 @@ def top_trials(arm: Arm) -> tuple[FinishedRun, ...]:
     return tuple(run for run in finished if run.total_steps == top)
 
 
-def _with_bags(arm: Arm) -> bool:
-    return any("bag_size" in dict(run.parameters) for run in top_trials(arm))
+def _searched(arm: Arm) -> list[str]:
+    """Names of what the arm's trials differ in or could, in the order of the page."""
+    names = {"learning_rate", *(name for run in top_trials(arm) for name, _ in run.parameters)}
+    known = [name for name in PARAMETER_NAMES if name in names]
+    return known + sorted(names.difference(known))
+
+
+def _map_axis(arm: Arm) -> str | None:
+    """The whole number beside the step ratio that the arm's loss can be drawn over; None where there is none."""
+    trials = [dict(run.parameters) for run in top_trials(arm)]
+    if not trials or any("step_ratio" not in values for values in trials):
+        return None
+    return next((name for name in _searched(arm) if all(isinstance(v.get(name), int) for v in trials)), None)
 
 
 def value_of(run: FinishedRun, name: str) -> Scalar | None:
@@ -106,19 +109,18 @@ def _best_mean(runs: Sequence[FinishedRun]) -> float:
     return min(_mean(losses) for losses in groups.values())
 
 
-def _loss_map(scale: ScaleStudy, arm: Arm) -> LossMap:
+def _loss_map(scale: ScaleStudy, arm: Arm, axis: str) -> LossMap:
     cells: dict[tuple[int, float], list[FinishedRun]] = defaultdict(list)
     trials = top_trials(arm)
     for run in trials:
-        cells[(run.bag_size, round(run.step_ratio, 6))].append(run)
+        cells[(int(dict(run.parameters)[axis]), round(run.step_ratio, 6))].append(run)
     baseline = top_trials(scale.baseline) if scale.baseline is not None else ()
     same_budget = [run for run in baseline if run.total_steps == trials[0].total_steps]
     chosen = dict(arm.configuration.parameters) if arm.configuration is not None else {}
-    confirmed = (
-        (int(chosen["bag_size"]), float(chosen["step_ratio"])) if {"bag_size", "step_ratio"} <= set(chosen) else None
-    )
+    confirmed = (int(chosen[axis]), float(chosen["step_ratio"])) if {axis, "step_ratio"} <= set(chosen) else None
     return LossMap(
         method=arm.method,
+        axis=axis,
         total_steps=trials[0].total_steps,
         losses={place: _best_mean(runs) for place, runs in sorted(cells.items())},
         trials={place: len(runs) for place, runs in cells.items()},
@@ -137,7 +139,7 @@ def _slice(arm: Arm, name: str) -> Slice | None:
     return Slice(
         method=arm.method,
         axis=name,
-        title=AXIS_NAMES[name],
+        title=parameter_name(name),
         values=tuple(value for value, _ in points),
         losses=tuple(losses),
         share=share_explained(points),
@@ -193,7 +195,7 @@ def _edges(study: Study, arm: Arm) -> list[str]:
             continue
         side = "smallest" if value == values[0] else "largest"
         found.append(
-            f"{theme.method_label(arm.method)}: the chosen {AXIS_NAMES.get(name, name)}, {value:g}, is the {side} that "
+            f"{theme.method_label(arm.method)}: the chosen {parameter_name(name)}, {value:g}, is the {side} that "
             "was searched; the optimum may lie beyond."
         )
     return found
@@ -213,9 +215,10 @@ def figure(shown: SearchInfo) -> Sequence[Block]:
 
 def _scale_blocks(key: str, scale: ScaleSearch) -> list[Block]:
     blocks: list[Block] = []
-    height = 380 if scale.loss_map is None else search_figures.map_height(scale.loss_map)
-    if scale.loss_map is not None:
-        blocks.append(search_figures.map_chart(f"{key}-map", scale.loss_map))
+    height = max([380, *map(search_figures.map_height, scale.loss_maps)])
+    several = len(scale.loss_maps) > 1
+    for number, shown in enumerate(scale.loss_maps):
+        blocks.append(search_figures.map_chart(f"{key}-map-{number}" if several else f"{key}-map", shown, several))
     if scale.spending:
         blocks.append(search_figures.spending_chart(f"{key}-spending", scale.spending, scale.clock, height))
     if scale.slices:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from reports import theme
 from reports.blocks import Chart, Column, Table
 from reports.charts import axis, blank, label, linear_axis, padded, plain, round_ticks
+from reports.runs import describe_parameters, parameter_name
 from trainers.spec import Scalar
 
 if TYPE_CHECKING:
@@ -21,14 +22,23 @@ MOST_GRID_VALUES = 18
 
 @dataclass(frozen=True, slots=True)
 class LossMap:
-    """Best mean final loss (over learning rates) of each (bag size, step ratio), and how many trials it rests on."""
+    """Best mean final loss (over learning rates) of each (value of `axis`, step ratio), and how many trials it rests on.
+
+    `axis` is the method's whole-number parameter: the bag size of TST.
+    """
 
     method: str
+    axis: str
     total_steps: int
     losses: Mapping[tuple[int, float], float]
     trials: Mapping[tuple[int, float], int]
     baseline_best: float | None
     confirmed: tuple[int, float] | None
+
+    @property
+    def symbol(self) -> str:
+        """The axis in a formula: `s`."""
+        return describe_parameters({self.axis: 0}).removesuffix("=0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +62,12 @@ class Spending:
     losses: tuple[float, ...]
 
 
-def map_chart(key: str, shown: LossMap) -> Chart:
-    """The loss over (s, r); cells coloured up to a little above the worst useful loss, so that the valley shows."""
+def map_chart(key: str, shown: LossMap, named: bool) -> Chart:
+    """The loss over (s, r); cells coloured up to a little above the worst useful loss, so that the valley shows. `named`
+    puts the method in front, where there are several."""
     best_at, best = min(shown.losses.items(), key=lambda item: item[1])
-    title = f"Best at s = {best_at[0]}, r = {best_at[1]:g}: a loss of {theme.loss(best)}"
+    title = f"{theme.method_label(shown.method)}: best" if named else "Best"
+    title += f" at {shown.symbol} = {best_at[0]}, r = {best_at[1]:g}: a loss of {theme.loss(best)}"
     if shown.baseline_best is not None:
         difference = shown.baseline_best - best
         side = "below" if difference > 0 else "above"
@@ -67,12 +79,13 @@ def map_chart(key: str, shown: LossMap) -> Chart:
     note = f"Tuning runs of {shown.total_steps:,} steps; each cell at its best learning rate."
     if shown.confirmed is not None:
         note += " The frame marks the settings that were confirmed: the best of the search's own model, not of one run."
-    columns = (Column("Bag size s"), Column("Step ratio r"), Column("Loss"), Column("Trials"))
+    name = parameter_name(shown.axis)
+    columns = (Column(name.capitalize()), Column("Step ratio r"), Column("Loss"), Column("Trials"))
     rows = tuple(
         (str(bag), f"{ratio:g}", f"{loss:.4f}", str(shown.trials[(bag, ratio)]))
         for (bag, ratio), loss in shown.losses.items()
     )
-    return Chart(key, title, drawn, Table("Loss over (s, r)", columns, rows), map_height(shown), 3, note)
+    return Chart(key, title, drawn, Table(f"Loss over ({shown.symbol}, r)", columns, rows), map_height(shown), 3, note)
 
 
 def map_height(shown: LossMap) -> int:
@@ -101,7 +114,7 @@ def _grid_map(shown: LossMap, bags: list[int], ratios: list[float]) -> go.Figure
         xgap=2,
         ygap=2,
         customdata=[[[bag, f"{ratio:g}"] for bag in bags] for ratio in ratios],
-        hovertemplate="s = %{customdata[0]}, r = %{customdata[1]}<br>loss %{z:.4f}<extra></extra>",
+        hovertemplate=f"{shown.symbol} = " + "%{customdata[0]}, r = %{customdata[1]}<br>loss %{z:.4f}<extra></extra>",
     )
     digits = 3 if len(bags) <= 10 else 2
     for row, ratio in enumerate(ratios):
@@ -120,7 +133,9 @@ def _grid_map(shown: LossMap, bags: list[int], ratios: list[float]) -> go.Figure
             drawn.add_shape(type="rect", x0=column - 0.49, x1=column + 0.49, y0=row - 0.48, y1=row + 0.48, line=frame)
     ticks: dict[str, Any] = {"grid": False, "showline": False, "ticks": ""}
     drawn.update_layout(
-        xaxis=axis("bag size s, tokens", tickvals=list(range(len(bags))), ticktext=[str(bag) for bag in bags], **ticks),
+        xaxis=axis(
+            parameter_name(shown.axis), tickvals=list(range(len(bags))), ticktext=[str(bag) for bag in bags], **ticks
+        ),
         yaxis=axis(
             "step ratio r", tickvals=list(range(len(ratios))), ticktext=[f"{ratio:g}" for ratio in ratios], **ticks
         ),
@@ -144,7 +159,7 @@ def _point_map(shown: LossMap) -> go.Figure:
             "colorscale": [list(stop) for stop in theme.LOSS_SCALE],
             "line": {"width": 1, "color": theme.MUTED},
         },
-        hovertemplate="s = %{x}, r = %{y:g}<br>loss %{marker.color:.4f}<extra></extra>",
+        hovertemplate=f"{shown.symbol} = " + "%{x}, r = %{y:g}<br>loss %{marker.color:.4f}<extra></extra>",
     )
     if shown.confirmed is not None:
         ring = {"symbol": "circle-open", "size": 22, "color": theme.VERMILLION, "line": {"width": 2.5}}
@@ -152,7 +167,9 @@ def _point_map(shown: LossMap) -> go.Figure:
     bags = sorted({bag for bag, _ in places})
     ticks = round_ticks(bags[0], bags[-1], 8)
     drawn.update_layout(
-        xaxis=axis("bag size s, tokens (log scale)", type="log", tickvals=ticks, ticktext=[plain(t) for t in ticks]),
+        xaxis=axis(
+            f"{parameter_name(shown.axis)} (log scale)", type="log", tickvals=ticks, ticktext=[plain(t) for t in ticks]
+        ),
         yaxis=axis("step ratio r"),
     )
     return drawn

@@ -121,7 +121,7 @@ def test_the_recipe_is_the_confirmed_one_and_its_snippet_is_toml() -> None:
     shown = recipe.info(*evidence("faster"))
     assert shown is not None
     parsed = tomllib.loads(recipe.snippet(shown.main))
-    assert parsed["token_superposition"] == {
+    assert parsed["tst"] == {
         "bag_size": 3,
         "step_ratio": 0.2,
         "boundary_step": 1200,
@@ -143,7 +143,7 @@ def test_what_a_source_lacks_is_left_out_of_the_snippet() -> None:
     assert shown is not None
     parsed = tomllib.loads(recipe.snippet(shown.main))
     assert "lr_scheduler" not in parsed
-    assert parsed["token_superposition"]["boundary_step"] == 12_483
+    assert parsed["tst"]["boundary_step"] == 12_483
 
 
 # ---- iso-loss -------------------------------------------------------------------------------------------------------
@@ -221,8 +221,7 @@ def test_the_phases_rates_are_positions_over_seconds() -> None:
 
 def test_the_map_shows_the_best_learning_rate_of_each_cell_at_the_largest_budget() -> None:
     study, summary = evidence("faster")
-    shown = search.info(study, summary).scales[0].loss_map
-    assert shown is not None
+    (shown,) = search.info(study, summary).scales[0].loss_maps
     arm = study.scales[0].methods[0]
     for (bag, ratio), loss in shown.losses.items():
         runs = [run for run in arm.search if (run.bag_size, run.step_ratio) == (bag, ratio) and run.final_loss]

@@ -26,7 +26,7 @@ PROMISED = {
     "sigma": None,
     "seeds": {"baseline": None, "method": None},
     "trials": {"baseline": None, "method": None},
-    "best": {"bag_size": None, "step_ratio": None, "learning_rate": None},
+    "best": {"parameters": {}, "bag_size": None, "step_ratio": None, "learning_rate": None},
     "baseline_best": {"learning_rate": None},
     "flags": None,
 }
@@ -81,7 +81,8 @@ def test_the_json_of_a_reached_speedup() -> None:
     assert scale["hours"]["baseline"] == pytest.approx(0.6, rel=1e-4)
     assert scale["hours"]["method"] == pytest.approx(0.4)
     assert scale["matched_pair"]["speedup"] == pytest.approx(1.5)
-    assert scale["best"] == {"bag_size": 4, "step_ratio": 0.25, "learning_rate": 2e-3}
+    own = {"bag_size": 4, "step_ratio": 0.25}
+    assert scale["best"] == {"parameters": own, **own, "learning_rate": 2e-3}
     assert scale["baseline_best"] == {"learning_rate": 2e-3}
     assert scale["seeds"] == {"baseline": 3, "method": 3}
     assert scale["trials"] == {"baseline": 3, "method": 3}

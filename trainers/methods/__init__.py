@@ -28,17 +28,19 @@ BASELINE = "baseline"
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """`label` is for people; `parameters` are the names that a spec of this method must have, and may have."""
+    """`label` and `words` are for people; `parameters` are the names that a spec of this method must have, and may have."""
 
     name: str
     label: str
+    words: str
     parameters: tuple[str, ...]
     phases: Callable[[TrialSpec], tuple[Phase, ...]]
 
 
 def _method(module: ModuleType) -> Method:
-    """A method is named by its file."""
-    return Method(module.__name__.rpartition(".")[2], module.LABEL, module.PARAMETERS, module.phases)
+    """A method is named by its file, and described by what stands on top of it."""
+    words = " ".join((module.__doc__ or "").replace("`", "").split())
+    return Method(module.__name__.rpartition(".")[2], module.LABEL, words, module.PARAMETERS, module.phases)
 
 
 _FILES = (

@@ -7,7 +7,7 @@ are shared. The loss is the mean of the heads' losses. Evaluation knows the ordi
 from __future__ import annotations
 
 from trainers.methods.parameters import positive
-from trainers.schedule import Phase
+from trainers.schedule import NEXT_TOKEN, Phase
 from trainers.spec import TrialSpec
 
 LABEL = "Multi-token prediction"
@@ -17,5 +17,5 @@ PARAMETERS: tuple[str, ...] = ("heads",)
 def phases(spec: TrialSpec) -> tuple[Phase, ...]:
     """One phase with all heads. Raises `ValueError` for fewer heads than one."""
     heads = positive(spec, "heads")
-    name = "next-token" if heads == 1 else f"{heads} heads"
+    name = NEXT_TOKEN if heads == 1 else f"{heads} heads"
     return (Phase(name, 0, spec.schedule.total_steps, target_size=heads, heads=heads),)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainers.schedule import Phase, boundary_step
+from trainers.schedule import NEXT_TOKEN, Phase, boundary_step
 from trainers.spec import TrialSpec
 
 WEIGHTINGS: tuple[str, ...] = ("uniform", "power_law", "exponential", "first_token")
@@ -39,4 +39,4 @@ def boundary_of(spec: TrialSpec) -> int:
 
 def next_token(spec: TrialSpec, start: int, fresh: tuple[str, ...] = ()) -> Phase:
     """Ordinary training from `start` to the end, with the parameters in `fresh` drawn anew."""
-    return Phase("next-token", start, spec.schedule.total_steps, fresh=fresh)
+    return Phase(NEXT_TOKEN, start, spec.schedule.total_steps, fresh=fresh)
