@@ -103,11 +103,12 @@ def begin_phase(state: TrainState, phase: Phase, seed: int) -> None:
     """
     if not phase.fresh:
         return
+    parameters = dict(state.model.named_parameters())
+    assert set(phase.fresh) <= parameters.keys(), f"{phase.fresh} are not all parameters of the model"
     initialise(state.model, int(fingerprint([seed, phase.start])[:8], 16), phase.fresh)
-    for name, parameter in state.model.named_parameters():
-        if name in phase.fresh:
-            for moment in state.optimizer.state.get(parameter, {}).values():
-                moment.zero_()
+    for name in phase.fresh:
+        for moment in state.optimizer.state.get(parameters[name], {}).values():
+            moment.zero_()
 
 
 def _watch_steps(state: TrainState, norms: list[float], losses: list[float]) -> Diverged | None:
