@@ -22,7 +22,7 @@ from sweeper.memory import MemoryLedger
 from sweeper.simulate import SimulatedExecutor, trains_nothing
 from sweeper.space_schema import SearchSpace
 from sweeper.store import MemoryStore
-from sweeper.sweep import STATE_BYTES, CorpusFacts, Site, Sweep
+from sweeper.sweep import CorpusFacts, Site, Sweep, state_bytes
 from trainers.flops import count_parameters, flops_at
 from trainers.methods import BASELINE, phases_of
 from trainers.record import Provenance, RunRecord
@@ -183,17 +183,16 @@ def plan_scale(
         )
         for method in space.methods
     )
-    example = wanted[0][0]
-    count = count_parameters(example.shape)
+    example = next(spec for spec, _ in wanted if spec.method == BASELINE)
     resolution = _resolution(space, known)
     lines = _stage_lines(store, fresh, cost, devices_per_trial)
     return ScalePlan(
         scale=scale,
-        parameters=count.total,
+        parameters=count_parameters(example.shape).total,
         arms=arms,
-        step_seconds=cost.seconds(example, phases_of(example)[-1]),
+        step_seconds=cost.seconds(example, phases_of(example)[0]),
         wall_hours=executor.wall_seconds / 3600,
-        disk_bytes=peak * count.total * STATE_BYTES,
+        disk_bytes=peak * max(state_bytes(spec) for spec, _ in wanted),
         resolves=resolution[0],
         resolves_reason=resolution[1],
     ), lines

@@ -163,7 +163,7 @@ def _scale_table(scale: ScalePlan, plan: Plan) -> Table:
     names = ["arm", "tune + confirm", "steps alone", "shared", plan.clock]
     names += ["price"] if plan.price_per_hour is not None else []
     for index, name in enumerate([*names, "tokens a run", "epochs"]):
-        table.add_column(name, justify="left" if index == 0 else "right")
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
     for arm in scale.arms:
         _arm_row(table, arm, plan)
     return table

@@ -29,8 +29,9 @@ from sweeper.specs import make_spec
 from sweeper.stages import StageBook
 from sweeper.store import StageStore
 from trainers.flops import count_parameters
-from trainers.methods import BASELINE
+from trainers.methods import BASELINE, phases_of
 from trainers.record import Failed, Provenance, RunRecord, Stopped
+from trainers.schedule import number_of_heads
 from trainers.spec import Scalar, TrialSpec
 from trainers.stage import StageJob, StageResult
 
@@ -96,7 +97,7 @@ STATE_BYTES = 12
 
 def state_bytes(spec: TrialSpec) -> int:
     """Size of a trial's state on disk."""
-    return STATE_BYTES * count_parameters(spec.shape).total
+    return STATE_BYTES * count_parameters(spec.shape, number_of_heads(phases_of(spec))).total
 
 
 class Idle(Enum):

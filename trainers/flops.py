@@ -8,7 +8,7 @@ unembedding.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from trainers.schedule import Phase
 from trainers.spec import ModelShape, TrialSpec
@@ -23,8 +23,9 @@ class ParameterCount:
     embedding: int
 
 
-def count_parameters(shape: ModelShape) -> ParameterCount:
-    """Count the decoder's parameters: untied embeddings, bias-free projections, RMSNorm gains."""
+def count_parameters(shape: ModelShape, heads: int = 1) -> ParameterCount:
+    """Count the decoder's parameters: untied embeddings, bias-free projections, RMSNorm gains; a layer for each head
+    beside the ordinary one."""
     embedding = shape.vocab_size * shape.width
     query_width, kv_width = shape.num_heads * shape.head_width, shape.num_kv_heads * shape.head_width
     attention = shape.width * (2 * query_width + 2 * kv_width) + (2 * shape.head_width if shape.qk_norm else 0)
@@ -37,25 +38,22 @@ def count_parameters(shape: ModelShape) -> ParameterCount:
     else:
         total_layer = active_layer = attention + norms + mlp
     rest = 2 * embedding + shape.width
-    return ParameterCount(shape.num_layers * total_layer + rest, shape.num_layers * active_layer + rest, embedding)
+    layers = shape.num_layers + heads - 1
+    return ParameterCount(layers * total_layer + rest, layers * active_layer + rest, embedding)
 
 
-def flops_per_position(shape: ModelShape, context: int) -> float:
-    """Model FLOPs of one latent position, forward and backward, at `context` positions a sequence."""
-    count = count_parameters(shape)
-    attention = 12 * shape.num_layers * shape.num_heads * shape.head_width * context / 2
-    return 6.0 * (count.active - count.embedding) + attention
+def flops_per_position(shape: ModelShape, context: int, heads: int = 1) -> float:
+    """Model FLOPs of one latent position, forward and backward, at `context` positions a sequence. The unembedding, as
+    large as the embedding, is multiplied once a head."""
+    count = count_parameters(shape, heads)
+    attention = 12 * (shape.num_layers + heads - 1) * shape.num_heads * shape.head_width * context / 2
+    return 6.0 * (count.active - count.embedding + (heads - 1) * count.embedding) + attention
 
 
 def flops_per_step(spec: TrialSpec, phase: Phase) -> float:
     """Model FLOPs of one step of `phase`."""
-    shape, length = spec.shape, phase.positions(spec.context) // phase.pieces
-    position = flops_per_position(shape, length)
-    if phase.heads > 1:
-        deeper = replace(shape, num_layers=shape.num_layers + 1)
-        layer = flops_per_position(deeper, length) - position
-        position += (phase.heads - 1) * (layer + 6.0 * shape.vocab_size * shape.width)
-    return position * phase.positions(spec.tokens_per_step)
+    length = phase.positions(spec.context) // phase.pieces
+    return flops_per_position(spec.shape, length, phase.heads) * phase.positions(spec.tokens_per_step)
 
 
 def flops_at(spec: TrialSpec, phases: tuple[Phase, ...], step: int) -> float:
