@@ -7,14 +7,14 @@ from sweeper.search.rungs import rung_sizes
 from sweeper.space_schema import Grid, IntegerRange, LogUniformRange, Method, Scalar, UniformRange
 
 FAN_AXIS = "step_ratio"
-"""Trials that differ in nothing else share their superposition trunk; each leaves it at its own boundary."""
+"""Trials that differ in nothing else share their first phase; each leaves it at its own boundary."""
 UNIFORM_CELLS = 8
 """Cells of a uniform range that gives no step."""
-LOG_AXES = ("learning_rate", "bag_size")
+LOG_AXES = ("learning_rate", "bag_size", "heads", "patch_size", "pieces")
 
 
 def axis_of(name: str, given: Grid | IntegerRange | UniformRange | LogUniformRange) -> Axis:
-    """The grid of one axis. Words are categories; bag sizes and learning rates are equally spaced in their logarithm."""
+    """The grid of one axis. Words are categories; learning rates and whatever counts are equally spaced in their logarithm."""
     match given:
         case IntegerRange(integers=(low, high)):
             return integers(name, low, high)

@@ -15,8 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweeper.search.domain import Axis, Domain, Parameters
+from trainers.methods import BASELINE
 from trainers.spec import TrialSpec
 
+TABLE_METHODS = (BASELINE, "tst")
+"""What the published tables were trained with."""
 COLUMNS = ("table", "params", "total_steps", "bag_weighting", "step_ratio", "bag_size", "final_loss")
 SEED_DEVIATION = 0.001
 """Nats; public runs of 124M parameters show 0.0010 to 0.0013."""
@@ -77,6 +80,7 @@ class LossTable:
 
         The table knows no learning rates: they are ignored. Raises `ValueError` for another budget or bag weighting.
         """
+        refuse_other_methods(spec)
         if spec.schedule.total_steps != self.total_steps:
             raise ValueError(f"total_steps: {spec.schedule.total_steps} is not the table's {self.total_steps}")
         weighting = spec.parameter("bag_weighting", self.bag_weighting)
@@ -85,6 +89,12 @@ class LossTable:
         return self.loss(spec.step_ratio, spec.bag_size) + seed_noise(
             spec.seed, 0, spec.step_ratio, spec.bag_size, deviation
         )
+
+
+def refuse_other_methods(spec: TrialSpec) -> None:
+    """Raise `ValueError` for a trial of a method that the tables are not of: it may have their parameters' names."""
+    if spec.method not in TABLE_METHODS:
+        raise ValueError(f"method: {spec.method} is not in the table, which has {', '.join(TABLE_METHODS)}")
 
 
 def seed_noise(seed: int, replicate: int, step_ratio: float, bag_size: int, deviation: float) -> float:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sweeper.arm_domain import FAN_AXIS, domain_of
 from sweeper.costs import step_cost
-from sweeper.loss_table import SEED_DEVIATION, LossTable, seed_noise
+from sweeper.loss_table import SEED_DEVIATION, TABLE_METHODS, LossTable, refuse_other_methods, seed_noise
 from sweeper.memory import MemoryLedger
 from sweeper.provenance import provenance
 from sweeper.search import Axis, Domain
@@ -46,7 +46,8 @@ class TableSurface:
     per_doubling: float | None = None
 
     def loss(self, spec: TrialSpec) -> float:
-        """Raises `ValueError` for a budget, a cell or a bag weighting that the tables do not know."""
+        """Raises `ValueError` for a method, a budget, a cell or a bag weighting that the tables do not know."""
+        refuse_other_methods(spec)
         weighting = spec.parameter("bag_weighting", self.tables[0].bag_weighting)
         known = {table.total_steps: table for table in self.tables if table.bag_weighting == weighting}
         if spec.bag_size == 1 or not spec.step_ratio:
@@ -198,8 +199,8 @@ def race_domain(space: SearchSpace, table: LossTable) -> Domain:
     Axes that the table does not know (the learning rate) are left out. Raises `ValueError` when no method has a bag size
     and a step ratio, or nothing of its range is in the table.
     """
-    for method in space.methods.values():
-        if {"bag_size", FAN_AXIS} <= set(method.axes):
+    for name, method in space.methods.items():
+        if name in TABLE_METHODS and {"bag_size", FAN_AXIS} <= set(method.axes):
             break
     else:
         raise ValueError(f"{space.name}: no method has axes bag_size and {FAN_AXIS}, which a table is made of")

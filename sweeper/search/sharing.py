@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from sweeper.search.domain import Domain, Parameters, Proposal, Scalar
 
 Trunk = tuple[Parameters, int]
-"""What trials must have in common to share a superposition phase: parameters without the fan axis, and the seed."""
+"""What trials must have in common to share their first phase: parameters without the fan axis, and the seed."""
 
 
 def trunk_of(domain: Domain, proposal: Proposal) -> Trunk:

@@ -12,8 +12,9 @@ from sweeper.lineage import ROOT, Segment, TrialPath, build_tree, path_of
 from sweeper.stages import StageBook
 from sweeper.store import MemoryStore
 from sweeper.sweep import Idle
+from tests.method_specs import method_spec
 from tests.tiny_sweep import Desk, Workers, result_of, space_of
-from tests.tiny_training import tiny_spec
+from trainers.methods import METHODS
 from trainers.schedule import learning_rates, phase_at
 from trainers.spec import TrialSpec
 from trainers.stage import StageJob, StageResult
@@ -23,16 +24,19 @@ from trainers.stage import StageJob, StageResult
 def specs(draw: st.DrawFn) -> TrialSpec:
     """Trials that fork at every place there is, from few values, so that they often agree."""
     total = draw(st.sampled_from((6, 8, 12)))
-    method = draw(st.sampled_from(("baseline", "tst", "tst")))
-    return tiny_spec(
+    method = draw(st.sampled_from(("baseline", "tst", "tst", *METHODS)))
+    return method_spec(
         method,
+        {
+            "bag_size": draw(st.sampled_from((1, 2, 3))),
+            "step_ratio": draw(st.sampled_from((0.0, 0.25, 0.5, 0.9, 1.0))),
+            "bag_weighting": draw(st.sampled_from(("uniform", "power_law"))),
+            **{name: draw(st.sampled_from((1, 2, 4))) for name in ("heads", "patch_size", "pieces")},
+        },
         total_steps=total,
         warmup_steps=draw(st.sampled_from((0, 2))),
         decay_steps=draw(st.sampled_from((0, 2, 4))),
         learning_rate=draw(st.sampled_from((0.01, 0.02))),
-        bag_size=draw(st.sampled_from((1, 2, 3))),
-        step_ratio=draw(st.sampled_from((0.0, 0.25, 0.5, 0.9, 1.0))),
-        bag_weighting=draw(st.sampled_from(("uniform", "power_law"))),
         seed=draw(st.integers(0, 1)),
     )
 
@@ -43,11 +47,12 @@ plans = st.lists(specs(), min_size=1, max_size=6, unique_by=lambda spec: spec.sp
 def history(path: TrialPath, step: int) -> list[tuple[object, ...]]:
     """All that decided the state after `step` steps, step by step, as the trainer sees it."""
     rates = learning_rates(path.spec.schedule)
-    seen: list[tuple[object, ...]] = [(path.spec.seed,)]
+    seen: list[tuple[object, ...]] = [(path.spec.seed, max(phase.heads for phase in path.phases))]
     for index in range(step):
         phase = phase_at(path.phases, index)
         weighting = phase.weighting if phase.target_size > 1 else None
-        seen.append((float(rates[index]), phase.bag_size, phase.target_size, weighting))
+        geometry = (phase.bag_size, phase.target_size, phase.position_divisor, phase.pieces, phase.heads)
+        seen.append((float(rates[index]), *geometry, weighting, phase.fresh if index == phase.start else ()))
     return seen
 
 

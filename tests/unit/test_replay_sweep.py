@@ -67,6 +67,8 @@ def test_losses_are_the_tables_with_the_noise_of_seed_and_cell() -> None:
     assert surface.loss(spec_of(0.6, 3)) > surface.loss(replace(spec_of(0.6, 3), seed=0)) - 1e-12
     with pytest.raises(ValueError, match="bag_weighting: 'power_law'"):
         surface.loss(spec_of(weighting="power_law"))
+    with pytest.raises(ValueError, match="method: tst_fresh_embedding is not in the table, which has baseline, tst"):
+        surface.loss(replace(spec_of(), method="tst_fresh_embedding"))
 
 
 def test_between_budgets_losses_are_interpolated_and_beyond_only_by_a_stated_slope() -> None:

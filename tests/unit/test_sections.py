@@ -21,6 +21,7 @@ from reports.study import Study
 from reports.summary import Summary, summarize
 from reports.verdict import Reached
 from tests.report_factory import invented_study
+from trainers.methods import METHODS
 
 
 def evidence(variant: str) -> tuple[Study, Summary]:
@@ -294,6 +295,13 @@ def test_a_method_looks_the_same_whatever_stands_beside_it() -> None:
     assert styles["baseline"].color != styles["tst"].color
     assert styles["baseline"].symbol != styles["tst"].symbol
     assert theme.method_style("tst_reinit_embeddings") == styles["tst_reinit_embeddings"]
+
+
+def test_no_two_methods_that_are_built_look_alike() -> None:
+    styles = [theme.method_style(name) for name in METHODS]
+    assert len({style.color for style in styles}) == len(METHODS)
+    assert len({style.symbol for style in styles}) == len(METHODS)
+    assert [style.label for style in styles] == [row.label for row in METHODS.values()]
 
 
 def test_every_dark_twin_is_another_colour() -> None:
