@@ -42,6 +42,11 @@ def lane_position(tokens_per_epoch: int, spec: TrialSpec, phases: tuple[Phase, .
     return lane * stride + data_position(phases, spec.context, step)
 
 
+def lane_tokens(context: int, phase: Phase) -> int:
+    """Tokens that one step reads of a lane: those of its bags, and the targets of the last."""
+    return phase.positions(context) * phase.bag_size + phase.target_size
+
+
 def cut_batch(tokens_BN: np.ndarray, context: int, phase: Phase) -> tuple[np.ndarray, np.ndarray]:
     """Inputs `[B*P, L/P, S]` and targets `[B*P, L/P, T]` from the `L*S + T` contiguous tokens of each sequence.
 
@@ -59,7 +64,7 @@ def read_batch(
     stream: TokenStream, spec: TrialSpec, phases: tuple[Phase, ...], phase: Phase, step: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Inputs and targets of `step`, int64 on `device`: as `cut_batch` gives them."""
-    count = phase.positions(spec.context) * phase.bag_size + phase.target_size
+    count = lane_tokens(spec.context, phase)
     lanes = [
         stream.read(lane_position(stream.tokens_per_epoch, spec, phases, step, lane), count)
         for lane in range(spec.sequences_per_step)

@@ -1,13 +1,15 @@
 """The only training loop: steps `[state.step, end)` of any method, timed, evaluated, watched, checkpointed.
 
-The loop knows steps and phases, no method. Time is measured in short chunks of steps between synchronisations; evaluation
-and checkpoints lie outside the clock.
+The loop knows steps and phases, no method. Time is measured in short chunks of steps from one look at their losses to the
+next; evaluation and checkpoints lie outside the clock. A device that runs on its own is given the next chunk before the
+last one is looked at.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
@@ -89,9 +91,43 @@ def chunk_end(step: int, phase: Phase, end: int, evaluate_every: int) -> int:
     return min(stops)
 
 
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Steps `[start, stop)` of one phase, launched and yet to be looked at; `wait` gives their losses and norms."""
+
+    start: int
+    stop: int
+    phase: Phase
+    wait: Callable[[], tuple[list[float], list[float]]]
+
+
+def _launch(step: TrainingStep, phase: Phase, start: int, end: int, evaluate_every: int) -> _Chunk:
+    stop = chunk_end(start, phase, end, evaluate_every)
+    results = [step.run(index, phase) for index in range(start, stop)]
+    return _Chunk(start, stop, phase, step.look(results))
+
+
+class _Watch:
+    """Looks at chunks in their order, and takes the time from one look to the next."""
+
+    def __init__(self, state: TrainState, progress: Progress) -> None:
+        self._state, self._progress = state, progress
+        self._warm, self._mark = False, time.perf_counter()
+
+    def restart(self) -> None:
+        """The clock goes on from here: what came before was no training."""
+        self._mark = time.perf_counter()
+
+    def look(self, chunk: _Chunk) -> Diverged | None:
+        """Wait for the chunk; count it, and what in it was skipped."""
+        losses, norms = chunk.wait()
+        now = time.perf_counter()
+        seconds, self._mark = (now - self._mark) / len(losses), now
+        clock = self._progress.clock(chunk.phase)
+        (clock.samples if self._warm and clock.steps else clock.warm_up).append(seconds)
+        diverged = _watch_steps(self._state, norms, losses)
+        clock.steps, self._warm, self._state.step = clock.steps + len(losses), True, chunk.stop
+        return diverged
 
 
 @torch.no_grad()
@@ -144,38 +180,42 @@ def train(
     On a stop request the state is checkpointed first. `validation_tokens` is an integer array `[N]`.
     """
     spec: TrialSpec = step.spec
-    warm, last_checkpoint = False, time.perf_counter()
+    watch, last_checkpoint, launched = _Watch(state, progress), time.perf_counter(), state.step
+    waiting: deque[_Chunk] = deque()
+
+    def checkpoint_due() -> bool:
+        return 0 < arguments.checkpoint_seconds <= time.perf_counter() - last_checkpoint
+
     while state.step < end:
         started = time.perf_counter()
-        phase = phase_at(step.phases, state.step)
-        if state.step == phase.start:
+        if not waiting:
+            watch.restart()
+        phase = phase_at(step.phases, launched)
+        if launched == phase.start:
             begin_phase(state, phase, spec.seed)
-        clock = progress.clock(phase)
-        stop = chunk_end(state.step, phase, end, arguments.evaluate_every)
-        results = [step.run(index, phase) for index in range(state.step, stop)]
-        losses = torch.stack([result.loss for result in results]).tolist()
-        norms = torch.stack([result.gradient_norm for result in results]).tolist()
-        _synchronise(step.device)
-        seconds = (time.perf_counter() - started) / len(results)
-        (clock.samples if warm and clock.steps else clock.warm_up).append(seconds)
-        diverged = _watch_steps(state, norms, losses)
-        clock.steps, warm, state.step = clock.steps + len(results), True, stop
-        at_evaluation = bool(arguments.evaluate_every) and stop % arguments.evaluate_every == 0
-        if diverged is None and (at_evaluation or stop in (end, phase.end)):
-            loss = validation_loss(step.model, validation_tokens, spec.context, step.device, spec.precision)  # type: ignore[arg-type]
-            diverged = _watch_validation(stop, loss, spec.shape.vocab_size)
+        chunk = _launch(step, phase, launched, end, arguments.evaluate_every)
+        waiting.append(chunk)
+        launched = chunk.stop
+        at_evaluation = bool(arguments.evaluate_every) and launched % arguments.evaluate_every == 0
+        at_evaluation |= launched in (end, phase.end)
+        goes_on = step.looks_ahead and not (at_evaluation or arguments.should_stop() or checkpoint_due())
+        diverged = None
+        while diverged is None and len(waiting) > goes_on:
+            diverged = watch.look(waiting.popleft())
+        if diverged is None and at_evaluation:
+            loss = validation_loss(step.working, validation_tokens, spec.context, step.device)  # type: ignore[arg-type]
+            diverged = _watch_validation(launched, loss, spec.shape.vocab_size)
             if diverged is None:
-                point = StagePoint(stop, loss, phase.name)
+                point = StagePoint(launched, loss, phase.name)
                 progress.points.append(point)
                 arguments.on_point(point)
-        now = time.perf_counter()
-        progress.busy_seconds += now - started
+        progress.busy_seconds += time.perf_counter() - started
         if diverged is not None:
             return diverged
-        if stop < end and arguments.should_stop():
+        if not waiting and launched < end and arguments.should_stop():
             arguments.on_checkpoint(state, progress)
-            return Stopped(stop, "stop requested")
-        if stop < end and arguments.checkpoint_seconds and now - last_checkpoint >= arguments.checkpoint_seconds:
+            return Stopped(launched, "stop requested")
+        if not waiting and launched < end and checkpoint_due():
             arguments.on_checkpoint(state, progress)
             last_checkpoint = time.perf_counter()
     return None

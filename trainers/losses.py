@@ -10,6 +10,7 @@ Shapes: N positions, S targets, D width, V vocabulary.
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -18,7 +19,14 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 CHUNK_ROWS = 8_192
-"""Positions whose logits exist at once. Peak memory is this times V, whatever N is."""
+CHUNK_BYTES = 2 << 30
+"""The most positions, and the most bytes of them, whose logits exist at once: large enough to fill a GPU's matmuls, small
+beside its memory."""
+
+
+def chunk_rows(vocab_size: int, itemsize: int) -> int:
+    """Positions a chunk where a logit has `itemsize` bytes: `CHUNK_ROWS`, or what `CHUNK_BYTES` hold, in whole 64s."""
+    return min(CHUNK_ROWS, max(64, CHUNK_BYTES // (vocab_size * itemsize) // 64 * 64))
 
 
 def target_weights(weighting: str, target_size: int) -> tuple[float, ...]:
@@ -55,6 +63,48 @@ def multi_hot_cross_entropy(logits_NV: Tensor, targets_NS: Tensor, weights_S: Te
     return (torch.logsumexp(logits_NV, dim=-1) - picked_N).mean()
 
 
+def _portable_pass(logits_CV: Tensor, targets_CS: Tensor, weights_S: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Losses, summed, and the gradient of the mean over `rows` positions, in the logits' type. May consume the logits.
+
+    Everything between is float32. In operations of torch alone: eager anywhere, and for Inductor to fuse.
+    """
+    exact_CV = logits_CV.float()
+    largest_C1 = exact_CV.amax(-1, keepdim=True)
+    picked_CS = exact_CV.gather(1, targets_CS) - largest_C1
+    softmax_CV = exact_CV.sub_(largest_C1).exp_()
+    normaliser_C1 = softmax_CV.sum(-1, keepdim=True)
+    loss = (normaliser_C1.log() - (picked_CS * weights_S).sum(-1, keepdim=True)).sum()
+    grad_CV = softmax_CV.mul_(1 / (normaliser_C1 * rows))
+    grad_CV.scatter_add_(1, targets_CS, (-weights_S / rows).expand_as(targets_CS))
+    return loss, grad_CV.to(logits_CV.dtype)
+
+
+def _fast_pass(logits_CV: Tensor, targets_CS: Tensor, weights_S: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """`_portable_pass` as one kernel that turns the logits into their gradient where they lie."""
+    from trainers.losses_triton import softmax_less_targets
+
+    losses_C = softmax_less_targets(logits_CV, targets_CS, weights_S, 1 / rows)
+    return losses_C.sum(), logits_CV
+
+
+HAS_TRITON = find_spec("triton") is not None
+
+
+def has_fast_pass(device_type: str) -> bool:
+    """Whether the middle pass runs as a Triton kernel: on a GPU, where Triton is installed."""
+    return HAS_TRITON and device_type == "cuda"
+
+
+def _add_head_gradient(head_grad_VD: Tensor, grad_CV: Tensor, hidden_CD: Tensor) -> None:
+    """`head_grad += grad.T @ hidden`, summed in float32 whatever the factors are; on a CPU a chunk of bfloat16 rounds once."""
+    if grad_CV.dtype == head_grad_VD.dtype:
+        head_grad_VD.addmm_(grad_CV.T, hidden_CD)
+    elif grad_CV.is_cuda:
+        torch.addmm(head_grad_VD, grad_CV.T, hidden_CD, out_dtype=head_grad_VD.dtype, out=head_grad_VD)
+    else:
+        head_grad_VD += torch.matmul(grad_CV.T, hidden_CD)
+
+
 class _FusedLinearMultiHot(torch.autograd.Function):
     """Head matmul and loss together, chunk by chunk; gradients are formed in the forward and kept, the logits are not."""
 
@@ -63,26 +113,19 @@ class _FusedLinearMultiHot(torch.autograd.Function):
         ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_NS: Tensor, weights_S: Tensor, chunk: int
     ) -> Tensor:
         rows = hidden_ND.shape[0]
+        middle_pass = _fast_pass if has_fast_pass(hidden_ND.device.type) else _portable_pass
         loss = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
         hidden_grad_ND = torch.empty_like(hidden_ND)
         head_grad_VD = torch.zeros(head_VD.shape, dtype=torch.float32, device=head_VD.device)
         for start in range(0, rows, chunk):
             stop = min(start + chunk, rows)
-            hidden_CD, targets_CS = hidden_ND[start:stop], targets_NS[start:stop]
-            logits_CV = torch.matmul(hidden_CD, head_VD.T).float()
-            largest_C1 = logits_CV.amax(-1, keepdim=True)
-            picked_CS = logits_CV.gather(1, targets_CS) - largest_C1
-            softmax_CV = logits_CV.sub_(largest_C1).exp_()
-            normaliser_C1 = softmax_CV.sum(-1, keepdim=True)
-            loss += (normaliser_C1.log() - (picked_CS * weights_S).sum(-1, keepdim=True)).sum()
-            grad_CV = softmax_CV.mul_(1 / (normaliser_C1 * rows))
-            grad_CV.scatter_add_(1, targets_CS, (-weights_S / rows).expand_as(targets_CS))
-            grad_CV = grad_CV.to(hidden_ND.dtype)
+            hidden_CD = hidden_ND[start:stop]
+            logits_CV = torch.matmul(hidden_CD, head_VD.T)
+            chunk_loss, grad_CV = middle_pass(logits_CV, targets_NS[start:stop], weights_S, rows)
+            loss += chunk_loss
             torch.matmul(grad_CV, head_VD, out=hidden_grad_ND[start:stop])
-            if head_grad_VD.dtype == grad_CV.dtype:
-                head_grad_VD.addmm_(grad_CV.T, hidden_CD)
-            else:
-                head_grad_VD += torch.matmul(grad_CV.T, hidden_CD)
+            _add_head_gradient(head_grad_VD, grad_CV, hidden_CD)
+            del logits_CV, grad_CV  # the next chunk's logits take their place
         ctx.save_for_backward(hidden_grad_ND, head_grad_VD.to(head_VD.dtype))
         return loss / rows
 
@@ -101,14 +144,20 @@ class _FusedLinearMultiHot(torch.autograd.Function):
 
 
 def fused_linear_multi_hot(
-    hidden_ND: Tensor, head_VD: Tensor, targets_NS: Tensor, weights_S: Tensor, chunk: int = CHUNK_ROWS
+    hidden_ND: Tensor, head_VD: Tensor, targets_NS: Tensor, weights_S: Tensor, chunk: int | None = None
 ) -> Tensor:
     """Mean loss of `hidden @ head.T` against weighted bags of targets, float32 scalar.
 
-    `targets_NS` int64, `weights_S` float32 summing to one. Peak memory beyond inputs and gradients is two float32 chunks of
-    `chunk * V`, independent of N. Gradients flow to `hidden_ND` and `head_VD`; a second derivative is refused.
+    `targets_NS` int64, `weights_S` float32 summing to one; `chunk` positions at a time, `chunk_rows` of them by default.
+    Gradients flow to `hidden_ND` and `head_VD`; a second derivative is refused.
+
+    Memory beyond the inputs and their gradients, whatever N and S are: the head's gradient in float32 (`4*V*D` bytes), and
+    of one chunk the logits: `chunk*V` times their own size where `has_fast_pass`, times four (float32) or eight bytes
+    (bfloat16: the logits, their float32 form, the gradient) elsewhere, and `O(chunk*S)`. The backward has the gradients
+    twice while it scales them.
     """
+    rows = chunk or chunk_rows(head_VD.shape[0], hidden_ND.element_size())
     loss: Tensor = _FusedLinearMultiHot.apply(  # type: ignore[no-untyped-call]
-        hidden_ND, head_VD, targets_NS, weights_S, chunk
+        hidden_ND, head_VD, targets_NS, weights_S, rows
     )
     return loss

@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from trainers.spec import ModelShape
 
@@ -129,6 +130,7 @@ class Decoder(nn.Module):
         if shape.num_experts:
             raise ValueError(f"shape.num_experts: {shape.num_experts}; only dense decoders (0 experts) can be trained")
         self.shape = shape
+        self.checkpoint_activations = False
         self.embedding = nn.Embedding(shape.vocab_size, shape.width)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
         self.norm = RMSNorm(shape.width, shape.norm_epsilon)
@@ -150,18 +152,32 @@ class Decoder(nn.Module):
         mean: Tensor = embedded_BLSD.mean(-2, dtype=torch.float32).to(embedded_BLSD.dtype)
         return mean
 
-    def forward(self, tokens_BLS: Tensor, heads: int = 1) -> Tensor:
-        """Bags of token ids `[B, L, S]` to hidden states `[heads*B, L, D]`, the ordinary head's first; position j sees
-        bags 0..j only."""
-        length = tokens_BLS.shape[1]
-        x_BLD = self.embed(tokens_BLS)
+    def body(self, x_BLD: Tensor, heads: int = 1) -> Tensor:
+        """Embedded positions `[B, L, D]` to hidden states `[heads*B, L, D]`, the ordinary head's first: what no bag size
+        changes."""
+        length = x_BLD.shape[1]
         cosine_LE, sine_LE = self.cosine_LE[:length], self.sine_LE[:length]
         *trunk, last = self.blocks
         for block in trunk:
-            x_BLD = block(x_BLD, cosine_LE, sine_LE)
-        ends = [block(x_BLD, cosine_LE, sine_LE) for block in (last, *list(self.extra_blocks)[: heads - 1])]
+            x_BLD = self._through(block, x_BLD, cosine_LE, sine_LE)
+        lasts = (last, *list(self.extra_blocks)[: heads - 1])
+        ends = [self._through(block, x_BLD, cosine_LE, sine_LE) for block in lasts]
         hidden: Tensor = self.norm(ends[0] if heads == 1 else torch.cat(ends))
         return hidden
+
+    def _through(self, block: nn.Module, x_BLD: Tensor, cosine_LE: Tensor, sine_LE: Tensor) -> Tensor:
+        """One block; with `checkpoint_activations` its inside is computed again in the backward instead of being kept."""
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            again: Tensor = checkpoint(
+                block, x_BLD, cosine_LE, sine_LE, use_reentrant=False, preserve_rng_state=False
+            )  # nothing random, and a captured graph must not ask for the generator's state
+            return again
+        out: Tensor = block(x_BLD, cosine_LE, sine_LE)
+        return out
+
+    def forward(self, tokens_BLS: Tensor, heads: int = 1) -> Tensor:
+        """Bags of token ids `[B, L, S]` to hidden states `[heads*B, L, D]`; position j sees bags 0..j only."""
+        return self.body(self.embed(tokens_BLS), heads)
 
 
 @torch.no_grad()

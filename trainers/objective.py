@@ -1,32 +1,47 @@
 """What a step minimises, for every phase of every method: the model, its heads, and the loss against the phase's targets.
 
-Eager, compiled and captured steps call this one function, so that they have one meaning. Which targets there are is
-`batch`'s, how their cross-entropy is computed `losses`'s.
+Eager, compiled and captured steps call this, so that they have one meaning. Which targets there are is `batch`'s, how their
+cross-entropy is computed `losses`'s, how code is compiled `compiling`'s.
 
 Shapes: B sequences, L latent positions, S tokens a bag, T targets a position, H output heads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from trainers.losses import fused_linear_multi_hot
+from trainers.compiling import compiled
+from trainers.losses import fused_linear_multi_hot, has_fast_pass
 from trainers.model import Decoder
 
 
-def objective(
-    model: Decoder, inputs_BLS: Tensor, targets_BLT: Tensor, weights_T: Tensor, heads: int, precision: str
-) -> Tensor:
+class Objective:
     """Training loss of a batch in nats, float32 scalar; gradients flow to the model.
 
-    One head is asked for all T targets with `weights_T`; T heads are asked for one target each, and the loss is the mean
-    over heads. The heads' rows go through the unembedding together, so that no more logits exist at once than with one.
+    Bag embedding, body and loss are compiled apart where that is asked for: the body does not know the bag size, so that all
+    phases and trials of a shape share its code. On a GPU with Triton the loss is matmuls and one kernel of our own, which
+    leaves nothing to compile.
     """
-    with torch.autocast(inputs_BLS.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        hidden_BLD = model(inputs_BLS, heads)
-    if heads > 1:
-        targets_BLT = targets_BLT.permute(2, 0, 1).reshape(-1, targets_BLT.shape[1], 1)
-        weights_T = torch.ones_like(weights_T[:1])
-    head_VD = model.head.weight.to(hidden_BLD.dtype)
-    return fused_linear_multi_hot(hidden_BLD.flatten(0, 1), head_VD, targets_BLT.flatten(0, 1), weights_T)
+
+    def __init__(self, model: Decoder, device: torch.device, *, compile_parts: bool = False) -> None:
+        self._model = model
+        self._embed: Callable[[Tensor], Tensor] = model.embed
+        self._body: Callable[[Tensor, int], Tensor] = model.body
+        self._loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = fused_linear_multi_hot
+        if compile_parts:
+            self._embed, self._body = compiled(model.embed), compiled(model.body)
+            if not has_fast_pass(device.type):
+                self._loss = compiled(fused_linear_multi_hot)
+
+    def __call__(self, inputs_BLS: Tensor, targets_BLT: Tensor, weights_T: Tensor, heads: int) -> Tensor:
+        """One head is asked for all T targets with `weights_T`; T heads are asked for one target each, and the loss is the
+        mean over heads. Their rows go through the unembedding together, so that no more logits exist at once than with one.
+        """
+        hidden_BLD = self._body(self._embed(inputs_BLS), heads)
+        if heads > 1:
+            targets_BLT = targets_BLT.permute(2, 0, 1).reshape(-1, targets_BLT.shape[1], 1)
+            weights_T = torch.ones_like(weights_T[:1])
+        return self._loss(hidden_BLD.flatten(0, 1), self._model.head.weight, targets_BLT.flatten(0, 1), weights_T)

@@ -21,11 +21,30 @@ def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=0.0, betas=(settings.beta1, settings.beta2), eps=settings.epsilon, fused=True)
 
 
-def clipped_step(optimizer: torch.optim.AdamW, clip_norm: float, learning_rate: float) -> Tensor:
+def allocate(optimizer: torch.optim.AdamW) -> list[Tensor]:
+    """Zero gradients, and moments where there are none yet, in memory that stays in its place: for every parameter that has
+    a gradient now. Returns the gradients."""
+    gradients = []
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                continue
+            parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+            moments = optimizer.state[parameter]
+            if not moments:
+                moments["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                moments["exp_avg"] = torch.zeros_like(parameter)
+                moments["exp_avg_sq"] = torch.zeros_like(parameter)
+    return gradients
+
+
+def clipped_step(optimizer: torch.optim.AdamW, clip_norm: float, learning_rate: float | Tensor) -> Tensor:
     """Clip to `clip_norm` and update; returns the gradient norm before clipping (float32 scalar).
 
     The clip factor and a skip on a non-finite norm are handed to the fused kernel as its gradient scale, so that weights,
-    moments and step counters stay untouched by such a step. The gradients are consumed.
+    moments and step counters stay untouched by such a step. The gradients are consumed. A learning rate in a device scalar
+    is read when the kernel runs, so that a replay of this update takes the value that is there then.
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from trainers.checkpoint import (
     write_atomically,
 )
 from trainers.devices import device_name
+from trainers.fit import DoesNotFitError, advice
 from trainers.loop import LoopArguments, PhaseClock, Progress, StagePoint, train
 from trainers.methods import phases_of
 from trainers.model import build_model
@@ -51,7 +53,7 @@ class ParentLostError(RuntimeError):
 class StageJob:
     """All that a worker needs. Paths are absolute; `parent` is a node of the store, or None for a start from the seed.
 
-    `keep_state` says whether anything goes on from the end of this stage. `execution` is resolved (`eager`, `compiled`).
+    `keep_state` says whether anything goes on from the end of this stage. `execution` is resolved (`eager`, `compiled`, `captured`).
     """
 
     node: str
@@ -69,6 +71,7 @@ class StageJob:
     checkpoint_seconds: float = 30.0
     micro_sequences: int | None = None
     keep_state: bool = True
+    checkpoint_activations: bool = False
 
 
 def job_to_dict(job: StageJob) -> dict[str, Any]:
@@ -192,6 +195,19 @@ def _result(
     )
 
 
+@contextmanager
+def _fitting(step: TrainingStep) -> Iterator[None]:
+    """Out of memory becomes one line that says which micro-batch would fit."""
+    if step.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(step.device)
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        peak, total = torch.cuda.max_memory_allocated(step.device), torch.cuda.mem_get_info(step.device)[1]
+        said = advice(step.spec, step.micro_sequences, peak, total, step.model.checkpoint_activations)
+        raise DoesNotFitError(said) from error
+
+
 def run_stage(job: StageJob, corpus: Any, on_point: Callable[[StagePoint], None] = lambda point: None) -> StageResult:
     """Train a stage and leave `result.json` (and the end state, where kept) in the store.
 
@@ -216,6 +232,7 @@ def run_stage(job: StageJob, corpus: Any, on_point: Callable[[StagePoint], None]
         device,
         job.execution,
         job.micro_sequences,
+        job.checkpoint_activations,
     )
 
     def billed() -> float:
@@ -232,7 +249,8 @@ def run_stage(job: StageJob, corpus: Any, on_point: Callable[[StagePoint], None]
         on_checkpoint=save_partial,
     )
     validation = corpus.validation(spec.validation_tokens)
-    outcome = train(state, step, validation, job.end, progress, arguments)
+    with _fitting(step), closing(step):
+        outcome = train(state, step, validation, job.end, progress, arguments)
     if outcome is None and job.keep_state:
         save_checkpoint(folder / STATE, state, {"spec": spec_to_dict(spec)})
     result = _result(job, outcome, progress, billed(), state.skipped_steps)

@@ -1,60 +1,77 @@
 """One training step, with one meaning in every form: read, forward, loss, backward, clip, update.
 
-Forms: `eager` runs operation by operation; `compiled` has the forward and the loss compiled as one graph; `captured` will
-replay a CUDA graph. `auto` takes what the device and the length of the run deserve, and says which it took.
+Forms: `eager` runs operation by operation; `compiled` has embedding, body and loss compiled; `captured` replays the compiled
+step as CUDA graphs. `auto` takes what the device and the length of the run deserve, and says which it took.
 Decides how a step runs, never what it computes.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from trainers.attention import forced_attention
 from trainers.batch import TokenStream, read_batch
-from trainers.losses import target_weights
+from trainers.captured import StaticStep
+from trainers.compiling import compiler_path
+from trainers.fit import chosen_micro_sequences
+from trainers.losses import HAS_TRITON, target_weights
 from trainers.model import Decoder
-from trainers.objective import objective
+from trainers.objective import Objective
 from trainers.optim import clipped_step
+from trainers.precision import WorkingWeights
 from trainers.schedule import Phase, learning_rates
 from trainers.spec import TrialSpec
 
-EXECUTIONS: tuple[str, ...] = ("auto", "eager", "compiled")
-"""What may be asked for. The captured form takes its place here when it exists."""
-
-LossFunction = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+EXECUTIONS: tuple[str, ...] = ("auto", "eager", "compiled", "captured")
+"""What may be asked for."""
 
 
-def resolve_execution(wanted: str, device: torch.device) -> str:
-    """`eager` or `compiled`. Raises `ValueError` when a form is asked for that this machine cannot run.
+def can_compile(device: torch.device) -> bool:
+    """Whether Inductor works here: it needs a C++ compiler, and Triton for a GPU."""
+    return compiler_path() is not None and (HAS_TRITON or device.type != "cuda")
 
-    On a CPU `auto` is eager: small models, for which compiling costs more than it brings, are what a CPU is for.
-    On a GPU `auto` compiles where a C++ compiler is installed.
+
+def resolve_execution(wanted: str, device: torch.device, say: Callable[[str], None] = lambda line: None) -> str:
+    """`eager`, `compiled` or `captured`. Raises `ValueError` when a form is asked for that this machine cannot run.
+
+    On a CPU `auto` is eager: small models, for which compiling costs more than it brings, are what a CPU is for. On a GPU
+    `auto` is captured; what is missing for the best form is told to `say`, in one line.
     """
     if wanted not in EXECUTIONS:
         raise ValueError(f"execution: {wanted!r} is not one of {', '.join(EXECUTIONS)}")
-    compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++") or shutil.which("clang++")
     if wanted == "auto":
-        return "compiled" if compiler and device.type == "cuda" else "eager"
-    if wanted == "compiled" and not compiler:
+        if device.type != "cuda":
+            return "eager"
+        wanted = "captured"
+    if wanted == "captured" and device.type != "cuda":
+        raise ValueError("execution: captured needs a CUDA device and trials here run on the CPU; use auto or eager")
+    if wanted == "compiled" and not can_compile(device):
         raise ValueError("execution: compiled needs a C++ compiler and none is installed; use eager or auto")
+    if wanted == "captured" and not can_compile(device):
+        say("execution: captured, without compiled kernels: they need Triton and a C++ compiler, which are not here")
     return wanted
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """Device scalars, float32: the training loss of the step's own objective, the gradient norm before clipping."""
+    """Device scalars, float32: the training loss of the step's own objective, the gradient norm before clipping.
+
+    Perhaps not written yet, and overwritten some thousand steps later: `TrainingStep.look` brings them to the host.
+    """
 
     loss: Tensor
     gradient_norm: Tensor
 
 
 class TrainingStep:
-    """The step of one run on one device. `micro_sequences` of the batch go through the model at a time."""
+    """The step of one run on one device. `micro_sequences` of the batch go through the model at a time; None: all on a CPU,
+    as many as should fit on a GPU. `model` holds the master weights, `working` those that compute.
+    """
 
     def __init__(
         self,
@@ -66,22 +83,26 @@ class TrainingStep:
         device: torch.device,
         execution: str,
         micro_sequences: int | None = None,
+        checkpoint_activations: bool = False,
     ) -> None:
         self.spec, self.phases, self.model, self.optimizer = spec, phases, model, optimizer
         self.stream, self.device, self.execution = stream, device, execution
-        self.micro_sequences = micro_sequences or spec.sequences_per_step
+        model.checkpoint_activations = checkpoint_activations
+        self.micro_sequences = micro_sequences or chosen_micro_sequences(spec, device, checkpoint_activations)
         if spec.sequences_per_step % self.micro_sequences:
             raise ValueError(
                 f"micro_sequences: {self.micro_sequences} does not divide the {spec.sequences_per_step} sequences of a step"
             )
+        self.parts = spec.sequences_per_step // self.micro_sequences
         self.learning_rates = learning_rates(spec.schedule)
-        self._loss = self._compiled_loss() if execution == "compiled" else self._eager_loss
-
-    def _eager_loss(self, inputs_BLS: Tensor, targets_BLT: Tensor, weights_T: Tensor, heads: int) -> Tensor:
-        return objective(self.model, inputs_BLS, targets_BLT, weights_T, heads, self.spec.precision)
-
-    def _compiled_loss(self) -> LossFunction:
-        return torch.compile(self._eager_loss, fullgraph=True, dynamic=False)
+        self._weights = WorkingWeights(model, spec.precision)
+        self.working = self._weights.model
+        compile_parts = execution == "compiled" or (execution == "captured" and device.type == "cuda" and can_compile(device))
+        self._objective = Objective(self.working, device, compile_parts)
+        self._phase: Phase | None = None
+        self._static: StaticStep | None = None
+        if execution == "captured":
+            self._static = StaticStep(spec, phases, self._weights, optimizer, stream, device, self.parts)
 
     def weights(self, phase: Phase) -> Tensor:
         """Target weights of a phase, float32 `[T]` on the device."""
@@ -89,14 +110,64 @@ class TrainingStep:
 
     def run(self, step: int, phase: Phase) -> StepResult:
         """Train one step. A step whose gradient norm is not finite changes nothing."""
-        inputs, targets = read_batch(self.stream, self.spec, self.phases, phase, step, self.device)
+        with forced_attention(self.device):
+            if phase != self._phase:
+                self._enter(phase, step)
+            if self._static is not None:
+                return StepResult(*self._static.run(step))
+            return self._run_at_once(step, phase)
+
+    def _enter(self, phase: Phase, step: int) -> None:
+        """What a phase needs before its first step here; the masters may have been changed since the last one."""
+        self._phase = phase
         weights_T = self.weights(phase)
+        self._weights.refresh()
+        self._loss = lambda inputs, targets: self._objective(inputs, targets, weights_T, phase.heads)
+        if self._static is not None:
+            self._static.enter(phase, step, self._loss)
+
+    def _run_at_once(self, step: int, phase: Phase) -> StepResult:
+        inputs, targets = read_batch(self.stream, self.spec, self.phases, phase, step, self.device)
         loss = torch.zeros((), device=self.device)
-        parts = self.spec.sequences_per_step // self.micro_sequences
-        for micro_inputs, micro_targets in zip(inputs.chunk(parts), targets.chunk(parts), strict=True):
-            micro_loss = self._loss(micro_inputs, micro_targets, weights_T, phase.heads) / parts
+        for micro_inputs, micro_targets in zip(inputs.chunk(self.parts), targets.chunk(self.parts), strict=True):
+            micro_loss = self._loss(micro_inputs, micro_targets) / self.parts
             micro_loss.backward()  # type: ignore[no-untyped-call]
+            self._weights.collect()
             loss += micro_loss.detach()
         norm = clipped_step(self.optimizer, self.spec.optimizer.clip_norm, float(self.learning_rates[step]))
         self.optimizer.zero_grad(set_to_none=True)
+        self._weights.refresh()
         return StepResult(loss, norm)
+
+    def look(self, results: list[StepResult]) -> Callable[[], tuple[list[float], list[float]]]:
+        """Begin to bring losses and gradient norms to the host; the function that is returned waits for them.
+
+        Once it has returned, the device has done all steps up to these.
+        """
+        with self._static.recorder.on_stream() if self._static is not None else nullcontext():
+            both_2N = torch.stack([torch.stack([r.loss for r in results]), torch.stack([r.gradient_norm for r in results])])
+            if self.device.type == "cuda":
+                host_2N = torch.empty(both_2N.shape, pin_memory=True)
+                host_2N.copy_(both_2N, non_blocking=True)
+                done = torch.cuda.Event()
+                done.record()
+            else:
+                host_2N, done = both_2N, None
+
+        def wait() -> tuple[list[float], list[float]]:
+            if done is not None:
+                done.synchronize()
+            losses, norms = host_2N.tolist()
+            return losses, norms
+
+        return wait
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether the device should have the next steps at hand before the last ones are looked at."""
+        return self._static is not None
+
+    def close(self) -> None:
+        """Give back what only this step needs of the device."""
+        if self._static is not None:
+            self._static.close()

@@ -69,5 +69,5 @@ def test_an_untrained_model_guesses() -> None:
     from trainers.evaluate import validation_loss
 
     model = build_model(small.SHAPE, 8, 0, CPU)
-    loss = validation_loss(model, small.corpus().validation(257), 8, CPU, "fp32")
+    loss = validation_loss(model, small.corpus().validation(257), 8, CPU)
     assert loss == pytest.approx(torch.log(torch.tensor(float(small.SHAPE.vocab_size))).item(), rel=0.12)

@@ -92,7 +92,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_the_next_step_goes_on
 def test_execution_is_resolved_for_the_device() -> None:
     assert resolve_execution("auto", CPU) == "eager"
     assert resolve_execution("eager", CPU) == "eager"
-    with pytest.raises(ValueError, match="'fast' is not one of auto, eager, compiled"):
+    with pytest.raises(ValueError, match="'fast' is not one of auto, eager, compiled, captured"):
         resolve_execution("fast", CPU)
 
 
@@ -100,7 +100,14 @@ def test_compiling_is_refused_in_words_where_no_compiler_is(monkeypatch: pytest.
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ValueError, match=r"needs a C\+\+ compiler"):
         resolve_execution("compiled", CPU)
-    assert resolve_execution("auto", torch.device("cuda")) == "eager"
+    said: list[str] = []
+    assert resolve_execution("auto", torch.device("cuda"), said.append) == "captured"
+    assert said == ["execution: captured, without compiled kernels: they need Triton and a C++ compiler, which are not here"]
+
+
+def test_graphs_are_refused_in_words_where_no_gpu_is() -> None:
+    with pytest.raises(ValueError, match="captured needs a CUDA device"):
+        resolve_execution("captured", CPU)
 
 
 @pytest.mark.slow

@@ -1,0 +1,43 @@
+"""How code is compiled, in one place: whole graphs, fixed shapes, one cache on disk for all trials and workers.
+
+What is compiled is `step`'s: the decoder's body by itself, so that every bag size uses the same code, and the bag embedding
+and the loss apart from it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import torch
+
+CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+MOST_VARIANTS = 256
+"""Shapes that one function may be compiled for in a process: a worker trains trials of many shapes and bag sizes, and with
+whole graphs the compiler's own limit of 8 would be an error instead of a fall back."""
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def compiler_path() -> str | None:
+    """The C++ compiler that Inductor would use, None where there is none."""
+    return shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++") or shutil.which("clang++")
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept: `TORCHINDUCTOR_CACHE_DIR`, else in the user's cache folder."""
+    named = os.environ.get(CACHE_VARIABLE)
+    if named:
+        return Path(named)
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "tst-sweeper" / "inductor"
+
+
+def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """`function` compiled as one graph of fixed shapes, at its first call. Kernels come from the cache where they can."""
+    os.environ.setdefault(CACHE_VARIABLE, str(cache_folder()))
+    return torch.compile(function, fullgraph=True, dynamic=False, recompile_limit=MOST_VARIANTS)
