@@ -79,8 +79,11 @@ def run(
     executor: Annotated[str, typer.Option(help="ray, or inline (one trial at a time in this process).")] = "ray",
     address: Annotated[str | None, typer.Option(help="Join this Ray cluster instead of starting one here.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Trials at once; 0: as many as there is room for.")] = 0,
-    execution: Annotated[str, typer.Option(help="Form of the training step: auto, eager or compiled.")] = "auto",
+    execution: Annotated[str, typer.Option(help="Form of the step: auto, eager, compiled or captured.")] = "auto",
     micro_sequences: Annotated[int | None, typer.Option(min=1, help="Sequences in memory at once.")] = None,
+    checkpoint_activations: Annotated[
+        bool, typer.Option("--checkpoint-activations", help="Compute activations again instead of keeping them.")
+    ] = False,
     max_gpu_hours: Annotated[float | None, typer.Option(min=0, help="Start nothing new once this is spent.")] = None,
     tracking_uri: Uri = None,
     debug: Debug = False,
@@ -103,6 +106,7 @@ def run(
             workers=workers,
             execution=execution,
             micro_sequences=micro_sequences,
+            checkpoint_activations=checkpoint_activations,
             max_gpu_hours=max_gpu_hours,
             tracking_uri=tracking_uri,
         )

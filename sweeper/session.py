@@ -49,6 +49,7 @@ class RunOptions:
     workers: int = 0
     execution: str = "auto"
     micro_sequences: int | None = None
+    checkpoint_activations: bool = False
     tracking_uri: str | None = None
     max_gpu_hours: float | None = None
 
@@ -239,7 +240,7 @@ def run_file(options: RunOptions, say: Say, watch: Watch) -> SessionEnd:
         complete = False
         try:
             with _stopping(folder), _executor(space, options, folder) as (executor, gpus):
-                sweep = _sweep(space, options, folder, ledger, corpus, gpus)
+                sweep = _sweep(space, options, folder, ledger, corpus, gpus, say)
                 facts, words = corpus_facts(corpus), corpus.description
                 planned = _plan(space, options, facts, words, ledger.records()).planned_steps
                 executor.run(sweep, train_stage, lambda: _look(sweep, folder, planned, watch))
@@ -259,13 +260,15 @@ def _look(sweep: Sweep, folder: Path, planned: Mapping[tuple[str, str], int], wa
     watch(view_of(sweep, planned))
 
 
-def _sweep(space: SearchSpace, options: RunOptions, folder: Path, ledger: Ledger, corpus: Any, gpus: float) -> Sweep:
+def _sweep(
+    space: SearchSpace, options: RunOptions, folder: Path, ledger: Ledger, corpus: Any, gpus: float, say: Say
+) -> Sweep:
     import torch
 
     from trainers.step import resolve_execution
 
     on_gpu = gpus > 0
-    execution = resolve_execution(options.execution, torch.device("cuda" if on_gpu else "cpu"))
+    execution = resolve_execution(options.execution, torch.device("cuda" if on_gpu else "cpu"), say)
     where = provenance(execution, "cuda" if on_gpu and torch.cuda.is_available() else None)
     ledger.begin(_about(space, options, corpus, where))
     store = folder / STAGES
@@ -276,6 +279,7 @@ def _sweep(space: SearchSpace, options: RunOptions, folder: Path, ledger: Ledger
         devices_per_trial=_devices(space, gpus),
         on_gpu=on_gpu,
         micro_sequences=options.micro_sequences,
+        checkpoint_activations=options.checkpoint_activations,
         disk_bytes=space.resources.disk_gb * 1e9,
     )
     return Sweep(

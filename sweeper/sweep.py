@@ -86,6 +86,7 @@ class Site:
     on_gpu: bool = False
     checkpoint_seconds: float = 30.0
     micro_sequences: int | None = None
+    checkpoint_activations: bool = False
     disk_bytes: float = math.inf
 
 
@@ -211,6 +212,7 @@ class Sweep:
             evaluate_every=self.space.evaluate_every,
             checkpoint_seconds=self.site.checkpoint_seconds,
             micro_sequences=self.site.micro_sequences,
+            checkpoint_activations=self.site.checkpoint_activations,
             keep_state=self.book.keeps_state(segment),
         )
 

@@ -54,7 +54,7 @@ class Graphs:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.stream = torch.cuda.Stream(device)
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._device = device
         self._graphs: list[torch.cuda.CUDAGraph] = []
 

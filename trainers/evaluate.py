@@ -16,9 +16,10 @@ EVALUATION_POSITIONS = 16_384
 
 @torch.no_grad()
 def validation_loss(model: Decoder, tokens: np.ndarray, context: int, device: torch.device) -> float:
-    """Mean next-token loss in nats over the whole windows of `context` positions in `tokens` `[N]`, by the weights that compute.
+    """Mean next-token loss in nats over the whole windows of `context` positions in `tokens` `[N]`.
 
-    Bags of one token, as in ordinary training, whatever phase the model is in. May be infinite or NaN for a diverged model.
+    `model` has the weights that compute. Bags of one token, as in ordinary training, whatever phase the model is in. May be
+    infinite or NaN for a diverged model.
     """
     windows = (len(tokens) - 1) // context
     used = torch.from_numpy(np.array(tokens[: windows * context + 1], dtype=np.int64))

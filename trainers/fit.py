@@ -22,10 +22,11 @@ class DoesNotFitError(RuntimeError):
 
 def resident_bytes(shape: ModelShape, precision: str) -> int:
     """Bytes that stay or recur whatever the micro-batch: 16 a parameter (master, two moments, gradient), in bf16 four more
-    (working weight and its gradient), the head's gradient in float32, and one chunk of logits."""
+    (working weight and its gradient), the head's gradient in float32, and one chunk of logits, as the kernel for the loss
+    leaves it."""
     bf16 = precision == "bf16"
-    head = 4 * shape.vocab_size * shape.width
-    chunk = 8 * shape.vocab_size * chunk_rows(shape.vocab_size, 2 if bf16 else 4)
+    head, itemsize = 4 * shape.vocab_size * shape.width, 2 if bf16 else 4
+    chunk = itemsize * shape.vocab_size * chunk_rows(shape.vocab_size, itemsize)
     return count_parameters(shape).total * (20 if bf16 else 16) + head + chunk
 
 
@@ -47,9 +48,7 @@ def activation_bytes(shape: ModelShape, context: int, precision: str, checkpoint
 
 def largest_divisor_that_fits(sequences: int, resident: float, per_sequence: float, capacity: float) -> int | None:
     """The largest divisor of `sequences` with `resident + divisor * per_sequence` within `capacity` bytes, if any."""
-    fitting = (
-        n for n in range(sequences, 0, -1) if sequences % n == 0 and resident + n * per_sequence <= capacity
-    )
+    fitting = (n for n in range(sequences, 0, -1) if sequences % n == 0 and resident + n * per_sequence <= capacity)
     return next(fitting, None)
 
 

@@ -21,8 +21,8 @@ class WorkingWeights:
     def __init__(self, masters: Decoder, precision: str) -> None:
         self.masters = masters
         self.model = masters if precision == "fp32" else _in_bfloat16(masters)
-        self._master = list(masters.parameters())
-        self._working = list(self.model.parameters())
+        self._master: list[Tensor] = list(masters.parameters())
+        self._working: list[Tensor] = list(self.model.parameters())
 
     @property
     def shared(self) -> bool:
@@ -58,4 +58,4 @@ class WorkingWeights:
 def _in_bfloat16(masters: Decoder) -> Decoder:
     """A copy whose parameters are bfloat16; buffers (the rotary tables) keep their type. No float32 copy is made."""
     memo = {id(p): nn.Parameter(p.detach().to(torch.bfloat16)) for p in masters.parameters()}
-    return copy.deepcopy(masters, memo)  # type: ignore[arg-type]
+    return copy.deepcopy(masters, memo)

@@ -36,7 +36,7 @@ class TokenRing:
         self._width = (self.window_steps - 1) * self._advance + count
         pinned = device.type == "cuda"
         self._staged = torch.empty(lanes, self._width, dtype=torch.int32, pin_memory=pinned)
-        self._copied = torch.cuda.Event() if pinned else None
+        self._copied = torch.cuda.Event() if pinned else None  # type: ignore[no-untyped-call]
         self._windows = torch.empty(2, lanes, self._width, dtype=torch.int32, device=device)
         self._origin = torch.zeros(1, dtype=torch.int64, device=device)
         inputs_PLS, targets_PLT = cut_batch(np.arange(count)[None], spec.context, phase)

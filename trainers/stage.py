@@ -53,7 +53,7 @@ class ParentLostError(RuntimeError):
 class StageJob:
     """All that a worker needs. Paths are absolute; `parent` is a node of the store, or None for a start from the seed.
 
-    `keep_state` says whether anything goes on from the end of this stage. `execution` is resolved (`eager`, `compiled`, `captured`).
+    `keep_state` says whether anything goes on from the end of this stage. `execution` is resolved: not `auto`.
     """
 
     node: str

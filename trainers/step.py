@@ -97,9 +97,12 @@ class TrainingStep:
         self.learning_rates = learning_rates(spec.schedule)
         self._weights = WorkingWeights(model, spec.precision)
         self.working = self._weights.model
-        compile_parts = execution == "compiled" or (execution == "captured" and device.type == "cuda" and can_compile(device))
-        self._objective = Objective(self.working, device, compile_parts)
+        compile_parts = execution == "compiled" or (
+            execution == "captured" and device.type == "cuda" and can_compile(device)
+        )
+        self._objective = Objective(self.working, device, compile_parts=compile_parts)
         self._phase: Phase | None = None
+        self._loss: Callable[[Tensor, Tensor], Tensor]
         self._static: StaticStep | None = None
         if execution == "captured":
             self._static = StaticStep(spec, phases, self._weights, optimizer, stream, device, self.parts)
@@ -122,7 +125,11 @@ class TrainingStep:
         self._phase = phase
         weights_T = self.weights(phase)
         self._weights.refresh()
-        self._loss = lambda inputs, targets: self._objective(inputs, targets, weights_T, phase.heads)
+
+        def loss_of(inputs_BLS: Tensor, targets_BLT: Tensor) -> Tensor:
+            return self._objective(inputs_BLS, targets_BLT, weights_T, phase.heads)
+
+        self._loss = loss_of
         if self._static is not None:
             self._static.enter(phase, step, self._loss)
 
@@ -145,11 +152,13 @@ class TrainingStep:
         Once it has returned, the device has done all steps up to these.
         """
         with self._static.recorder.on_stream() if self._static is not None else nullcontext():
-            both_2N = torch.stack([torch.stack([r.loss for r in results]), torch.stack([r.gradient_norm for r in results])])
+            both_2N = torch.stack(
+                [torch.stack([r.loss for r in results]), torch.stack([r.gradient_norm for r in results])]
+            )
             if self.device.type == "cuda":
                 host_2N = torch.empty(both_2N.shape, pin_memory=True)
                 host_2N.copy_(both_2N, non_blocking=True)
-                done = torch.cuda.Event()
+                done = torch.cuda.Event()  # type: ignore[no-untyped-call]
                 done.record()
             else:
                 host_2N, done = both_2N, None

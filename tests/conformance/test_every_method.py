@@ -125,6 +125,15 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(method: str, stop_at:
 
 
 @every_method
+def test_the_step_on_static_state_ends_in_the_eager_bits(method: str, tmp_path: Path) -> None:
+    """Also where a phase uses fewer parameters than the model has: what it does not use neither decays nor drifts."""
+    spec = method_spec(method, total_steps=16, sequences=2)
+    train_tiny(job_of(spec, tmp_path, node="static", execution="captured", micro_sequences=1))
+    train_tiny(job_of(spec, tmp_path, node="eager", micro_sequences=1))
+    assert state_digest(tmp_path, "static") == state_digest(tmp_path, "eager")
+
+
+@every_method
 def test_a_shared_prefix_changes_nothing(method: str, tmp_path: Path) -> None:
     """Budgets and boundaries of one method, beside the baseline and TST, trained as the tree of their stages."""
     specs = [

@@ -66,7 +66,9 @@ def test_static_state_trains_to_the_eager_bits(precision: str, micro_sequences: 
 
 
 @pytest.mark.parametrize(("tokens", "steps"), [(1, 64), (200, 64), (1 << 20, 2), (1 << 20, 5)])
-def test_how_far_the_ring_reads_ahead_changes_no_token(monkeypatch: pytest.MonkeyPatch, tokens: int, steps: int) -> None:
+def test_how_far_the_ring_reads_ahead_changes_no_token(
+    monkeypatch: pytest.MonkeyPatch, tokens: int, steps: int
+) -> None:
     monkeypatch.setattr(ring, "WINDOW_TOKENS", tokens)
     monkeypatch.setattr(ring, "WINDOW_STEPS", steps)
     spec = tiny_spec(total_steps=24, sequences=3)

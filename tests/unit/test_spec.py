@@ -72,7 +72,7 @@ CHANGES: list[dict[str, Any]] = [
     {"optimizer": Optimizer(beta2=0.99)},
     {"precision": "bf16"},
     {"seed": 1},
-    {"numerics": 2},
+    {"numerics": 1},
 ]
 
 

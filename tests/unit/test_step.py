@@ -102,7 +102,9 @@ def test_compiling_is_refused_in_words_where_no_compiler_is(monkeypatch: pytest.
         resolve_execution("compiled", CPU)
     said: list[str] = []
     assert resolve_execution("auto", torch.device("cuda"), said.append) == "captured"
-    assert said == ["execution: captured, without compiled kernels: they need Triton and a C++ compiler, which are not here"]
+    assert said == [
+        "execution: captured, without compiled kernels: they need Triton and a C++ compiler, which are not here"
+    ]
 
 
 def test_graphs_are_refused_in_words_where_no_gpu_is() -> None:
