@@ -17,13 +17,13 @@ from reports.runs import describe_parameters
 from sweeper.arm_domain import FAN_AXIS
 from sweeper.arms import NOISE_FLOOR_SEEDS
 from sweeper.costs import StepCost
-from sweeper.lineage import path_of
 from sweeper.memory import MemoryLedger
 from sweeper.simulate import SimulatedExecutor, trains_nothing
 from sweeper.space_schema import SearchSpace
 from sweeper.store import MemoryStore
 from sweeper.sweep import CorpusFacts, Site, Sweep, state_bytes
 from trainers.flops import count_parameters, flops_at
+from trainers.lineage import path_of
 from trainers.methods import BASELINE, phases_of
 from trainers.record import Provenance, RunRecord
 from trainers.schedule import data_position, phase_at

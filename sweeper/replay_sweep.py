@@ -16,12 +16,12 @@ from sweeper.arm_domain import FAN_AXIS, domain_of
 from sweeper.costs import step_cost
 from sweeper.loss_table import SEED_DEVIATION, TABLE_METHODS, LossTable, refuse_other_methods, seed_noise
 from sweeper.memory import MemoryLedger
-from sweeper.provenance import provenance
 from sweeper.search import Axis, Domain
 from sweeper.simulate import SimulatedExecutor, trains_nothing
 from sweeper.space_schema import SearchSpace
 from sweeper.store import MemoryStore
 from sweeper.sweep import CorpusFacts, Site, Sweep
+from trainers.provenance import provenance
 from trainers.record import Failed, Provenance, RunRecord
 from trainers.spec import TrialSpec
 

@@ -24,7 +24,6 @@ from sweeper.ledger import Ledger, list_sweeps
 from sweeper.ledger_location import LedgerError
 from sweeper.lock import STOP, driving
 from sweeper.plan import UNPREPARED, Plan, make_plan
-from sweeper.provenance import provenance
 from sweeper.space import SearchSpace, load_search_space
 from sweeper.store import DiskStore
 from sweeper.sweep import CorpusFacts, Site, Sweep
@@ -32,6 +31,7 @@ from sweeper.view import SweepView, view_of
 from sweeper.worker import train_stage
 from trainers.data.request import CorpusRequest
 from trainers.devices import cpu_name, device_name
+from trainers.provenance import provenance
 from trainers.record import Provenance, RunRecord
 
 STAGES = "stages"

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from sweeper.lineage import ROOT, Segment, Tree, TrialPath, build_tree
 from sweeper.store import StageStore
+from trainers.lineage import ROOT, Segment, Tree, TrialPath, build_tree
 from trainers.record import Diverged
 from trainers.stage import StageResult
 

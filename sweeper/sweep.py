@@ -18,9 +18,7 @@ from typing import Protocol
 
 from sweeper.arm_domain import domain_of, grid_trials
 from sweeper.arms import Arm
-from sweeper.assemble import assemble_record
 from sweeper.earlier import earlier_points
-from sweeper.lineage import ROOT, Segment, path_of
 from sweeper.search import make_strategy
 from sweeper.search.domain import Parameters
 from sweeper.search.warm_start import starting_points
@@ -28,7 +26,9 @@ from sweeper.space_schema import SearchSpace
 from sweeper.specs import make_spec
 from sweeper.stages import StageBook
 from sweeper.store import StageStore
+from trainers.assemble import assemble_record
 from trainers.flops import count_parameters
+from trainers.lineage import ROOT, Segment, path_of
 from trainers.methods import BASELINE, phases_of
 from trainers.record import Failed, Provenance, RunRecord, Stopped
 from trainers.schedule import number_of_heads

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from sweeper.lineage import TrialPath
 from trainers.checkpoint import NOTE
 from trainers.data.shards import TokenStream, piece_offsets
+from trainers.lineage import TrialPath
 from trainers.loop import StagePoint
 from trainers.spec import ModelShape, Optimizer, Schedule, TrialSpec
 from trainers.stage import STATE, StageJob, StageResult, run_stage

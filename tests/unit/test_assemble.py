@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from sweeper.assemble import assemble_record, is_evaluated
 from tests.strategies import PROVENANCE
 from tests.tiny_training import SHAPE, tiny_spec
+from trainers.assemble import assemble_record, is_evaluated
 from trainers.flops import flops_per_position
 from trainers.loop import StagePoint
 from trainers.methods import phases_of

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sweeper.lineage import path_of
+from trainers.lineage import path_of
 from tests.method_specs import TWO_LAYERS, method_spec
 from tests.tiny_training import CORPUS, CPU, job_of, train_tiny
 from trainers.batch import cut_batch, read_batch

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.provenance import UNKNOWN, cpu_name, git_state, provenance, versions
 from tests.strategies import record_of, spec_of
+from trainers.provenance import UNKNOWN, cpu_name, git_state, provenance, versions
 from trainers.record import record_from_dict, record_to_dict
 
 

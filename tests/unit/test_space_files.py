@@ -9,11 +9,11 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from sweeper.lineage import build_tree, path_of
 from sweeper.space import Grid, IntegerRange, SearchSpace, load_search_space, parse_search_space, search_space_schema
 from sweeper.space_json_schema import schema_text
 from sweeper.space_yaml import read_yaml
 from sweeper.specs import make_spec
+from trainers.lineage import build_tree, path_of
 from trainers.spec import TrialSpec
 
 SHIPPED = Path(__file__).parents[2] / "search_spaces"

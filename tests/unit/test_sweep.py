@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from sweeper.lineage import path_of
 from sweeper.stages import StageBook
 from sweeper.store import MemoryStore
 from sweeper.sweep import MAX_DAMAGES, Idle
 from tests.tiny_sweep import Desk, Workers, loss_of, result_of, space_of
 from tests.tiny_training import tiny_spec
+from trainers.lineage import path_of
 from trainers.methods import phases_of
 from trainers.record import Diverged, Failed, Finished, RunRecord, Stopped
 from trainers.schedule import boundary_step, phase_at

@@ -2,7 +2,7 @@
 
 A *path* is a trial's training from step 0 to its end. A *node* is a state on a path, named by a hash of everything that
 decided it; two trials share training exactly as far as their nodes are equal. A *segment* is the piece of a path
-between two nodes: the unit that a worker trains. Deciding where and when is left to `sweep` and `dispatch`.
+between two nodes: the unit that a worker trains. Where and when is left to whoever runs them.
 """
 
 from __future__ import annotations
