@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper.executors import MAX_FAILURES, StageSource, Train, reason_of
+from sweeper.executors import MAX_FAILURES, StageSource, Train
 from sweeper.sweep import Idle
 from trainers.loop import StagePoint
+from trainers.record import reason_of
 from trainers.stage import ParentLostError, StageJob, job_from_dict, job_to_dict, result_from_dict, result_to_dict
 
 QUIET = {

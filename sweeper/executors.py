@@ -12,6 +12,7 @@ from typing import Protocol
 
 from sweeper.sweep import Idle
 from trainers.loop import StagePoint
+from trainers.record import reason_of
 from trainers.stage import ParentLostError, StageJob, StageResult
 
 MAX_FAILURES = 2
@@ -52,12 +53,6 @@ class Executor(Protocol):
     def run(self, source: StageSource, train: Train, watch: Callable[[], None]) -> None:
         """Returns when the source is over. `watch` is called often, to redraw the screen."""
         ...
-
-
-def reason_of(error: BaseException) -> str:
-    """An exception as one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)

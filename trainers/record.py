@@ -146,6 +146,12 @@ class Failed:
     reason: str
 
 
+def reason_of(error: BaseException) -> str:
+    """An exception as one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 Outcome = Finished | Stopped | Diverged | Failed
 
 

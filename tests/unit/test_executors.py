@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from sweeper.executors import MAX_FAILURES, InlineExecutor, reason_of
+from sweeper.executors import MAX_FAILURES, InlineExecutor
 from tests.tiny_sweep import Desk, result_of
 from trainers.loop import StagePoint
-from trainers.record import Failed, Finished, Stopped
+from trainers.record import Failed, Finished, Stopped, reason_of
 from trainers.stage import ParentLostError, StageJob, StageResult
 
 OnPoint = Callable[[StagePoint], None]
