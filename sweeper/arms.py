@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sweeper.search import Domain, Proposal, Recommendation, Strategy
+from sweeper.search.domain import Parameters
 from sweeper.specs import LEARNING_RATE
 from trainers.record import RunRecord
 from trainers.spec import Scalar, TrialSpec
@@ -101,7 +102,13 @@ class Arm:
         if self.best is None:
             return []
         self.winner = self.strategy.recommend()
-        parameters = dict(self.winner.parameters)
+        trials = self.confirmations(self.winner.parameters)
+        self.confirming = {spec.spec_id: stage for spec, stage in trials}
+        return trials
+
+    def confirmations(self, values: Parameters) -> list[tuple[TrialSpec, str]]:
+        """The trials on fresh seeds, with their stage, of these values."""
+        parameters = dict(values)
         trials = [
             (self.make(parameters, steps, seed), "confirmation") for steps in self.confirmation for seed in self.seeds
         ]
@@ -111,5 +118,4 @@ class Arm:
                 (self.make(parameters, min(self.confirmation), seed), "noise_floor")
                 for seed in range(first, first + NOISE_FLOOR_SEEDS - 1)
             ]
-        self.confirming = {spec.spec_id: stage for spec, stage in trials}
         return trials

@@ -15,6 +15,7 @@ import typer
 from sweeper.cli_options import RESULTS, Debug, Json, Results, Uri, guarded, print_json, refuse
 from sweeper.cli_replay import replay
 from sweeper.cli_reports import import_runs, report
+from sweeper.cli_specs import list_specs
 
 app = typer.Typer(
     help="Find out whether Token-Superposition Training is faster for your model, and by how much.",
@@ -43,6 +44,10 @@ def plan(
     html: Annotated[
         Path | None, typer.Option("--html", help="Write a page with the tree of stages to this file.")
     ] = None,
+    specs: Annotated[
+        Path | None,
+        typer.Option("--specs", help="Write the trials to this file, for `python -m trainers.run`; prepares the text."),
+    ] = None,
     as_json: Json = False,
     tracking_uri: Uri = None,
     debug: Debug = False,
@@ -50,6 +55,9 @@ def plan(
     """Say what a sweep will train, cost and be able to resolve. Starts nothing."""
 
     def action() -> None:
+        if specs is not None:
+            list_specs(_options(file, results, tracking_uri=tracking_uri), specs)
+            return
         from rich.console import Console
 
         from sweeper.plan_page import plan_to_json, write_plan_page

@@ -17,9 +17,12 @@ from sweeper.cli_options import RESULTS, Debug, Json, Results, Uri, guarded, pri
 
 if TYPE_CHECKING:
     from reports.comparison import Comparison
+    from sweeper.importing import Imported
     from sweeper.ledger_imports import ImportedTables
 
-Table = Annotated[Path | None, typer.Argument(metavar="[RUNS.CSV]", help="Table of finished runs.", show_default=False)]
+Table = Annotated[
+    Path | None, typer.Argument(metavar="[RUNS]", help="Table of finished runs, or records.jsonl.", show_default=False)
+]
 Points = Annotated[
     Path | None, typer.Option("--points", help="CSV of in-run points: run, step, loss (gpu_hours, tokens, flops).")
 ]
@@ -36,6 +39,7 @@ Source = Annotated[
     str | None, typer.Option("--source-uri", help="With --mlflow: where it is; default: --tracking-uri.")
 ]
 PUBLISHED = "published"
+RECORDS = ".jsonl"
 MISSED_GATE = 4
 
 
@@ -157,6 +161,9 @@ def import_runs(
     fixed: Fixed = None,
     runs_filter: Filter = "",
     source_uri: Source = None,
+    space: Annotated[
+        Path | None, typer.Option("--space", help="With records: the search-space file that asked for them.")
+    ] = None,
     question: Annotated[str | None, typer.Option(help="What the report answers, for people.")] = None,
     results: Results = RESULTS,
     tracking_uri: Uri = None,
@@ -179,24 +186,46 @@ def import_runs(
 
     One bad row, and nothing is imported. The same name again replaces what was
     imported under it; the same table again changes nothing.
+
+    \b
+    sweeper import records.jsonl --space search_spaces/gpu-25m.yaml
+      --name gpu-25m
+
+    Records of `python -m trainers.run` become the sweep's own trials: more of
+    them add to it, and `sweeper run` goes on from them.
     """
 
     def action() -> None:
         from sweeper.importing import check_name, import_tables
 
         check_name(name)
+        command = shlex.join(["sweeper", *sys.argv[1:]])
+        if runs is not None and runs.suffix == RECORDS:
+            from sweeper.importing_records import import_records
+
+            if points or mlflow or columns or fixed or runs_filter or source_uri:
+                raise ValueError(
+                    f"{runs}: records take no option for tables or experiments; --space and --question only"
+                )
+            _show_import(name, import_records(results, name, runs, space, question, command, tracking_uri))
+            return
+        if space is not None:
+            raise ValueError("--space: is for records (a file that ends in .jsonl)")
         if mlflow is None:
             tables = _tables_of_files(runs, points, columns, bool(fixed or runs_filter or source_uri))
         else:
             where = source_uri or tracking_uri
             tables = _tables_of_experiment(mlflow, where, results, columns, fixed, runs_filter, runs or points)
-        done = import_tables(results, name, tables, question, shlex.join(["sweeper", *sys.argv[1:]]), tracking_uri)
-        again = "" if done.written else ", as imported before"
-        print(f"{name}: {len(done.runs)} runs{again}")
-        print(done.headline)
-        print(done.report)
+        _show_import(name, import_tables(results, name, tables, question, command, tracking_uri))
 
     guarded(debug, action)
+
+
+def _show_import(name: str, done: Imported) -> None:
+    again = "" if done.written else ", as imported before"
+    print(f"{name}: {len(done.runs)} runs{again}")
+    print(done.headline)
+    print(done.report)
 
 
 def _tables_of_files(

@@ -118,7 +118,8 @@ AxisOrConstant = Annotated[
 
 
 class Corpus(Model):
-    """Where text comes from. `stdlib` is the Python standard library's sources; `files` reads text files by path."""
+    """Where text comes from. `stdlib` is the Python standard library's sources, `installed` adds those of the installed
+    packages; `files` reads text files by path."""
 
     source: Annotated[Text, Field(description="A source of `trainers.data`.")] = "stdlib"
     paths: Annotated[tuple[Text, ...], Field(description="Text files, folders or globs; for `files` only.")] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from trainers.data import files, stdlib
+from trainers.data import files, installed, stdlib
 from trainers.data.documents import Document
 
 
@@ -21,6 +21,7 @@ class Source:
 
 SOURCES: dict[str, Source] = {
     "stdlib": Source("stdlib", False, stdlib.documents, stdlib.label),
+    "installed": Source("installed", False, installed.documents, installed.label),
     "files": Source("files", True, files.documents, files.label),
     # Data sets of the Hugging Face hub get their line here, and a file huggingface.py beside the others.
 }

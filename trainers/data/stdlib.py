@@ -24,7 +24,7 @@ def documents(paths: tuple[str, ...] = ()) -> tuple[Document, ...]:
     Raises `ValueError` where Python came without its sources.
     """
     root = library_root()
-    found = {path.relative_to(root).as_posix(): path for path in _sources(root)}
+    found = {path.relative_to(root).as_posix(): path for path in sources_below(root)}
     if not found:
         raise ValueError(f"corpus.source: this Python has no library sources in {root}; use the source `files`")
     return tuple(Document(name, found[name].read_bytes) for name in sorted(found))
@@ -40,7 +40,8 @@ def label(paths: tuple[str, ...] = ()) -> str:
     return f"Python {platform.python_version()} standard library without its tests"
 
 
-def _sources(root: Path) -> list[Path]:
+def sources_below(root: Path) -> list[Path]:
+    """Python files below `root` that are neither tests nor written by a build."""
     found: list[Path] = []
     for directory, subdirectories, files in os.walk(root):
         subdirectories[:] = [

@@ -1,0 +1,34 @@
+"""`sweeper plan FILE --specs LIST`: the trials for a machine without an orchestrator, and the commands that take them there."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sweeper.session import RunOptions
+
+
+def list_specs(options: RunOptions, path: Path) -> None:
+    """Write the list and print how it is trained and how its records come back. Raises `ValueError` in one line."""
+    from sweeper.plan_specs import write_specs
+    from sweeper.space import load_search_space
+
+    made = write_specs(options, path, lambda line: print(line, file=sys.stderr))
+    counts = Counter("confirmation of winners" if line.winner else line.stage for line in made.trials)
+    print(f"{path}: {', '.join(f'{count} {stage}' for stage, count in counts.items()) or 'nothing is left to train'}")
+    for note in made.notes:
+        print(note)
+    if not made.trials:
+        return
+    records = path.with_name("records.jsonl")
+    train = ["python", "-m", "trainers.run", path, "--corpus", made.corpus, "--out", records]
+    if made.evaluate_every:
+        train += ["--evaluate-every", made.evaluate_every]
+    name = load_search_space(options.file).name
+    back = ["sweeper", "import", records, "--space", options.file, "--name", name]
+    for command in (train, back):
+        print(shlex.join(map(str, command)))

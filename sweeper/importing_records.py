@@ -1,0 +1,119 @@
+"""Records that a bare machine wrote become trials of a sweep, as if it had trained them here.
+
+The whole file is read before the ledger is touched. Each record is written as the sweep itself writes it, so that a
+report, a plan or a run of that name goes on from it; what the ledger holds already stays, and a trial that has a final
+loss is not replaced by one that failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from sweeper.about import SweepAbout
+from sweeper.importing import Imported, check_name
+from trainers.record import RunRecord
+from trainers.record_lines import read_records
+
+
+def import_records(
+    results: Path,
+    name: str,
+    path: Path,
+    space_file: Path | None,
+    question: str | None,
+    command: str,
+    tracking_uri: str | None,
+) -> Imported:
+    """Take the records of `path` into sweep `name` and write its report. `space_file` is what asked for them.
+
+    Raises `BadLinesError` with every bad line (or another `ValueError`), `LedgerError` for the name of imported tables,
+    before anything is stored.
+    """
+    from reports.runs import run_from_record
+    from sweeper.ledger_imports import ImportLedger
+    from sweeper.ledger_location import LedgerError
+    from sweeper.lock import driving
+    from sweeper.reporting import REPORT, study_in, write_report_files
+
+    check_name(name)
+    records = read_records(path)
+    if not records:
+        raise ValueError(f"{path.name}: holds no record")
+    about = describe(name, records, results, space_file, question, command)
+    with driving((results / name).resolve()), ImportLedger.open(results, name, tracking_uri, create=True) as ledger:
+        try:
+            earlier = ledger.about()
+        except LedgerError:  # a new sweep
+            earlier = about
+        if earlier.origin == about.origin and space_file is None:
+            about = replace(earlier, question=question or earlier.question)
+        ledger.begin(about)
+        known = {record.spec.spec_id: record for record in ledger.records()}
+        new = [record for record in records if _adds(record, known.get(record.spec.spec_id))]
+        for record in new:
+            ledger.write(record)
+        headline, _ = write_report_files(study_in(ledger, f"sweeper report {name}"), results / name)
+        ledger.finish("finished", headline, results / name / REPORT)
+    runs = tuple(run_from_record(record) for record in records)
+    return Imported(runs, len(new), headline, (results / name / REPORT).resolve())
+
+
+def _adds(record: RunRecord, known: RunRecord | None) -> bool:
+    if known is None:
+        return True
+    return record != known and (record.final_loss is not None or known.final_loss is None)
+
+
+def describe(
+    name: str,
+    records: Sequence[RunRecord],
+    results: Path,
+    space_file: Path | None,
+    question: str | None,
+    command: str,
+) -> SweepAbout:
+    """What the records say of the sweep that they are of, and the file that asked for them, where it is given.
+
+    Raises `SearchSpaceError` for a file with mistakes.
+    """
+    from sweeper.space import load_search_space
+
+    space = load_search_space(space_file) if space_file is not None else None
+    first = records[0]
+    where, spec = first.provenance, first.spec
+    price = space.price if space is not None else None
+    return SweepAbout(
+        name=name,
+        question=question or (space.question if space is not None else f"Is the method faster at {spec.scale}?"),
+        search_space_text=space_file.read_text(encoding="utf-8") if space_file is not None else "",
+        search_space_file=space_file.name if space_file is not None else "",
+        command=command,
+        price_per_gpu_hour=price.per_gpu_hour if price is not None else None,
+        currency=price.currency if price is not None else "USD",
+        corpus_fingerprint=spec.corpus_fingerprint,
+        tokenizer_fingerprint=spec.tokenizer_fingerprint,
+        corpus_description=corpus_words(spec.corpus_fingerprint, results),
+        corpus_tokens=first.corpus_tokens,
+        git_commit=where.git_commit,
+        git_dirty=any(record.provenance.git_dirty for record in records),
+        versions=where.versions,
+        device=", ".join(sorted({record.provenance.device for record in records})),
+        started_at=min(record.provenance.started_at for record in records),
+    )
+
+
+def corpus_words(fingerprint: str, results: Path) -> str:
+    """What the corpus is called, where it is prepared in `results` too, else its fingerprint."""
+    from sweeper.session import CORPORA
+    from trainers.data.manifest import MANIFEST_FILE, BrokenCorpus, read_manifest
+
+    for file in sorted((results / CORPORA).glob(f"*/{MANIFEST_FILE}")):
+        try:
+            manifest = read_manifest(file.parent)
+        except BrokenCorpus:
+            continue
+        if manifest.fingerprint == fingerprint:
+            return manifest.description
+    return f"corpus {fingerprint}"

@@ -1,0 +1,90 @@
+"""A sweep as a list of trials, for a machine where no orchestrator runs: what the sweep would ask for before any result.
+
+Trials that the ledger has no record of, tuning first. While the search is open, confirmations stand for the winner that
+the list itself finds (`trainers.spec_lines`); once the ledger holds the tuning, they are the sweep's own. Every record
+that comes back through `sweeper import` is one that the sweep would have trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeper.ledger import Ledger
+from sweeper.ledger_location import LedgerError
+from sweeper.memory import MemoryLedger
+from sweeper.session import CORPORA, RunOptions, corpus_facts, corpus_request
+from sweeper.space import SearchSpace, load_search_space
+from sweeper.store import MemoryStore
+from sweeper.sweep import CorpusFacts, Site, Sweep
+from trainers.record import Provenance, RunRecord
+from trainers.spec_lines import TUNING, TrialLine, trials_to_text
+from trainers.stage import StageJob
+
+
+@dataclass(frozen=True, slots=True)
+class SpecList:
+    """The trials in the order of their worth; `corpus` is the folder that goes with them, `notes` are for people."""
+
+    trials: tuple[TrialLine, ...]
+    corpus: str
+    evaluate_every: int
+    notes: tuple[str, ...]
+
+
+def list_trials(space: SearchSpace, corpus: CorpusFacts, known: Iterable[RunRecord]) -> SpecList:
+    """What is to be trained at the first scale that is not done, given the records that there are."""
+    ledger = MemoryLedger()
+    for record in known:
+        ledger.write(record)
+    nowhere = Provenance("", False, "", "cpu", "", (), "")
+    sweep = Sweep(space, corpus, ledger, MemoryStore(), Site(store="", stop_file="", execution=""), nowhere)
+    while isinstance(sweep.next_job(), StageJob):
+        pass  # a worker for everything, none of which ends: all that is asked for before a result
+    asked = [TrialLine(spec, stage) for spec, stage in ledger.pending()]
+    tuning = [line for line in asked if line.stage == TUNING]
+    notes: list[str] = []
+    if tuning:  # those that have ended too: a list that finds its own winner has to know all of them
+        tuning = [TrialLine(spec, stage) for spec, stage in ledger.asked.values() if stage == TUNING]
+        tuning = [line for line in tuning if any(line.spec.spec_id in arm.asked for arm in sweep.arms)]
+    confirming = [line for line in asked if line.stage != TUNING]
+    short = [arm for arm in sweep.arms if len(arm.asked) < arm.trials]
+    if short:
+        notes.append(
+            f"{short[0].scale}: the search goes on from results: these are its first trials; "
+            "import their records and make the next list"
+        )
+    else:
+        for arm in sweep.arms:
+            if arm.winner is None:
+                confirming += [
+                    TrialLine(spec, stage, winner=True) for spec, stage in arm.confirmations(arm.domain.points[0])
+                ]
+        if tuning and sweep.arms[0].strategy.sampler not in ("grid", "random"):
+            notes.append("the search chose all of its tuning trials before it saw a result")
+    if sweep.arms and space.scales[-1] != sweep.arms[0].scale:
+        notes.append(f"only {sweep.arms[0].scale}: larger scales begin from what it finds")
+    confirming.sort(key=lambda line: (line.stage == "noise_floor", line.spec.seed))  # a seed of every arm and budget at a time
+    return SpecList((*tuning, *confirming), corpus.directory, space.evaluate_every, tuple(notes))
+
+
+def write_specs(options: RunOptions, path: Path, say: Callable[[str], None]) -> SpecList:
+    """Prepare the corpus where that is still to do, and write the list. Raises what a run raises before it trains."""
+    from trainers.checkpoint import write_atomically
+    from trainers.data.prepare import prepare
+
+    space = load_search_space(options.file)
+    corpus = prepare(corpus_request(space), options.results / CORPORA, say)
+    corpus.validation(space.validation_tokens + 1)
+    known: list[RunRecord] = []
+    with (
+        suppress(LedgerError),
+        Ledger.open(options.results, space.name, options.tracking_uri, create=False) as ledger,
+    ):
+        known = ledger.records()
+    made = list_trials(space, corpus_facts(corpus), known)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, trials_to_text(made.trials))
+    return made
