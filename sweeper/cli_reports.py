@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ from sweeper.cli_options import RESULTS, Debug, Json, Results, Uri, guarded, pri
 
 if TYPE_CHECKING:
     from reports.comparison import Comparison
+    from reports.study import Study
     from sweeper.importing import Imported
     from sweeper.ledger_imports import ImportedTables
 
@@ -50,11 +52,15 @@ def report(
     ] = None,
     results: Results = RESULTS,
     published: Annotated[
-        bool, typer.Option("--published", help="Report the paper's own runs instead; needs no ledger.")
+        bool,
+        typer.Option("--published", help="Report the paper's own runs, or ours of that name in reports/published."),
     ] = False,
     as_json: Json = False,
     csv: Annotated[
         Path | None, typer.Option("--csv", help="Also write all runs to this file; `sweeper import` reads it.")
+    ] = None,
+    records: Annotated[
+        Path | None, typer.Option("--records", help="Also write the sweep's records to this file, to publish them.")
     ] = None,
     fail_under: Annotated[
         float | None,
@@ -73,39 +79,56 @@ def report(
     """
 
     given = list(names or ())
-    if len(given) not in ((0,) if published else (1, 2)):
-        refuse(ValueError("give the name of a sweep, two names to compare, or --published alone"))
-    if len(given) == 2 and (csv is not None or fail_under is not None):
-        refuse(ValueError("--csv and --fail-under are for one sweep, not for a comparison"))
+    if len(given) not in ((0, 1) if published else (1, 2)):
+        refuse(ValueError("give the name of a sweep, two names to compare, or --published with at most one name"))
+    if len(given) == 2 and (csv is not None or records is not None or fail_under is not None):
+        refuse(ValueError("--csv, --records and --fail-under are for one sweep, not for a comparison"))
+    if published and records is not None:
+        refuse(ValueError("--records: is for a sweep in the ledger"))
     if len(given) == 2:
         guarded(debug, lambda: _compare(given, results, tracking_uri, as_json))
         return
-    name = PUBLISHED if published else given[0]
-    misses = guarded(debug, lambda: _report(name, published, results, tracking_uri, as_json, csv, fail_under))
+    read = partial(_published, given) if published else partial(_swept, given[0], results, tracking_uri, records)
+    folder = Path(*([PUBLISHED] if published else []), *given)
+    misses = guarded(debug, lambda: _report(read, results / folder, as_json, csv, fail_under))
     for line in misses:
         print(line, file=sys.stderr)
     if misses:
         raise typer.Exit(MISSED_GATE)
 
 
-def _report(
-    name: str,
-    published: bool,
-    results: Path,
-    tracking_uri: str | None,
-    as_json: bool,
-    csv: Path | None,
-    fail_under: float | None,
-) -> list[str]:
-    """Write and print; returns what misses the gate."""
-    from reports.exporting import runs_to_csv
+def _published(names: Sequence[str]) -> Study:
+    """The paper's runs, or ours of a name."""
     from reports.published import published_study
+    from sweeper.importing_records import published_sweep
+
+    command = shlex.join(["sweeper", "report", "--published", *names])
+    made: Study = published_sweep(names[0], command) if names else published_study()
+    return made
+
+
+def _swept(name: str, results: Path, tracking_uri: str | None, records: Path | None) -> Study:
+    """A sweep of the ledger, whose records are written to a file, too."""
+    from sweeper.importing_records import write_records
+    from sweeper.reporting import read_study
+
+    if records is not None:
+        write_records(results, name, tracking_uri, records)
+    made: Study = read_study(results, name, tracking_uri)
+    return made
+
+
+def _report(
+    read: Callable[[], Study], folder: Path, as_json: bool, csv: Path | None, fail_under: float | None
+) -> list[str]:
+    """Write into `folder` and print; returns what misses the gate."""
+    from reports.exporting import runs_to_csv
     from reports.summary import summarize
-    from sweeper.reporting import REPORT, below, read_study, write_report_files
+    from sweeper.reporting import REPORT, below, write_report_files
     from trainers.checkpoint import write_atomically
 
-    study = published_study() if published else read_study(results, name, tracking_uri)
-    headline, summary = write_report_files(study, results / name)
+    study = read()
+    headline, summary = write_report_files(study, folder)
     if csv is not None:
         csv.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(csv, runs_to_csv(study))
@@ -113,7 +136,7 @@ def _report(
         print_json(summary)
     else:
         print(headline)
-        print((results / name / REPORT).resolve())
+        print((folder / REPORT).resolve())
         if csv is not None:
             print(csv.resolve())
     return [] if fail_under is None else below(summarize(study), fail_under)
@@ -199,15 +222,9 @@ def import_runs(
         from sweeper.importing import check_name, import_tables
 
         check_name(name)
-        command = shlex.join(["sweeper", *sys.argv[1:]])
         if runs is not None and runs.suffix == RECORDS:
-            from sweeper.importing_records import import_records
-
-            if points or mlflow or columns or fixed or runs_filter or source_uri:
-                raise ValueError(
-                    f"{runs}: records take no option for tables or experiments; --space and --question only"
-                )
-            _show_import(name, import_records(results, name, runs, space, question, command, tracking_uri))
+            strange = bool(points or mlflow or columns or fixed or runs_filter or source_uri)
+            _show_import(name, _records(name, runs, space, question, results, tracking_uri, strange))
             return
         if space is not None:
             raise ValueError("--space: is for records (a file that ends in .jsonl)")
@@ -216,9 +233,29 @@ def import_runs(
         else:
             where = source_uri or tracking_uri
             tables = _tables_of_experiment(mlflow, where, results, columns, fixed, runs_filter, runs or points)
-        _show_import(name, import_tables(results, name, tables, question, command, tracking_uri))
+        _show_import(name, import_tables(results, name, tables, question, _command(), tracking_uri))
 
     guarded(debug, action)
+
+
+def _command() -> str:
+    return shlex.join(["sweeper", *sys.argv[1:]])
+
+
+def _records(
+    name: str,
+    path: Path,
+    space: Path | None,
+    question: str | None,
+    results: Path,
+    tracking_uri: str | None,
+    strange: bool,
+) -> Imported:
+    from sweeper.importing_records import import_records
+
+    if strange:
+        raise ValueError(f"{path}: records take no option for tables or experiments; --space and --question only")
+    return import_records(results, name, path, space, question, _command(), tracking_uri)
 
 
 def _show_import(name: str, done: Imported) -> None:

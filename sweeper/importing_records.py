@@ -2,19 +2,21 @@
 
 The whole file is read before the ledger is touched. Each record is written as the sweep itself writes it, so that a
 report, a plan or a run of that name goes on from it; what the ledger holds already stays, and a trial that has a final
-loss is not replaced by one that failed.
+loss is not replaced by one that failed. Published records are read here too, into a study without a ledger.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sweeper.about import SweepAbout
 from sweeper.importing import Imported, check_name
 from trainers.record import RunRecord
-from trainers.record_lines import read_records
+from trainers.record_lines import RECORDS_FILE, read_records, records_to_text
 
 
 def import_records(
@@ -36,12 +38,13 @@ def import_records(
     from sweeper.ledger_location import LedgerError
     from sweeper.lock import driving
     from sweeper.reporting import REPORT, study_in, write_report_files
+    from sweeper.session import CORPORA
 
     check_name(name)
     records = read_records(path)
     if not records:
         raise ValueError(f"{path.name}: holds no record")
-    about = describe(name, records, results, space_file, question, command)
+    about = describe(name, records, space_file, question, command, corpus_words(records, results / CORPORA))
     with driving((results / name).resolve()), ImportLedger.open(results, name, tracking_uri, create=True) as ledger:
         try:
             earlier = ledger.about()
@@ -69,10 +72,10 @@ def _adds(record: RunRecord, known: RunRecord | None) -> bool:
 def describe(
     name: str,
     records: Sequence[RunRecord],
-    results: Path,
     space_file: Path | None,
     question: str | None,
     command: str,
+    corpus_description: str,
 ) -> SweepAbout:
     """What the records say of the sweep that they are of, and the file that asked for them, where it is given.
 
@@ -94,7 +97,7 @@ def describe(
         currency=price.currency if price is not None else "USD",
         corpus_fingerprint=spec.corpus_fingerprint,
         tokenizer_fingerprint=spec.tokenizer_fingerprint,
-        corpus_description=corpus_words(spec.corpus_fingerprint, results),
+        corpus_description=corpus_description,
         corpus_tokens=first.corpus_tokens,
         git_commit=where.git_commit,
         git_dirty=any(record.provenance.git_dirty for record in records),
@@ -104,16 +107,49 @@ def describe(
     )
 
 
-def corpus_words(fingerprint: str, results: Path) -> str:
-    """What the corpus is called, where it is prepared in `results` too, else its fingerprint."""
-    from sweeper.session import CORPORA
-    from trainers.data.manifest import MANIFEST_FILE, BrokenCorpus, read_manifest
+def corpus_words(records: Sequence[RunRecord], folder: Path) -> str:
+    """What the text is called, where `folder` has its manifest in it or one level below, else its fingerprint."""
+    from trainers.data.manifest import MANIFEST_FILE
 
-    for file in sorted((results / CORPORA).glob(f"*/{MANIFEST_FILE}")):
+    fingerprint = records[0].spec.corpus_fingerprint
+    for file in sorted((*folder.glob(MANIFEST_FILE), *folder.glob(f"*/{MANIFEST_FILE}"))):
         try:
-            manifest = read_manifest(file.parent)
-        except BrokenCorpus:
+            plain = json.loads(file.read_text(encoding="utf-8"))
+            if plain["fingerprint"] == fingerprint:
+                return str(plain["description"])
+        except (OSError, ValueError, KeyError, TypeError):
             continue
-        if manifest.fingerprint == fingerprint:
-            return manifest.description
     return f"corpus {fingerprint}"
+
+
+def write_records(results: Path, name: str, tracking_uri: str | None, path: Path) -> None:
+    """The records of a sweep in the ledger as a file that can be imported or published. Raises `LedgerError`."""
+    from sweeper.ledger import Ledger
+    from trainers.checkpoint import write_atomically
+
+    with Ledger.open(results, name, tracking_uri, create=False) as ledger:
+        records = ledger.records()
+    if not records:
+        raise ValueError(f"{name}: holds no record of its own")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, records_to_text(records))
+
+
+def published_sweep(name: str, command: str) -> Any:
+    """The study of a sweep whose records lie in `reports/published/NAME/`: `records.jsonl`, beside it perhaps the
+    search-space file that asked for them and the manifest of their corpus.
+
+    Raises `ValueError` in one line where there is no such folder, and what `read_records` raises.
+    """
+    from reports.published import published_folders
+    from sweeper.reporting import study_from
+
+    folders = published_folders()
+    if name not in folders:
+        raise ValueError(f"{name}: no published sweep; there are {', '.join(folders) or 'none yet'}")
+    folder = folders[name]
+    records = read_records(folder / RECORDS_FILE)
+    if not records:
+        raise ValueError(f"{folder / RECORDS_FILE}: holds no record")
+    space = next(iter(sorted(folder.glob("*.yaml"))), None)
+    return study_from(describe(name, records, space, None, command, corpus_words(records, folder)), records, command)

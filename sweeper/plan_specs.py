@@ -66,7 +66,9 @@ def list_trials(space: SearchSpace, corpus: CorpusFacts, known: Iterable[RunReco
             notes.append("the search chose all of its tuning trials before it saw a result")
     if sweep.arms and space.scales[-1] != sweep.arms[0].scale:
         notes.append(f"only {sweep.arms[0].scale}: larger scales begin from what it finds")
-    confirming.sort(key=lambda line: (line.stage == "noise_floor", line.spec.seed))  # a seed of every arm and budget at a time
+    confirming.sort(
+        key=lambda line: (line.stage == "noise_floor", line.spec.seed)
+    )  # a seed of every arm and budget at a time
     return SpecList((*tuning, *confirming), corpus.directory, space.evaluate_every, tuple(notes))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from sweeper.ledger import Ledger
 from sweeper.ledger_imports import ImportLedger
 from sweeper.space import SearchSpaceError, parse_search_space
 from trainers.checkpoint import write_atomically
+from trainers.record import RunRecord
 from trainers.spec import Scalar
 
 if TYPE_CHECKING:
@@ -45,9 +46,15 @@ def searched_values(about: SweepAbout) -> Mapping[str, Mapping[str, tuple[Scalar
 
 def study_of(ledger: Ledger, command: str) -> Any:
     """The study of a sweep in the ledger. `command` reproduces its page."""
+    return study_from(ledger.about(), ledger.records(), command, ledger.run_links())
+
+
+def study_from(
+    about: SweepAbout, records: Sequence[RunRecord], command: str, run_links: Mapping[str, str] | None = None
+) -> Any:
+    """The study of a sweep's records. `run_links` lead into the dashboard, by spec id."""
     from reports.study import SweepContext, build_study, run_from_record
 
-    about = ledger.about()
     context = SweepContext(
         name=about.name,
         question=about.question,
@@ -60,9 +67,9 @@ def study_of(ledger: Ledger, command: str) -> Any:
         price_per_gpu_hour=about.price_per_gpu_hour,
         currency=about.currency,
         axes=searched_values(about),
-        run_links=ledger.run_links(),
+        run_links=run_links or {},
     )
-    return build_study(context, [run_from_record(record) for record in ledger.records()])
+    return build_study(context, [run_from_record(record) for record in records])
 
 
 def study_in(ledger: ImportLedger, command: str) -> Any:

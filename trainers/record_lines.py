@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar
@@ -17,6 +17,7 @@ from typing import Any, NoReturn, Self, TypeVar
 from trainers.record import RunRecord, record_from_dict, record_to_dict
 
 Value = TypeVar("Value")
+RECORDS_FILE = "records.jsonl"
 
 
 class BadLinesError(ValueError):
@@ -73,6 +74,11 @@ def read_records(path: Path) -> tuple[RunRecord, ...]:
     return tuple(last.values())
 
 
+def records_to_text(records: Iterable[RunRecord]) -> str:
+    """The text that `read_records` reads."""
+    return "".join(json.dumps(record_to_dict(record), allow_nan=False) + "\n" for record in records)
+
+
 class RecordsFile:
     """A file of records that one process appends to. Use it as a context manager; `records` is what it held before.
 
@@ -101,7 +107,7 @@ class RecordsFile:
 
     def write(self, record: RunRecord) -> None:
         """Append a record; it is on the disk when this returns."""
-        self._file.write(json.dumps(record_to_dict(record), allow_nan=False).encode() + b"\n")
+        self._file.write(records_to_text([record]).encode())
         self._file.flush()
         os.fsync(self._file.fileno())
 

@@ -3,16 +3,20 @@
 Efficient Pre-Training with Token Superposition (arXiv 2605.06546), table 1. Data tokens are counted from the steps, not
 from the rounded token counts; FLOPs from the shapes in `trainers.scales`. What the paper does not give stays None: one
 run each, so no seed deviation, and no record of how either arm was tuned.
+
+A folder beside this file holds the records of one of our own sweeps; its name is the date, what was trained, and on what.
 """
 
 from __future__ import annotations
 
 import csv
 from importlib.resources import files
+from pathlib import Path
 
 from reports.runs import BASELINE, FinishedRun, Parameters
 from reports.study import Study, SweepContext, build_study
 from trainers.flops import count_parameters, flops_per_position
+from trainers.record_lines import RECORDS_FILE
 from trainers.scales import SCALES
 
 TOKENS_PER_STEP = {"270M": 2_097_152, "600M": 2_097_152, "3B": 2_097_152, "10B-A1B": 8_388_608}
@@ -33,6 +37,12 @@ LIMITS: tuple[str, ...] = (
     "One learning rate, tuned for the baseline and used for both arms; trials of either arm are not reported.",
 )
 """What the published data cannot support, in words."""
+
+
+def published_folders() -> dict[str, Path]:
+    """Our own published sweeps: folders by name, each with a `records.jsonl`."""
+    home = Path(__file__).parent
+    return {file.parent.name: file.parent for file in sorted(home.glob(f"*/{RECORDS_FILE}"))}
 
 
 def published_runs() -> tuple[FinishedRun, ...]:

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from sweeper.assemble import assemble_record
-from sweeper.lineage import ROOT, build_tree, path_alone, path_of
 from sweeper.specs import PARAMETER_KINDS
 from tests.method_specs import NEUTRAL, TYPICAL, method_spec
 from tests.strategies import PROVENANCE
 from tests.tiny_training import CORPUS, CPU, VOCABULARY, job_of, state_digest, train_tiny
+from trainers.assemble import assemble_record
 from trainers.batch import lane_position, read_batch
 from trainers.flops import flops_at, flops_per_step
+from trainers.lineage import ROOT, build_tree, path_alone, path_of
 from trainers.loop import StagePoint
 from trainers.methods import METHODS, phases_of
 from trainers.model import build_model
