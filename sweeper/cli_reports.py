@@ -214,8 +214,7 @@ def import_runs(
     sweeper import records.jsonl --space search_spaces/gpu-25m.yaml
       --name gpu-25m
 
-    Records of `python -m trainers.run` become the sweep's own trials: more of
-    them add to it, and `sweeper run` goes on from them.
+    Records of `python -m trainers.run` become the sweep's own trials.
     """
 
     def action() -> None:

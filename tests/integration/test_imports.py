@@ -266,8 +266,9 @@ def test_mistakes_are_one_line(results: Path, tmp_path: Path) -> None:
     assert "'loss' is not COLUMN=VALUE" in refused(results, "import", file, "--name", "x", "--map", "loss")
     assert "'loss' is not a column" in refused(results, "import", file, "--name", "x", "--map", "loss=val")
     assert "are for --mlflow" in refused(results, "import", file, "--name", "x", "--set", "scale=3B")
-    for names in ((), ("a", "b", "c"), ("a", "--published")):
+    for names in ((), ("a", "b", "c"), ("a", "b", "--published")):
         assert "give the name of a sweep" in refused(results, "report", *names)
+    assert "no published sweep" in refused(results, "report", "a", "--published")
     assert "cannot be compared with itself" in refused(results, "report", "a", "a")
     assert "are for one sweep" in refused(results, "report", "a", "b", "--fail-under", "1")
     assert "no sweep of that name" in refused(results, "report", "a", "b")

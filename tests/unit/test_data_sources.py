@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainers.data import files, stdlib
+from trainers.data import files, installed, stdlib
 from trainers.data.documents import Document, hash_document, split_documents
 from trainers.data.request import CorpusRequest
 from trainers.data.sources import SOURCES
@@ -147,7 +147,7 @@ def test_paths_that_match_nothing_are_one_clear_line(
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"source": "web"}, "corpus.source: 'web' is not one of stdlib, files"),
+        ({"source": "web"}, "corpus.source: 'web' is not one of stdlib, installed, files"),
         ({"source": "files"}, "corpus.paths: empty; the source `files` needs at least one path"),
         ({"paths": ("a",)}, "corpus.paths: ['a'] given, but the source `stdlib` takes none"),
         ({"validation_fraction": 0.0}, "corpus.validation_fraction: 0.0 is not in (0, 0.5)"),
@@ -204,3 +204,32 @@ def test_the_split_of_some_modules_is_pinned() -> None:
     assert [entry.name for entry in split.train] == [
         name for name in modules if name not in ("csv.py", "cmd.py", "ast.py")
     ]
+
+
+def test_installed_packages_are_named_by_their_place_without_tests_copies_and_other_encodings(tmp_path: Path) -> None:
+    root = tmp_path / "site"
+    for name, content in (
+        ("b/__init__.py", b"x = 1\n"),
+        ("a/_vendor/b.py", b"x = 1\n"),
+        ("a/core.py", "name = 'é'\n".encode()),
+        ("a/latin.py", b"name = '\xe9'\n"),
+        ("a/tests/test_core.py", b"assert True\n"),
+        ("a/data.txt", b"words\n"),
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    found = installed.distinct(installed.sources(root, "site-packages"))
+    assert [document.name for document in found] == ["site-packages/a/_vendor/b.py", "site-packages/a/core.py"]
+    assert found[1].load() == "name = 'é'\n".encode()
+
+
+def test_installed_packages_come_with_the_standard_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    paths = installed.sysconfig.get_paths()
+    (tmp_path / "mine.py").write_text("only = 'here'\n")
+    monkeypatch.setattr(
+        installed.sysconfig, "get_paths", lambda: {**paths, "purelib": str(tmp_path), "platlib": str(tmp_path)}
+    )
+    names = [document.name for document in SOURCES["installed"].documents(())]
+    assert [name for name in names if not name.startswith("stdlib/")] == ["site-packages/mine.py"]
+    assert "stdlib/json/decoder.py" in names
+    assert names == sorted(names)
