@@ -30,5 +30,7 @@ def list_specs(options: RunOptions, path: Path) -> None:
         train += ["--evaluate-every", made.evaluate_every]
     name = load_search_space(options.file).name
     back = ["sweeper", "import", records, "--space", options.file, "--name", name]
-    for command in (train, back):
-        print(shlex.join(map(str, command)))
+    print("There, with this file and the corpus's folder (`--hours` ends it in time, the same command goes on):")
+    print(shlex.join(map(str, train)))
+    print("Here, with its records:")
+    print(shlex.join(map(str, back)))

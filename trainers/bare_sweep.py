@@ -31,7 +31,8 @@ PARENT_ATTEMPTS = 2
 class BareSite:
     """How to run, without influence on what comes out. `devices` enter the clock: one GPU, or the CPU threads in use.
 
-    `commit` is that of the code where it is no checkout; `micro_sequences` None takes the whole batch at a time.
+    `commit` is that of the code where it is no checkout; `micro_sequences` None takes the whole batch at a time; models
+    are exported into folders of `export` by spec id, None exports none.
     """
 
     scratch: Path
@@ -41,6 +42,7 @@ class BareSite:
     evaluate_every: int = 0
     micro_sequences: int | None = None
     commit: str | None = None
+    export: Path | None = None
 
     @property
     def stop_file(self) -> Path:
@@ -117,6 +119,8 @@ class BareSweep:
                 self.records.write(ended)
                 self.ended[ended.spec.spec_id] = ended
                 self._tell(ended)
+                if ended.final_loss is not None:
+                    self._export(ended.spec)
                 self._drop_states()
         known = [
             self.ended[spec.spec_id] for spec, _ in filled_in(self.trials, self.ended) if spec.spec_id in self.ended
@@ -186,7 +190,7 @@ class BareSweep:
             execution=site.execution,
             evaluate_every=site.evaluate_every,
             micro_sequences=site.micro_sequences,
-            keep_state=bool(tree.children(segment.node)),
+            keep_state=bool(tree.children(segment.node)) or self._exported(segment, tree),
         )
         name, total = self._name(spec), spec.schedule.total_steps
         return run_stage(
@@ -194,6 +198,23 @@ class BareSweep:
             self.corpus,
             lambda point: self.say(f"{name}: step {point.step:,} of {total:,}, loss {point.loss:.4f}"),
         )
+
+    def _exported(self, segment: Segment, tree: Tree) -> bool:
+        return self.site.export is not None and any(tree.ways[trial][-1] == segment.node for trial in segment.trials)
+
+    def _export(self, spec: TrialSpec) -> None:
+        """Write the model of a trial that has just finished."""
+        from trainers.export import export_state
+
+        if self.site.export is None:
+            return
+        state, out = self.site.scratch / self._tree().ways[spec.spec_id][-1] / STATE, self.site.export / spec.spec_id
+        try:
+            export_state(state, self.corpus.directory, out)
+        except (ValueError, OSError) as error:  # the record is safe, and the other trials wait
+            self.say(f"not exported: {reason_of(error)}")
+        else:
+            self.say(f"exported {out}")
 
     def _forget(self, way: tuple[str, ...]) -> None:
         """Train a whole way again: which of its states is damaged is not worth finding out."""

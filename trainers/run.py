@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--evaluate-every", type=_whole, default=0, help="steps between evaluations; 0: at the ends of phases")
     add("--micro-sequences", type=_whole, default=0, help="sequences in memory at once; 0: the whole batch")
     add("--scratch", type=Path, help="folder of checkpoints; default: beside --out")
+    add("--export", type=Path, help="write each trained model into a folder here, in Hugging Face files")
     add("--hours", type=_positive, help="stop after this time, with the running trial's state saved")
     add("--commit", help="commit of this code, for the records, where it is no checkout")
     return parser
@@ -102,6 +103,7 @@ def _train(given: argparse.Namespace) -> int:
         evaluate_every=given.evaluate_every,
         micro_sequences=given.micro_sequences or None,
         commit=given.commit,
+        export=given.export,
     )
     corpus = open_corpus(given.corpus.resolve())
     refuse_unfit(trials, corpus, site, given.specs.name)
