@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from trainers.lineage import path_of
 from tests.method_specs import TWO_LAYERS, method_spec
 from tests.tiny_training import CORPUS, CPU, job_of, train_tiny
 from trainers.batch import cut_batch, read_batch
 from trainers.checkpoint import CheckpointError, TrainState, load_checkpoint, save_checkpoint
 from trainers.evaluate import validation_loss
 from trainers.flops import flops_at, flops_per_step
+from trainers.lineage import path_of
 from trainers.loop import begin_phase
 from trainers.methods import phases_of
 from trainers.methods.tst_fresh_embedding import FRESH
