@@ -39,9 +39,9 @@ def cache_folder() -> Path:
 
 def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """`function` compiled as one graph of fixed shapes, at its first call. Kernels come from the cache where they can."""
-    from torch import _dynamo as dynamo  # a second of imports, which eager runs need not wait for
+    os.environ.setdefault(CACHE_VARIABLE, str(cache_folder()))  # first: the compiler's import settles on a folder
+    from torch import _dynamo as dynamo
 
-    os.environ.setdefault(CACHE_VARIABLE, str(cache_folder()))
     dynamo.config.recompile_limit = MOST_VARIANTS
     code: Callable[Arguments, Result] = torch.compile(function, fullgraph=True, dynamic=False)
     return code

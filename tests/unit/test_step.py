@@ -114,16 +114,25 @@ def test_graphs_are_refused_in_words_where_no_gpu_is() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch 2.13's compiler uses what torch deprecates
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor"
+)  # it asks every input, and hides the answer itself
 def test_the_compiled_step_is_the_eager_step_up_to_rounding() -> None:
     if not (shutil.which("g++") or shutil.which("clang++")):
         with pytest.raises(ValueError, match=r"needs a C\+\+ compiler"):
             resolve_execution("compiled", CPU)
         return
+    from torch._dynamo.utils import counters
+
     spec = tiny_spec(total_steps=4, warmup_steps=0, decay_steps=1, step_ratio=0.5)
     eager, compiled = step_of(spec), step_of(spec, resolve_execution("compiled", CPU))
+    graphs = []
     for index, phase in enumerate((eager.phases[0], eager.phases[0], eager.phases[1], eager.phases[1])):
         a, b = eager.run(index, phase), compiled.run(index, phase)
         torch.testing.assert_close(
             b.loss, a.loss, rtol=1e-4, atol=1e-5
         )  # fused kernels round once where eager rounds twice
         torch.testing.assert_close(b.gradient_norm, a.gradient_norm, rtol=1e-3, atol=1e-5)
+        graphs.append(counters["stats"]["unique_graphs"])
+    # embedding, body and loss; another bag size needs another embedding and loss, and no other body
+    assert [count - graphs[0] for count in graphs] == [0, 0, 2, 2]
