@@ -41,6 +41,7 @@ class BareSite:
     devices: int = 1
     evaluate_every: int = 0
     micro_sequences: int | None = None
+    checkpoint_activations: bool = False
     commit: str | None = None
     export: Path | None = None
 
@@ -190,6 +191,7 @@ class BareSweep:
             execution=site.execution,
             evaluate_every=site.evaluate_every,
             micro_sequences=site.micro_sequences,
+            checkpoint_activations=site.checkpoint_activations,
             keep_state=bool(tree.children(segment.node)) or self._exported(segment, tree),
         )
         name, total = self._name(spec), spec.schedule.total_steps

@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--execution", default="auto", help="form of the training step: auto, or one that this version has")
     add("--evaluate-every", type=_whole, default=0, help="steps between evaluations; 0: at the ends of phases")
     add("--micro-sequences", type=_whole, default=0, help="sequences in memory at once; 0: the whole batch")
+    add("--checkpoint-activations", action="store_true", help="compute activations twice, to need less memory")
     add("--scratch", type=Path, help="folder of checkpoints; default: beside --out")
     add("--export", type=Path, help="write each trained model into a folder here, in Hugging Face files")
     add("--hours", type=_positive, help="stop after this time, with the running trial's state saved")
@@ -98,10 +99,11 @@ def _train(given: argparse.Namespace) -> int:
     site = BareSite(
         scratch=(given.scratch or given.out.with_name(f"{given.out.name}.stages")).resolve(),
         device=device,
-        execution=resolve_execution(given.execution, torch.device(device)),
+        execution=resolve_execution(given.execution, torch.device(device), print),
         devices=threads if device == "cpu" else 1,
         evaluate_every=given.evaluate_every,
         micro_sequences=given.micro_sequences or None,
+        checkpoint_activations=given.checkpoint_activations,
         commit=given.commit,
         export=given.export,
     )
