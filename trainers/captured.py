@@ -90,10 +90,12 @@ def _capturable(optimizer: torch.optim.AdamW) -> Iterator[None]:
     """AdamW refuses to be recorded without this word and warns when it runs with it; the fused kernel does not care."""
     for group in optimizer.param_groups:
         group["capturable"] = True
-    yield
-    for group in optimizer.param_groups:
-        group["capturable"] = False
-    optimizer.grad_scale = optimizer.found_inf = None  # type: ignore[attr-defined]  # the graph's own memory
+    try:
+        yield
+    finally:
+        for group in optimizer.param_groups:
+            group["capturable"] = False
+        optimizer.grad_scale = optimizer.found_inf = None  # type: ignore[attr-defined]  # the graph's own memory
 
 
 class StaticStep:
