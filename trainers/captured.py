@@ -28,6 +28,10 @@ WARM_UP_STEPS = 3
 Action = Callable[[], None]
 
 
+class CaptureError(RuntimeError):
+    """The device would not record the step. Nothing was trained; the other forms compute the same."""
+
+
 class Calls:
     """Actions run when they are called: what a CPU does, and the twin that replays are held against."""
 
@@ -64,12 +68,21 @@ class Graphs:
         return torch.cuda.stream(self.stream)
 
     def record(self, *actions: Action) -> tuple[Action, ...]:
-        """Record each action, which has run on this stream before; nothing is executed. Returns their replays."""
+        """Record each action, which has run on this stream before; nothing is executed. Returns their replays.
+
+        Raises `CaptureError` in one line where the device refuses.
+        """
         pool = torch.cuda.graph_pool_handle()
         for action in actions:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool, stream=self.stream, capture_error_mode="thread_local"):
-                action()
+            try:
+                with torch.cuda.graph(graph, pool=pool, stream=self.stream, capture_error_mode="thread_local"):
+                    action()
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                reason = str(error.__context__ or error).splitlines()[0]
+                raise CaptureError(f"execution: captured failed here ({reason}); use compiled or eager") from error
             self._graphs.append(graph)
         return tuple(graph.replay for graph in self._graphs)
 
