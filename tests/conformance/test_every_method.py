@@ -134,14 +134,23 @@ def test_the_step_on_static_state_ends_in_the_eager_bits(method: str, tmp_path: 
 
 
 @every_method
+@pytest.mark.parametrize("micro", [None, 1])
+def test_the_step_on_static_state_is_the_eager_step_to_the_last_bit(
+    method: str, micro: int | None, tmp_path: Path
+) -> None:
+    """What a GPU records as graphs, called: across the boundary, with what a phase draws anew, in pieces and heads."""
+    spec = method_spec(method, total_steps=20)
+    for form in ("eager", "captured"):
+        train_tiny(job_of(spec, tmp_path, node=form, execution=form, micro_sequences=micro))
+    assert state_digest(tmp_path, "eager") == state_digest(tmp_path, "captured")
+
+
+@every_method
 def test_a_shared_prefix_changes_nothing(method: str, tmp_path: Path) -> None:
     """Budgets and boundaries of one method, beside the baseline and TST, trained as the tree of their stages."""
-    specs = [
-        method_spec(name, {"step_ratio": ratio}, total_steps=total)
-        for name in dict.fromkeys((method, "tst", "baseline"))
-        for ratio in (0.25, 0.5)
-        for total in (12, 16)
-    ]
+    companions = [name for name in ("tst", "baseline") if name != method]
+    cases = [(method, 0.25, 12), (method, 0.5, 12), (method, 0.5, 16), *((name, 0.5, 12) for name in companions)]
+    specs = [method_spec(name, {"step_ratio": ratio}, total_steps=total) for name, ratio, total in cases]
     specs = list({spec.spec_id: spec for spec in specs}.values())
     paths = [path_of(spec, "eager") for spec in specs]
     tree = build_tree(paths)

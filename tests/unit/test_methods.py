@@ -21,7 +21,7 @@ from trainers.loop import begin_phase
 from trainers.methods import phases_of
 from trainers.methods.tst_fresh_embedding import FRESH
 from trainers.model import Decoder, build_model
-from trainers.objective import objective
+from trainers.objective import Objective
 from trainers.optim import build_optimizer
 from trainers.schedule import Phase, data_position
 from trainers.step import TrainingStep
@@ -87,7 +87,7 @@ def test_each_head_is_asked_for_the_token_at_its_distance() -> None:
     for number, block in enumerate((model.blocks[1], *model.extra_blocks)):
         hidden = model.norm(block(shared, model.cosine_LE, model.sine_LE))
         losses.append(F.cross_entropy(model.head(hidden).flatten(0, 1), targets[..., number].flatten()))
-    found = objective(model, inputs, targets, torch.full((3,), 1 / 3), phase.heads, "fp32")
+    found = Objective(model, CPU)(inputs, targets, torch.full((3,), 1 / 3), phase.heads)
     assert found.item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-6)
     found.backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
@@ -97,12 +97,12 @@ def test_heads_begin_from_the_baseline_weights_and_evaluation_knows_the_ordinary
     plain = build_model(TWO_LAYERS, 8, 3, CPU)
     headed = build_model(TWO_LAYERS, 8, 3, CPU, heads=3)
     assert all(torch.equal(value, headed.state_dict()[name]) for name, value in plain.state_dict().items())
-    before = validation_loss(headed, CORPUS.held_out, 8, CPU, "fp32")
-    assert before == validation_loss(plain, CORPUS.held_out, 8, CPU, "fp32")
+    before = validation_loss(headed, CORPUS.held_out, 8, CPU)
+    assert before == validation_loss(plain, CORPUS.held_out, 8, CPU)
     with torch.no_grad():
         for parameter in headed.extra_blocks.parameters():
             parameter.add_(1.0)
-    assert validation_loss(headed, CORPUS.held_out, 8, CPU, "fp32") == before
+    assert validation_loss(headed, CORPUS.held_out, 8, CPU) == before
 
 
 def test_micro_batches_add_up_with_pieces_and_heads() -> None:
