@@ -190,6 +190,7 @@ def thinned(points: tuple[EvalPoint, ...], limit: int) -> tuple[EvalPoint, ...]:
 def metric_points(record: RunRecord, run_started: int) -> tuple[MetricPoint, ...]:
     """Loss, GPU-hours, tokens and FLOPs at the same steps (so that any of them can be an axis), then the totals: the
     final loss, and the trial's two costs, as if trained alone and as this sweep paid it (billed device-hours both).
+    Of a mixture of experts also the least even layer's routing, and the largest shift of the load at a change of phase.
 
     `run_started`, in milliseconds, is used where the record does not say when it started. The totals stand at step 0:
     the dashboard draws a metric with later steps as a line.
@@ -206,6 +207,14 @@ def metric_points(record: RunRecord, run_started: int) -> tuple[MetricPoint, ...
             MetricPoint("tokens", float(point.tokens), point.step, at),
             MetricPoint("flops", point.flops, point.step, at),
         ]
+        if point.routing is not None:
+            points += [
+                MetricPoint("routing_max_over_mean", max(point.routing.max_over_mean), point.step, at),
+                MetricPoint("routing_entropy", min(point.routing.entropy), point.step, at),
+                MetricPoint("routing_dropped", float(point.routing.dropped), point.step, at),
+            ]
+    if shifts := record.curve.routing_shifts:
+        points.append(MetricPoint("routing_shift", max(shift.distance for shift in shifts), 0, started))
     if record.final_loss is not None:
         points.append(MetricPoint("final_loss", record.final_loss, 0, started))
     points.append(MetricPoint("standalone_gpu_hours", record.timing.billed_gpu_hours, 0, started))

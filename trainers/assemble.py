@@ -90,6 +90,7 @@ def assemble_record(
             seconds=_seconds_at(point.step, timings),
             loss=point.loss,
             phase=point.phase,
+            routing=point.routing,
         )
         for part in chain
         for point in part.points

@@ -189,6 +189,7 @@ class StaticStep:
         self.learning_rate.copy_(self.rates.index_select(0, self.step_1).squeeze(0))
         norm = clipped_step(self.optimizer, self.spec.optimizer.clip_norm, self.learning_rate)
         self.weights.refresh()
+        self.weights.model.end_step()
         torch._foreach_zero_(self.gradients)
         self.history_2H.index_copy_(1, self.step_1.remainder(HISTORY), torch.stack((self.loss, norm)).unsqueeze(1))
         self.loss.zero_()

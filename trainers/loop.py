@@ -20,6 +20,7 @@ from trainers.checkpoint import TrainState
 from trainers.evaluate import validation_loss
 from trainers.model import initialise
 from trainers.record import Diverged, PhaseTiming, Stopped
+from trainers.routing import RoutingPoint
 from trainers.schedule import Phase, phase_at
 from trainers.spec import TrialSpec, fingerprint
 from trainers.step import TrainingStep
@@ -32,11 +33,15 @@ DIVERGED_SKIPS = 20
 
 @dataclass(frozen=True, slots=True)
 class StagePoint:
-    """Validation loss in nats per token after `step` steps; `phase` is the one that trained the last of them."""
+    """Validation loss in nats per token after `step` steps; `phase` is the one that trained the last of them.
+
+    `routing` is that step's, for a mixture of experts.
+    """
 
     step: int
     loss: float
     phase: str
+    routing: RoutingPoint | None = None
 
 
 @dataclass(slots=True)
@@ -89,6 +94,14 @@ def chunk_end(step: int, phase: Phase, end: int, evaluate_every: int) -> int:
     if evaluate_every:
         stops.append((step // evaluate_every + 1) * evaluate_every)
     return min(stops)
+
+
+def keeps_load(step: int, phase: Phase, evaluate_every: int) -> bool:
+    """Whether the point at `step` holds the load of every expert: the last of a phase, and the first after a boundary.
+
+    A function of the step alone, so that a run that was cut keeps what an uncut one does.
+    """
+    return step == phase.end or (phase.start > 0 and step <= phase.start + evaluate_every)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +219,8 @@ def train(
             loss = validation_loss(step.working, validation_tokens, spec.context, step.device)  # type: ignore[arg-type]
             diverged = _watch_validation(launched, loss, spec.shape.vocab_size)
             if diverged is None:
-                point = StagePoint(launched, loss, phase.name)
+                keep_load = keeps_load(launched, phase, arguments.evaluate_every)
+                point = StagePoint(launched, loss, phase.name, step.working.routing(keep_load=keep_load))
                 progress.points.append(point)
                 arguments.on_point(point)
         progress.busy_seconds += time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""The decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU, untied embeddings.
+"""The decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU or a mixture of experts, untied embeddings.
 
 Decides the architecture and its initialisation. What goes in (bags or single tokens) and what is asked of the output are
 the method's and `losses`'s. The same code trains eagerly, compiled and captured, so nothing here looks at a value.
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from trainers.moe import Mixture, routing_point
+from trainers.routing import RoutingPoint
 from trainers.spec import ModelShape
 
 EMBEDDING_DEVIATION = 1.0
@@ -107,7 +109,7 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(shape.width, shape.norm_epsilon)
         self.attention = Attention(shape)
         self.mlp_norm = RMSNorm(shape.width, shape.norm_epsilon)
-        self.mlp = SwiGLU(shape)
+        self.mlp = Mixture(shape) if shape.num_experts else SwiGLU(shape)
 
     def forward(self, x_BLD: Tensor, cosine_LE: Tensor, sine_LE: Tensor) -> Tensor:
         x_BLD = x_BLD + self.attention(self.attention_norm(x_BLD), cosine_LE, sine_LE)
@@ -127,8 +129,6 @@ class Decoder(nn.Module):
 
     def __init__(self, shape: ModelShape, context: int, heads: int = 1) -> None:
         super().__init__()
-        if shape.num_experts:
-            raise ValueError(f"shape.num_experts: {shape.num_experts}; only dense decoders (0 experts) can be trained")
         self.shape = shape
         self.checkpoint_activations = False
         self.embedding = nn.Embedding(shape.vocab_size, shape.width)
@@ -179,6 +179,27 @@ class Decoder(nn.Module):
         """Bags of token ids `[B, L, S]` to hidden states `[heads*B, L, D]`; position j sees bags 0..j only."""
         return self.body(self.embed(tokens_BLS), heads)
 
+    def _mixtures(self) -> list[Mixture]:
+        return [module for module in self.modules() if isinstance(module, Mixture)]
+
+    def set_micro_batches(self, parts: int) -> None:
+        """How many micro-batches share a step: what a mixture of experts adds to the gradient is divided by it."""
+        for mixture in self._mixtures():
+            mixture.micro_batches = parts
+
+    def end_step(self) -> None:
+        """Close the step's routing counts. On the device only, so that it may be part of a captured update."""
+        for mixture in self._mixtures():
+            mixture.end_step()
+
+    def routing(self, *, keep_load: bool) -> RoutingPoint | None:
+        """What the last optimizer step's routing was; None for a dense decoder. Waits for the device.
+
+        The layers that every phase of a run has: those of further output heads come and go.
+        """
+        mixtures = [block.mlp for block in self.blocks if isinstance(block.mlp, Mixture)]
+        return routing_point(mixtures, keep_load=keep_load) if mixtures else None
+
 
 @torch.no_grad()
 def initialise(model: Decoder, seed: int, only: tuple[str, ...] | None = None) -> None:
@@ -191,8 +212,8 @@ def initialise(model: Decoder, seed: int, only: tuple[str, ...] | None = None) -
         if parameter.dim() < 2:
             parameter.fill_(1.0)
             continue
-        deviation = EMBEDDING_DEVIATION if name == "embedding.weight" else 1 / math.sqrt(parameter.shape[1])
-        if name.endswith(("attention.output.weight", "mlp.down.weight")):
+        deviation = EMBEDDING_DEVIATION if name == "embedding.weight" else 1 / math.sqrt(parameter.shape[-1])
+        if name.endswith(("attention.output.weight", "mlp.down.weight", "mlp.down")):
             deviation /= math.sqrt(2 * model.shape.num_layers)
         parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, assert_never
 
+from trainers.routing import RoutingPoint, RoutingShift, load_shift, routing_from_dict
 from trainers.spec import TrialSpec, spec_from_dict, spec_to_dict
 
 STAGES: tuple[str, ...] = ("tuning", "confirmation", "noise_floor")
@@ -28,7 +29,8 @@ def _finite(name: str, value: float) -> None:
 class EvalPoint:
     """Validation loss (nats per token, next-token, same tokens for every method) after `step` optimizer steps.
 
-    `tokens` counts data tokens read, `flops` model FLOPs, `seconds` the steady-state step clock up to here.
+    `tokens` counts data tokens read, `flops` model FLOPs, `seconds` the steady-state step clock up to here. `routing` is
+    that of step `step - 1`, for a mixture of experts.
     """
 
     step: int
@@ -37,6 +39,7 @@ class EvalPoint:
     seconds: float
     loss: float
     phase: str
+    routing: RoutingPoint | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("flops", "seconds", "loss"):
@@ -53,6 +56,20 @@ class LossCurve:
         steps = [point.step for point in self.points]
         if steps != sorted(set(steps)):
             raise ValueError("LossCurve: steps are not strictly increasing")
+
+    @property
+    def routing_shifts(self) -> tuple[RoutingShift, ...]:
+        """How the experts' load moved at each change of the phase, where loads were kept on both sides."""
+        pairs = zip(self.points, self.points[1:], strict=False)
+        return tuple(
+            RoutingShift(before.step, after.step, load_shift(before.routing, after.routing))
+            for before, after in pairs
+            if before.phase != after.phase
+            and before.routing is not None
+            and after.routing is not None
+            and before.routing.load
+            and after.routing.load
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,10 +231,17 @@ def record_to_dict(record: RunRecord) -> dict[str, Any]:
     """The record as plain JSON values; inverse of `record_from_dict`."""
     plain = asdict(record)
     plain["schema"] = RECORD_SCHEMA
+    for point in plain["curve"]["points"]:
+        if point["routing"] is None:
+            del point["routing"]
     plain["spec"] = spec_to_dict(record.spec)
     plain["outcome"] = {"kind": outcome_name(record.outcome), **asdict(record.outcome)}
     plain["provenance"]["versions"] = dict(record.provenance.versions)
     return plain
+
+
+def _point(plain: Mapping[str, Any]) -> EvalPoint:
+    return EvalPoint(**{**plain, "routing": routing_from_dict(plain.get("routing"))})
 
 
 def record_from_dict(plain: Mapping[str, Any]) -> RunRecord:
@@ -231,7 +255,7 @@ def record_from_dict(plain: Mapping[str, Any]) -> RunRecord:
             spec=spec_from_dict(plain["spec"]),
             stage=plain["stage"],
             outcome=_OUTCOMES[outcome.pop("kind")](**outcome),
-            curve=LossCurve(tuple(EvalPoint(**point) for point in plain["curve"]["points"])),
+            curve=LossCurve(tuple(_point(point) for point in plain["curve"]["points"])),
             timing=Timing(**{**timing, "phases": tuple(PhaseTiming(**phase) for phase in timing["phases"])}),
             provenance=Provenance(**{**provenance, "versions": tuple(sorted(provenance["versions"].items()))}),
             corpus_tokens=plain["corpus_tokens"],

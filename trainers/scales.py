@@ -39,6 +39,11 @@ _ROWS = (
     _dense("pico", 2, 32, 2, 2, 88, 512, "sees a hundred tokens a parameter within two minutes on one CPU core"),
     _dense("nano", 2, 48, 3, 3, 128, 512, "two layers: shows the effect on one CPU core within minutes"),
     _dense("micro", 2, 64, 4, 4, 172, 512, "nano, wider"),
+    Scale(
+        "nano-moe",
+        ModelShape(2, 48, 3, 3, 16, 64, 512, qk_norm=True, num_experts=8, experts_per_token=2),
+        "the small twin of 10b-a1b: nano with eight experts, two of which see a position",
+    ),
     _dense("mini", 4, 96, 6, 6, 256, 1_024, "twice the depth and width of nano"),
     _dense("1m", 4, 128, 4, 4, 344, 2_048, "a million parameters"),
     _dense("5m", 6, 256, 4, 4, 688, 4_096, "an hour on a few CPU cores"),

@@ -33,6 +33,7 @@ from trainers.methods import phases_of
 from trainers.model import build_model
 from trainers.optim import build_optimizer
 from trainers.record import Diverged, PhaseTiming, Stopped
+from trainers.routing import routing_from_dict
 from trainers.schedule import number_of_heads
 from trainers.spec import TrialSpec, spec_from_dict, spec_to_dict
 from trainers.step import TrainingStep
@@ -114,6 +115,10 @@ def result_to_dict(result: StageResult) -> dict[str, Any]:
     return plain
 
 
+def _point(plain: dict[str, Any]) -> StagePoint:
+    return StagePoint(**{**plain, "routing": routing_from_dict(plain.get("routing"))})
+
+
 def result_from_dict(plain: dict[str, Any]) -> StageResult:
     """Rebuild a result. Raises `KeyError`, `TypeError` or `ValueError` for anything else."""
     plain = dict(plain)
@@ -122,7 +127,7 @@ def result_from_dict(plain: dict[str, Any]) -> StageResult:
         **{
             **plain,
             "outcome": kind(**plain["outcome"]) if plain["outcome"] else None,
-            "points": tuple(StagePoint(**point) for point in plain["points"]),
+            "points": tuple(_point(point) for point in plain["points"]),
             "timings": tuple(PhaseTiming(**timing) for timing in plain["timings"]),
         }
     )
@@ -148,7 +153,7 @@ def _progress_from(job: StageJob, note: dict[str, Any]) -> tuple[Progress, float
     try:
         if note["from"] != [job.parent, job.start]:
             return None
-        points = [StagePoint(**point) for point in note["points"]]
+        points = [_point(point) for point in note["points"]]
         clocks = [PhaseClock(**clock) for clock in note["clocks"]]
         return Progress(points, clocks, float(note["busy_seconds"])), float(note["billed_seconds"])
     except (KeyError, TypeError, ValueError):

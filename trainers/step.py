@@ -97,6 +97,7 @@ class TrainingStep:
         self.learning_rates = learning_rates(spec.schedule)
         self._weights = WorkingWeights(model, spec.precision)
         self.working = self._weights.model
+        self.working.set_micro_batches(self.parts)
         compile_parts = execution == "compiled" or (
             execution == "captured" and device.type == "cuda" and can_compile(device)
         )
@@ -144,6 +145,7 @@ class TrainingStep:
         norm = clipped_step(self.optimizer, self.spec.optimizer.clip_norm, float(self.learning_rates[step]))
         self.optimizer.zero_grad(set_to_none=True)
         self._weights.refresh()
+        self.working.end_step()
         return StepResult(loss, norm)
 
     def look(self, results: list[StepResult]) -> Callable[[], tuple[list[float], list[float]]]:

@@ -38,11 +38,24 @@ class FitLine:
 
 
 @dataclass(frozen=True, slots=True)
+class RoutingLine:
+    """The routing of one run of a mixture of experts, of its least even layer; `shift` None without a phase boundary."""
+
+    run: str
+    dropped: int
+    max_over_mean: float
+    entropy: float
+    shift: float | None
+    shift_steps: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class AppendixInfo:
     """All that the appendix prints."""
 
     clock: str
     runs: tuple[RunLine, ...]
+    routing: tuple[RoutingLine, ...]
     fits: tuple[FitLine, ...]
     exclusions: tuple[tuple[str, str], ...]
     environment: tuple[tuple[str, str], ...]
@@ -65,6 +78,7 @@ def info(study: Study, summary: Summary) -> AppendixInfo:
     return AppendixInfo(
         clock=summary.clock_label,
         runs=tuple(_line(study, scale, run) for scale in study.scales for run in scale.runs),
+        routing=tuple(line for run in study.runs if (line := _routing(run)) is not None),
         fits=fits,
         exclusions=exclusions,
         environment=_environment(study, summary),
@@ -113,6 +127,23 @@ def _line(study: Study, scale: ScaleStudy, run: FinishedRun) -> RunLine:
     return RunLine(cells)
 
 
+def _routing(run: FinishedRun) -> RoutingLine | None:
+    """At the run's last point; what was dropped, and the largest shift at a boundary, over all of its points."""
+    curve = run.record.curve if run.record is not None else None
+    known = [point.routing for point in curve.points if point.routing is not None] if curve else []
+    if curve is None or not known:
+        return None
+    shift = max(curve.routing_shifts, key=lambda shift: shift.distance, default=None)
+    return RoutingLine(
+        run=_name(run),
+        dropped=sum(point.dropped for point in known),
+        max_over_mean=max(known[-1].max_over_mean),
+        entropy=min(known[-1].entropy),
+        shift=shift.distance if shift else None,
+        shift_steps=(shift.boundary, shift.step) if shift else (0, 0),
+    )
+
+
 def _environment(study: Study, summary: Summary) -> tuple[tuple[str, str], ...]:
     context = study.context
     facts = [
@@ -137,6 +168,8 @@ def figure(shown: AppendixInfo) -> Sequence[Block]:
         blocks += [Heading("Fits"), _fits(shown)]
     blocks.append(Heading("Runs"))
     blocks.append(_runs(shown) if shown.runs else Prose("There are no runs.", "empty"))
+    if shown.routing:
+        blocks += [Heading("Experts"), _experts(shown)]
     if shown.exclusions:
         columns = (Column("Run", numeric=False), Column("Reason", numeric=False))
         number = len(shown.exclusions)
@@ -207,6 +240,29 @@ def _runs(shown: AppendixInfo) -> Table:
         tuple(line.cells for line in shown.runs),
         f"All {len(shown.runs):,} runs",
     )
+
+
+def _experts(shown: AppendixInfo) -> Table:
+    columns = (
+        Column("Run", numeric=False),
+        Column("Busiest / mean expert"),
+        Column("Entropy of the load"),
+        Column("Dropped"),
+        Column("Load that moved at the boundary"),
+        Column("Between steps", numeric=False),
+    )
+    rows = tuple(
+        (
+            line.run,
+            f"{line.max_over_mean:.2f}",
+            f"{line.entropy:.3f}",
+            f"{line.dropped:,}",
+            "–" if line.shift is None else theme.percent(line.shift),
+            "–" if line.shift is None else f"{line.shift_steps[0]:,} and {line.shift_steps[1]:,}",
+        )
+        for line in shown.routing
+    )
+    return Table("Routing over the experts at the end of a run, in its least even layer", columns, rows)
 
 
 SECTION = Section("appendix", "Appendix", info, figure)

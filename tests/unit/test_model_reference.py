@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from tests.tiny_training import CPU, SHAPE
 from trainers.flops import count_parameters
 from trainers.model import Attention, Decoder, build_model, rotary_table, rotate
-from trainers.scales import SCALES
 from trainers.spec import ModelShape
 
 SHAPES = [
@@ -103,11 +102,6 @@ def test_attention_sees_distances_and_not_positions() -> None:
 def test_qk_norm_is_counted() -> None:
     shape = SHAPES[2]
     assert sum(p.numel() for p in Decoder(shape, 4).parameters()) == count_parameters(shape).total
-
-
-def test_a_mixture_of_experts_is_refused_by_the_dense_decoder() -> None:
-    with pytest.raises(ValueError, match="128; only dense decoders"):
-        Decoder(SCALES["10b-a1b"].shape, 8)
 
 
 def test_a_bag_of_one_is_its_embedding_to_the_last_bit() -> None:
