@@ -18,6 +18,7 @@ from sweeper.arm_domain import FAN_AXIS
 from sweeper.arms import NOISE_FLOOR_SEEDS
 from sweeper.costs import StepCost
 from sweeper.memory import MemoryLedger
+from sweeper.memory_fit import ScaleFit
 from sweeper.simulate import SimulatedExecutor, trains_nothing
 from sweeper.space_schema import SearchSpace
 from sweeper.store import MemoryStore
@@ -58,7 +59,8 @@ class ArmPlan:
 
 @dataclass(frozen=True, slots=True)
 class ScalePlan:
-    """One scale. `disk_bytes` is the most that checkpoints take at once; `resolves` the smallest speedup, or why none."""
+    """One scale. `disk_bytes` is the most that checkpoints take at once; `resolves` the smallest speedup, or why none;
+    `fit` says on which devices it fits, where that was asked."""
 
     scale: str
     parameters: int
@@ -68,6 +70,7 @@ class ScalePlan:
     disk_bytes: float
     resolves: float | None
     resolves_reason: str
+    fit: ScaleFit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,14 +317,16 @@ def make_plan(
     on_gpu: bool,
     known: Iterable[RunRecord] = (),
     devices_per_trial: int = 1,
+    fits: Mapping[str, ScaleFit] | None = None,
 ) -> Plan:
-    """The plan of `space` on `workers` workers. `known` are the records that the ledger holds already."""
+    """The plan of `space` on `workers` workers. `known` are the records that the ledger holds already, `fits` what is known
+    of the scales' memory."""
     known = tuple(known)
     parts = [plan_scale(space, scale, corpus, cost, workers, known, devices_per_trial) for scale in space.scales]
     return Plan(
         name=space.name,
         question=space.question,
-        scales=tuple(part for part, _ in parts),
+        scales=tuple(replace(part, fit=(fits or {}).get(part.scale)) for part, _ in parts),
         stages=tuple(line for _, lines in parts for line in lines),
         workers=workers,
         clock="GPU-hours" if on_gpu else "CPU-hours",

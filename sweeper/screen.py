@@ -182,6 +182,8 @@ def show_plan(console: Console, plan: Plan) -> None:
             f"at most {size(scale.disk_bytes)} of checkpoints (budget {size(plan.disk_budget)}); "
             f"{resolves} ({scale.resolves_reason})."
         )
+        if scale.fit is not None:
+            console.print(f"{scale.scale} {scale.fit.sentence}.")
     saved = plan.hours_alone - plan.hours_shared
     price = (
         f", {money(plan.hours_shared * plan.price_per_hour, plan.currency)}" if plan.price_per_hour is not None else ""

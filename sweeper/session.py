@@ -23,6 +23,7 @@ from sweeper.executors import Executor, InlineExecutor
 from sweeper.ledger import Ledger, list_sweeps
 from sweeper.ledger_location import LedgerError
 from sweeper.lock import STOP, driving
+from sweeper.memory_fit import ScaleFit, device_memory, fits_of, refuse_what_does_not_fit
 from sweeper.plan import UNPREPARED, Plan, make_plan
 from sweeper.space import SearchSpace, load_search_space
 from sweeper.store import DiskStore
@@ -93,10 +94,14 @@ def corpus_facts(corpus: Any) -> CorpusFacts:
 
 
 def plan_file(options: RunOptions) -> Plan:
-    """The plan of a search-space file with what its ledger holds. Starts, prepares and writes nothing."""
+    """The plan of a search-space file with what its ledger holds. Starts, prepares and writes nothing.
+
+    Raises `SearchSpaceError`, or `ValueError` for a scale that does not fit its trials' devices.
+    """
     from trainers.data.prepare import find_prepared
 
     space = load_search_space(options.file)
+    refuse_what_does_not_fit(_fits(space, options, _room(space, options)[0]))
     facts, words = UNPREPARED, f"{space.corpus.source}, unprepared"
     try:
         manifest = find_prepared(corpus_request(space), options.results / CORPORA)
@@ -126,7 +131,13 @@ def _plan(
         on_gpu=gpus > 0,
         known=known,
         devices_per_trial=_devices(space, gpus),
+        fits=_fits(space, options, gpus),
     )
+
+
+def _fits(space: SearchSpace, options: RunOptions, gpus: float) -> Mapping[str, ScaleFit]:
+    memory, recompute = device_memory(space, gpus), options.checkpoint_activations
+    return fits_of(space, gpus, memory, options.micro_sequences, recompute=recompute)
 
 
 def gpus_per_trial(space: SearchSpace, available: float) -> float:
@@ -231,6 +242,8 @@ def run_file(options: RunOptions, say: Say, watch: Watch) -> SessionEnd:
     from trainers.data.prepare import prepare
 
     space = load_search_space(options.file)
+    if options.address is None or space.resources.gpus != "auto":  # else the cluster says what a trial gets
+        refuse_what_does_not_fit(_fits(space, options, _room(space, options)[0]))
     folder = (options.results / space.name).resolve()
     with driving(folder), contextlib.ExitStack() as stack:
         corpus = prepare(corpus_request(space), options.results / CORPORA, say)
@@ -240,6 +253,7 @@ def run_file(options: RunOptions, say: Say, watch: Watch) -> SessionEnd:
         complete = False
         try:
             with _stopping(folder), _executor(space, options, folder) as (executor, gpus):
+                refuse_what_does_not_fit(_fits(space, options, gpus))
                 sweep = _sweep(space, options, folder, ledger, corpus, gpus, say)
                 facts, words = corpus_facts(corpus), corpus.description
                 planned = _plan(space, options, facts, words, ledger.records()).planned_steps

@@ -234,6 +234,9 @@ class Resources(Model):
         Field(description="GPUs of a trial, or auto."),
     ] = "auto"
     cpus: Count = 1
+    gpu_memory_gb: Annotated[
+        PositiveNumber | None, Field(description="Memory of one GPU, where this machine has none to ask.")
+    ] = None
     disk_gb: Annotated[PositiveNumber, Field(description="Most disk for checkpoints, in gigabytes.")] = 20.0
 
 

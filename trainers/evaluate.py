@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from trainers.attention import forced_attention
-from trainers.losses import chunk_rows
+from trainers.footprint import chunk_rows
 from trainers.model import Decoder
 
 EVALUATION_POSITIONS = 16_384

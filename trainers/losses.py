@@ -18,15 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-CHUNK_ROWS = 8_192
-CHUNK_BYTES = 2 << 30
-"""The most positions, and the most bytes of them, whose logits exist at once: large enough to fill a GPU's matmuls, small
-beside its memory."""
-
-
-def chunk_rows(vocab_size: int, itemsize: int) -> int:
-    """Positions a chunk where a logit has `itemsize` bytes: `CHUNK_ROWS`, or what `CHUNK_BYTES` hold, in whole 64s."""
-    return min(CHUNK_ROWS, max(64, CHUNK_BYTES // (vocab_size * itemsize) // 64 * 64))
+from trainers.footprint import chunk_rows
 
 
 def target_weights(weighting: str, target_size: int) -> tuple[float, ...]:

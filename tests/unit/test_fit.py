@@ -11,16 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tiny_training import CPU, job_of, tiny_spec, train_tiny
-from trainers.fit import (
-    DoesNotFitError,
-    activation_bytes,
-    advice,
-    chosen_micro_sequences,
-    estimated_micro_sequences,
-    largest_divisor_that_fits,
-    resident_bytes,
-)
-from trainers.flops import count_parameters
+from trainers.fit import DoesNotFitError, advice, chosen_micro_sequences
+from trainers.footprint import USABLE, divisors_down, footprint, largest_micro_batch
 from trainers.scales import SCALES
 from trainers.spec import TrialSpec
 
@@ -37,49 +29,41 @@ def published(scale: str, sequences: int = 1_024) -> TrialSpec:
     )
 
 
-@given(
-    sequences=st.integers(1, 500),
-    resident=st.integers(0, 100),
-    slope=st.integers(1, 50),
-    capacity=st.integers(0, 5_000),
-)
-def test_the_largest_divisor_is_found(sequences: int, resident: int, slope: int, capacity: int) -> None:
-    found = largest_divisor_that_fits(sequences, resident, slope, capacity)
-    fitting = [n for n in range(1, sequences + 1) if sequences % n == 0 and resident + n * slope <= capacity]
-    assert found == (max(fitting) if fitting else None)
-
-
-def test_the_parts_of_what_stays_are_those_that_are_stated() -> None:
-    shape = SCALES["270m"].shape
-    parameters, head = count_parameters(shape).total, 4 * 128_256 * 576
-    assert resident_bytes(shape, "bf16") == 20 * parameters + head + 8_192 * 128_256 * 2
-    assert resident_bytes(shape, "fp32") == 16 * parameters + head + 4_160 * 128_256 * 4
+@given(number=st.integers(1, 2_000))
+def test_divisors_come_largest_first(number: int) -> None:
+    found = list(divisors_down(number))
+    assert found == sorted(found, reverse=True)
+    assert set(found) == {n for n in range(1, number + 1) if number % n == 0}
 
 
 @pytest.mark.parametrize("scale", ["270m", "600m", "3b"])
 def test_more_memory_and_checkpointing_never_lower_the_choice(scale: str) -> None:
     spec = published(scale)
-    choices = [estimated_micro_sequences(spec, memory, False) or 0 for memory in (24e9, 80e9, H200, 192e9)]
+    choices = [largest_micro_batch(spec, memory) or 0 for memory in (24e9, 80e9, H200, 192e9)]
     assert choices == sorted(choices)
     assert all(1_024 % choice == 0 for choice in choices if choice)
-    assert (estimated_micro_sequences(spec, H200, True) or 0) >= choices[2] >= 1
-    assert activation_bytes(spec.shape, 2_048, "bf16", True) < activation_bytes(spec.shape, 2_048, "bf16", False)
+    assert (largest_micro_batch(spec, H200, checkpoint_activations=True) or 0) >= choices[2] >= 1
 
 
 def test_three_billion_parameters_do_not_fit_24_gb() -> None:
-    assert estimated_micro_sequences(published("3b"), 24e9, True) is None
+    assert largest_micro_batch(published("3b"), 24e9, checkpoint_activations=True) is None
 
 
 def test_a_processor_takes_the_whole_batch() -> None:
     assert chosen_micro_sequences(published("270m"), CPU, False) == 1_024
 
 
-def test_advice_after_an_error_is_smaller_and_fits_the_line_through_the_peak() -> None:
+@pytest.mark.parametrize("beyond", [0, 40e9, 90e9])
+def test_advice_after_an_error_is_smaller_and_fits_the_line_through_the_peak(beyond: float) -> None:
+    """What was used beyond the estimate grows in proportion to the micro-batch."""
     spec = published("600m", 64)
-    resident = resident_bytes(spec.shape, "bf16")
-    for slope, fits in ((12e9, 8), (20e9, 4), (50e9, 2), (100e9, 1)):
-        said = advice(spec, 16, resident + 16 * slope, H200, False)
-        assert said == f"out of memory with micro_sequences = 16 (141 GB): micro_sequences = {fits} should fit"
+
+    def needs(sequences: int) -> float:
+        return footprint(spec, sequences).total + beyond * sequences / 32
+
+    fits = next(n for n in (16, 8, 4, 2, 1) if needs(n) <= USABLE * H200)
+    said = advice(spec, 32, needs(32), H200, False)
+    assert said == f"out of memory with micro_sequences = 32 (141 GB): micro_sequences = {fits} should fit"
 
 
 def test_advice_never_repeats_what_failed_whatever_the_estimate_says() -> None:

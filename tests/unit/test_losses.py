@@ -10,10 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from tests.live_bytes import peak_of
+from trainers.footprint import CHUNK_BYTES, CHUNK_ROWS, chunk_rows
 from trainers.losses import (
-    CHUNK_BYTES,
-    CHUNK_ROWS,
-    chunk_rows,
     fused_linear_multi_hot,
     multi_hot_cross_entropy,
     multi_hot_reference,
