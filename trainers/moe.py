@@ -90,7 +90,8 @@ class Mixture(nn.Module):
     """`y(x) = sum over the K chosen experts of p_e / (sum of the chosen p) * SwiGLU_e(x)`, p the softmax over all experts.
 
     Balancing loss of a layer: `0.001 * X * sum_e f_e * mean_n p_ne`, with f the load over the whole step so far, all its
-    micro-batches and ranks (global-batch balance, arXiv 2501.11873), sum f = 1; layers add up.
+    micro-batches and ranks (global-batch balance, arXiv 2501.11873), sum f = 1; layers add up. Early micro-batches know the
+    load of those before them only, so that how a step is cut moves this small pull a little, and nothing else.
     """
 
     this_step: Tensor
