@@ -7,7 +7,7 @@ import torch
 
 from tests import small
 from trainers.flops import count_parameters
-from trainers.model import Decoder, build_model, initialise, rotary_table, rotate
+from trainers.model import Decoder, build_model, initialise, look_up, rotary_table, rotate
 from trainers.scales import SCALES
 
 CPU = torch.device("cpu")
@@ -71,3 +71,23 @@ def test_an_untrained_model_guesses() -> None:
     model = build_model(small.SHAPE, 8, 0, CPU)
     loss = validation_loss(model, small.corpus().validation(257), 8, CPU)
     assert loss == pytest.approx(torch.log(torch.tensor(float(small.SHAPE.vocab_size))).item(), rel=0.12)
+
+
+@pytest.mark.parametrize("bag", [1, 3, 16])
+def test_the_table_s_gradient_is_torch_s_in_float32_and_is_rounded_once_in_bfloat16(bag: int) -> None:
+    generator = torch.Generator().manual_seed(bag)
+    tokens = torch.randint(0, 9, (40, bag), generator=generator)
+    grad = torch.randn(40, bag, 6, generator=generator)
+
+    def gradient(table: torch.Tensor, through: object) -> torch.Tensor:
+        table = table.clone().requires_grad_()
+        rows = look_up(tokens, table) if through is look_up else torch.nn.functional.embedding(tokens, table)
+        rows.backward(grad.to(table.dtype))
+        assert table.grad is not None
+        return table.grad
+
+    table = torch.randn(12, 6, generator=generator)
+    assert torch.equal(gradient(table, look_up), gradient(table, torch.nn.functional.embedding))
+    half = grad.bfloat16().float()
+    exact = torch.zeros(12, 6).index_add_(0, tokens.flatten(), half.view(-1, 6))
+    assert torch.equal(gradient(table.bfloat16(), look_up), exact.bfloat16())
