@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sweeper.cli_bench import bench
 from sweeper.cli_options import RESULTS, Debug, Json, Results, Uri, guarded, print_json, refuse
 from sweeper.cli_replay import replay
 from sweeper.cli_reports import import_runs, report
@@ -199,6 +200,7 @@ def doctor(
 app.command()(report)
 app.command("import")(import_runs)
 app.command()(replay)
+app.command()(bench)
 
 
 def main() -> None:

@@ -1,15 +1,18 @@
-"""What a step costs on this machine before it has run: from what the ledger measured, else from a stated guess.
+"""What a step costs on this machine before it has run: from what the ledger measured, else from this device's bench, else
+from a stated guess.
 
-The guess is for planning only; a report never uses it.
+Bench and guess are for planning only; a report never uses them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 
-from trainers.flops import flops_per_step
+from trainers.bench.result import DeviceFigures
+from trainers.flops import flops_per_position, flops_per_step
 from trainers.methods import phases_of
 from trainers.record import RunRecord
 from trainers.schedule import Phase
@@ -23,7 +26,8 @@ ASSUMED_GPU_FLOPS = 0.4 * 989e12
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """Useful FLOP/s of each (scale, positions a step) on `device`; `flops_per_second` where nothing was measured.
+    """Useful FLOP/s of each (scale, positions a step) on `device`; where nothing was measured, the bench's, else
+    `flops_per_second`.
 
     By FLOPs, because a phase that no trial has reached yet costs what its steps compute.
     """
@@ -31,19 +35,39 @@ class StepCost:
     measured: dict[tuple[str, int], float]
     flops_per_second: float
     source: str
+    bench: DeviceFigures | None = None
 
     def seconds(self, spec: TrialSpec, phase: Phase) -> float:
         """Seconds of one step of a phase of `spec`."""
-        rate = self.measured.get((spec.scale, spec.tokens_per_step), self.flops_per_second)
-        return flops_per_step(spec, phase) / rate
+        rate = self.measured.get((spec.scale, spec.tokens_per_step))
+        return flops_per_step(spec, phase) / (self._expected_rate(spec) if rate is None else rate)
+
+    def _expected_rate(self, spec: TrialSpec) -> float:
+        """FLOP/s by the bench: its own at this scale, else that of the scale whose positions cost most nearly the same."""
+        if self.bench is None:
+            return self.flops_per_second
+        wanted, sizes = flops_per_position(spec.shape, spec.context), self.bench.flops_per_position
+        nearest = min(sizes, key=lambda name: (name != spec.scale, abs(math.log(sizes[name] / wanted))))
+        return self.bench.flops_per_second[nearest]
 
     def run_seconds(self, spec: TrialSpec) -> float:
         """Seconds of all steps of `spec`, trained by itself."""
         return sum((phase.end - phase.start) * self.seconds(spec, phase) for phase in phases_of(spec))
 
 
-def step_cost(records: Iterable[RunRecord], device: str, on_gpu: bool) -> StepCost:
-    """Medians of what the records measured on `device`, and the guess for the rest."""
+def _source(measured: bool, bench: DeviceFigures | None, guess: str) -> str:
+    """Where step times are from, in words; what is named first is used wherever it has the scale."""
+    benched = ""
+    if bench is not None:
+        scales = ", ".join(bench.flops_per_second)
+        benched = f"this device's bench of {bench.date[:10]} ({bench.form}; {scales})"
+    if measured:
+        return "measured here by earlier runs" + (f", else from {benched}" if benched else "")
+    return f"from {benched}" if benched else guess
+
+
+def step_cost(records: Iterable[RunRecord], device: str, on_gpu: bool, bench: DeviceFigures | None = None) -> StepCost:
+    """Medians of what the records measured on `device`; `bench` is that device's, and the guess is for want of one."""
     seen: dict[tuple[str, int], list[float]] = {}
     for record in records:
         if record.provenance.device == device:
@@ -58,5 +82,4 @@ def step_cost(records: Iterable[RunRecord], device: str, on_gpu: bool) -> StepCo
     measured = {key: median(rates) for key, rates in seen.items() if rates}
     guess = ASSUMED_GPU_FLOPS if on_gpu else ASSUMED_CPU_FLOPS
     said = f"assumed {guess / 1e12:,.3g} TFLOP/s" if on_gpu else f"assumed {guess / 1e9:,.3g} GFLOP/s"
-    source = "measured here by earlier runs" if measured else said
-    return StepCost(measured, guess, source)
+    return StepCost(measured, guess, _source(bool(measured), bench, said), bench)

@@ -30,6 +30,8 @@ from sweeper.store import DiskStore
 from sweeper.sweep import CorpusFacts, Site, Sweep
 from sweeper.view import SweepView, view_of
 from sweeper.worker import train_stage
+from trainers.bench.result import FOLDER as BENCH
+from trainers.bench.result import read_figures
 from trainers.data.request import CorpusRequest
 from trainers.devices import cpu_name, device_name
 from trainers.provenance import provenance
@@ -122,11 +124,13 @@ def _plan(
     space: SearchSpace, options: RunOptions, facts: CorpusFacts, corpus_words: str, known: list[RunRecord]
 ) -> Plan:
     gpus, workers = _room(space, options)
+    device = _device_name(on_gpu=gpus > 0)
+    bench = read_figures(options.results / BENCH, device)
     return make_plan(
         space,
         corpus=facts,
         corpus_words=corpus_words,
-        cost=step_cost(known, _device_name(on_gpu=gpus > 0), on_gpu=gpus > 0),
+        cost=step_cost(known, device, on_gpu=gpus > 0, bench=bench),
         workers=workers,
         on_gpu=gpus > 0,
         known=known,

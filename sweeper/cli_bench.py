@@ -1,0 +1,72 @@
+"""`sweeper bench`: is the training step right on this device, and how fast is it? Parsing and wiring.
+
+Registered by `cli`. What is checked and measured is `trainers.bench`'s; the figures are kept for `sweeper plan`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sweeper.cli_options import RESULTS, Debug, Json, Results, guarded, print_json
+
+
+def bench(
+    scale: Annotated[list[str] | None, typer.Option(help="Only this scale; may be repeated.")] = None,
+    execution: Annotated[list[str] | None, typer.Option(help="Only this form of the step; may be repeated.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Timed steps of each variant.")] = 24,
+    device: Annotated[str, typer.Option(help="PyTorch device; default: a GPU where there is one.")] = "",
+    micro_sequences: Annotated[int | None, typer.Option(min=1, help="Sequences in memory at once.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads; a trial has one.")] = 1,
+    results: Results = RESULTS,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to keep the figures in; default: `bench` in --results.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check the training step of this device, then time it against what it could be.
+
+    Every form of the step, superposition against ordinary steps, the paper's own
+    formulation and a plain PyTorch step by turns in one process. Exit code 1 when
+    a check fails. `sweeper plan` reckons with the figures that are kept.
+    """
+    from trainers.bench import prepare_environment
+
+    prepare_environment()
+
+    def action() -> bool:
+        import secrets
+
+        from rich.console import Console
+
+        from sweeper.screen_bench import show_bench
+        from trainers.bench.result import FOLDER, keep_result, result_to_json
+        from trainers.bench.run import BenchOptions, run_bench
+
+        options = BenchOptions(
+            scales=tuple(scale or ()),
+            forms=tuple(execution or ()),
+            device=device,
+            steps=steps,
+            micro_sequences=micro_sequences,
+            threads=threads,
+            seed=secrets.randbelow(2**31),
+        )
+        result = run_bench(options, lambda line: print(line, file=sys.stderr, flush=True))
+        figures = result_to_json(result)
+        if as_json:
+            print_json(figures)
+        else:
+            show_bench(Console(highlight=False), result)
+        if result.passed:
+            print(keep_result(out or results / FOLDER, result.environment.device, figures), file=sys.stderr)
+        return result.passed
+
+    if not guarded(debug, action):
+        print("a check failed; nothing is kept", file=sys.stderr)
+        raise typer.Exit(1)

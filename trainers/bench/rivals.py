@@ -1,0 +1,80 @@
+"""The steps that ours is held against, on the same decoder, optimizer and data: what the paper lists, what a user writes.
+
+`paper`: s embedding look-ups added up, whole logits, s cross-entropies (the published formulation, in our words).
+`plain`: next-token training with PyTorch's own cross-entropy and clipping, float32 weights under autocast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainers.batch import TokenStream, read_batch
+from trainers.compiling import compiled
+from trainers.model import Decoder
+from trainers.schedule import Phase
+from trainers.spec import TrialSpec
+
+Forward = Callable[[Tensor, Tensor], Tensor]
+
+
+def paper_loss(model: Decoder, inputs_BLS: Tensor, targets_BLT: Tensor) -> Tensor:
+    """Superposition as s look-ups and s cross-entropies on one set of whole logits."""
+    bag = inputs_BLS.shape[-1]
+    x_BLD = model.embedding(inputs_BLS[..., 0])
+    for k in range(1, bag):
+        x_BLD = x_BLD + model.embedding(inputs_BLS[..., k])
+    logits_NV = model.head(model.body(x_BLD / bag)).flatten(0, 1).float()
+    loss = torch.zeros((), device=logits_NV.device)
+    for k in range(targets_BLT.shape[-1]):
+        loss = loss + F.cross_entropy(logits_NV, targets_BLT[..., k].flatten())
+    return loss / targets_BLT.shape[-1]
+
+
+def plain_loss(model: Decoder, inputs_BLS: Tensor, targets_BLT: Tensor) -> Tensor:
+    """Next-token cross-entropy from whole logits."""
+    logits_NV = model.head(model.body(model.embedding(inputs_BLS[..., 0]))).flatten(0, 1)
+    return F.cross_entropy(logits_NV.float(), targets_BLT[..., 0].flatten())
+
+
+class RivalStep:
+    """One optimizer step with `loss_of`, eager or compiled as one graph; its own fused AdamW over the same weights."""
+
+    def __init__(
+        self,
+        spec: TrialSpec,
+        phases: tuple[Phase, ...],
+        model: Decoder,
+        optimizer: torch.optim.Optimizer,
+        stream: TokenStream,
+        device: torch.device,
+        loss_of: Callable[[Decoder, Tensor, Tensor], Tensor],
+        form: str,
+        micro_sequences: int,
+    ) -> None:
+        self.spec, self.phases, self.model, self.optimizer = spec, phases, model, optimizer
+        self.stream, self.device, self.micro_sequences = stream, device, micro_sequences
+
+        def forward(inputs_BLS: Tensor, targets_BLT: Tensor) -> Tensor:
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=spec.precision == "bf16"):
+                return loss_of(model, inputs_BLS, targets_BLT)
+
+        self._forward: Forward = compiled(forward) if form == "compiled" else forward
+
+    def run(self, step: int, phase: Phase) -> Tensor:
+        """Read, forward, backward, clip, update. Returns the loss, a device scalar."""
+        inputs, targets = read_batch(self.stream, self.spec, self.phases, phase, step, self.device)
+        parts = self.spec.sequences_per_step // self.micro_sequences
+        total = torch.zeros((), device=self.device)
+        for part in range(parts):
+            rows = slice(part * self.micro_sequences, (part + 1) * self.micro_sequences)
+            loss = self._forward(inputs[rows], targets[rows]) / parts
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.optimizer.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return total

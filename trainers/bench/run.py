@@ -1,0 +1,117 @@
+"""One bench from options to result: which scales and forms, in which order, with how many steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from trainers.attention import attention_backend
+from trainers.bench.ceilings import measure_ceilings
+from trainers.bench.checks import Bench, check_all
+from trainers.bench.clock import Pace
+from trainers.bench.measure import measure_scale, time_losses
+from trainers.bench.result import BenchResult, Environment, LossTimed
+from trainers.bench.subject import FORMS, available_forms, setting_of, usual_form
+from trainers.devices import device_name
+from trainers.provenance import UNKNOWN, git_state
+from trainers.scales import SCALES
+from trainers.spec import ModelShape
+
+CPU_SCALES: tuple[str, ...] = ("pico", "nano")
+GPU_SCALES: tuple[str, ...] = ("270m", "600m", "3b")
+LEAST_STEPS = 20
+WIDE = ModelShape(1, 256, 4, 4, 64, 688, 4_096)
+"""On a CPU the loss is timed at this head too (512 rows): at a toy vocabulary calls cost more than arithmetic does."""
+WIDE_ROWS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """What to measure. Empty `scales` and `forms` are the device's own; `steps` are timed steps a variant."""
+
+    scales: tuple[str, ...] = ()
+    forms: tuple[str, ...] = ()
+    device: str = ""
+    steps: int = 24
+    micro_sequences: int | None = None
+    threads: int = 1
+    seed: int = 0
+
+
+def pace_of(device: torch.device, steps: int) -> Pace:
+    """On a CPU turns of single steps, up to eight times as many where they are short; on a GPU blocks of steps, before
+    each of which a captured step may settle."""
+    if device.type == "cuda":
+        return Pace(rounds=3, block=-(-steps // 3), warm_up=0, settle=5, most_rounds=3, seconds=0.0)
+    return Pace(rounds=steps, block=1, warm_up=2, settle=0, most_rounds=8 * steps, seconds=0.5 * steps)
+
+
+def check_options(options: BenchOptions, device: torch.device) -> tuple[str, ...]:
+    """The scales to measure. Raises `ValueError` for what cannot be asked for."""
+    scales = options.scales or (GPU_SCALES if device.type == "cuda" else CPU_SCALES)
+    for scale in scales:
+        if scale not in SCALES:
+            raise ValueError(f"--scale: {scale!r} is not one of {', '.join(SCALES)}")
+        if SCALES[scale].shape.num_experts:
+            raise ValueError(f"--scale: {scale} is a mixture of experts, which the bench does not step")
+        setting_of(scale, device, options.micro_sequences)
+    if options.steps < 1:
+        raise ValueError(f"--steps: {options.steps} is not a positive number")
+    return scales
+
+
+def _losses(
+    scales: Iterable[str], forms: tuple[str, ...], device: torch.device, options: BenchOptions
+) -> tuple[LossTimed, ...]:
+    found: tuple[LossTimed, ...] = ()
+    pace = pace_of(device, options.steps)
+    for scale in scales:
+        setting = setting_of(scale, device, options.micro_sequences)
+        dtype = torch.bfloat16 if setting.precision == "bf16" else torch.float32
+        rows = setting.context * setting.micro_sequences
+        found += time_losses(scale, rows, SCALES[scale].shape, dtype, forms, pace, device)
+    if device.type != "cuda":
+        found += time_losses("wide", WIDE_ROWS, WIDE, torch.float32, forms, pace, device)
+    return found
+
+
+def run_bench(options: BenchOptions, say: Callable[[str], None]) -> BenchResult:
+    """Check, then measure. Sets this process's number of threads. Raises `ValueError` for bad options."""
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device: cuda, and PyTorch finds no GPU here")
+    torch.set_num_threads(options.threads)
+    scales = check_options(options, device)
+    forms, unavailable = available_forms(options.forms or FORMS, device)
+    usual = usual_form(forms, device)
+    name = device_name(str(device))
+    checks = check_all(Bench(device, options.seed), forms, say)
+    say("measuring: ceilings")
+    first = setting_of(scales[0], device, options.micro_sequences)
+    ceilings = measure_ceilings(device, name, first.precision)
+    figures = []
+    for scale in scales:
+        say(f"measuring: {scale}, {', '.join(forms)}")
+        setting = setting_of(scale, device, options.micro_sequences)
+        pace = pace_of(device, options.steps)
+        figures.append(measure_scale(scale, setting, forms, usual, pace, device, ceilings.peak_flops, options.seed))
+    say("measuring: the loss alone")
+    losses = _losses(scales, forms, device, options)
+    commit, _ = git_state(Path(__file__).resolve().parents[2])
+    environment = Environment(
+        device=name,
+        device_kind=device.type,
+        torch_version=torch.__version__,
+        threads=torch.get_num_threads(),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        git_commit=None if commit == UNKNOWN else commit,
+        seed=options.seed,
+        attention=attention_backend(SCALES[scales[0]].shape, first.context, first.precision, device),
+        forms=forms,
+        unavailable=unavailable,
+    )
+    return BenchResult(environment, checks, ceilings, tuple(figures), losses)
