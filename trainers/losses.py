@@ -61,12 +61,11 @@ def _portable_pass(logits_CV: Tensor, targets_CS: Tensor, weights_S: Tensor, row
     Everything between is float32. In operations of torch alone: eager anywhere, and for Inductor to fuse.
     """
     exact_CV = logits_CV.float()
-    largest_C1 = exact_CV.amax(-1, keepdim=True)
-    picked_CS = exact_CV.gather(1, targets_CS) - largest_C1
-    softmax_CV = exact_CV.sub_(largest_C1).exp_()
-    normaliser_C1 = softmax_CV.sum(-1, keepdim=True)
-    loss = (normaliser_C1.log() - (picked_CS * weights_S).sum(-1, keepdim=True)).sum()
-    grad_CV = softmax_CV.mul_(1 / (normaliser_C1 * rows))
+    picked_CS = exact_CV.gather(1, targets_CS) - exact_CV.amax(-1, keepdim=True)
+    softmax_CV = torch.softmax(exact_CV, -1, out=exact_CV)
+    log_normaliser_C1 = -softmax_CV.amax(-1, keepdim=True).log()  # the largest logit's probability is one over it
+    loss = (log_normaliser_C1 - (picked_CS * weights_S).sum(-1, keepdim=True)).sum()
+    grad_CV = softmax_CV.mul_(1 / rows)
     grad_CV.scatter_add_(1, targets_CS, (-weights_S / rows).expand_as(targets_CS))
     return loss, grad_CV.to(logits_CV.dtype)
 
