@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -37,11 +37,15 @@ def cache_folder() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "tst-sweeper" / "inductor"
 
 
-def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """`function` compiled as one graph of fixed shapes, at its first call. Kernels come from the cache where they can."""
+def compiled(function: Callable[Arguments, Result], unrolled: int | None = None) -> Callable[Arguments, Result]:
+    """`function` compiled as one graph of fixed shapes, at its first call. Kernels come from the cache where they can.
+
+    Sums of up to `unrolled` terms are written out; None leaves that to the compiler.
+    """
     os.environ.setdefault(CACHE_VARIABLE, str(cache_folder()))  # first: the compiler's import settles on a folder
     from torch import _dynamo as dynamo
 
     dynamo.config.recompile_limit = MOST_VARIANTS
-    code: Callable[Arguments, Result] = torch.compile(function, fullgraph=True, dynamic=False)
+    options: dict[str, Any] | None = None if unrolled is None else {"unroll_reductions_threshold": unrolled}
+    code: Callable[Arguments, Result] = torch.compile(function, fullgraph=True, dynamic=False, options=options)
     return code
