@@ -7,6 +7,7 @@ clock is steps times median step time, and only `incurred_seconds` tells who pai
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from trainers.flops import flops_at
 from trainers.methods import phases_of
@@ -32,6 +33,20 @@ def is_evaluated(step: int, phases: tuple[Phase, ...], total_steps: int, evaluat
     """Whether a run trained alone evaluates after `step` steps: on its grid, at its phases' ends, at its own."""
     on_grid = evaluate_every > 0 and step % evaluate_every == 0
     return on_grid or step == total_steps or any(step == phase.end for phase in phases)
+
+
+def on_devices(chain: Sequence[StageResult], devices: int) -> list[StageResult]:
+    """The stages with the clock of `devices`: one that was trained on another number keeps its device-seconds."""
+    return [
+        replace(
+            part,
+            timings=tuple(replace(t, median_step_seconds=t.median_step_seconds * ratio) for t in part.timings),
+            billed_seconds=part.billed_seconds * ratio,
+            devices=devices,
+        )
+        for part in chain
+        for ratio in (part.devices / devices,)
+    ]
 
 
 def phase_timings(chain: Sequence[StageResult]) -> tuple[PhaseTiming, ...]:
@@ -81,6 +96,7 @@ def assemble_record(
                 f"trial {spec.spec_id}: a stage starts at step {part.start}, the one before ended at {step}"
             )
         step = part.end
+    chain = on_devices(chain, devices)
     timings = phase_timings(chain)
     points = tuple(
         EvalPoint(

@@ -61,15 +61,21 @@ def cut_batch(tokens_BN: np.ndarray, context: int, phase: Phase) -> tuple[np.nda
 
 
 def read_batch(
-    stream: TokenStream, spec: TrialSpec, phases: tuple[Phase, ...], phase: Phase, step: int, device: torch.device
+    stream: TokenStream,
+    spec: TrialSpec,
+    phases: tuple[Phase, ...],
+    phase: Phase,
+    step: int,
+    device: torch.device,
+    lanes: range | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Inputs and targets of `step`, int64 on `device`: as `cut_batch` gives them."""
+    """Inputs and targets of `step`, int64 on `device`, of all sequences or those of `lanes`: as `cut_batch` gives them."""
     count = lane_tokens(spec.context, phase)
-    lanes = [
+    sequences = [
         stream.read(lane_position(stream.tokens_per_epoch, spec, phases, step, lane), count)
-        for lane in range(spec.sequences_per_step)
+        for lane in lanes or range(spec.sequences_per_step)
     ]
-    inputs, targets = cut_batch(np.stack(lanes).astype(np.int64, copy=False), spec.context, phase)
+    inputs, targets = cut_batch(np.stack(sequences).astype(np.int64, copy=False), spec.context, phase)
     pair = torch.from_numpy(inputs.copy()), torch.from_numpy(targets.copy())
     if device.type == "cuda":
         return tuple(part.pin_memory().to(device, non_blocking=True) for part in pair)  # type: ignore[return-value]

@@ -9,28 +9,34 @@ from torch.nn import functional as F
 from trainers.attention import forced_attention
 from trainers.footprint import chunk_rows
 from trainers.model import Decoder
+from trainers.parallel import ALONE, Ranks, release
 
 EVALUATION_POSITIONS = 16_384
 """Positions a forward pass; bounds the memory of the logits."""
 
 
 @torch.no_grad()
-def validation_loss(model: Decoder, tokens: np.ndarray, context: int, device: torch.device) -> float:
+def validation_loss(
+    model: Decoder, tokens: np.ndarray, context: int, device: torch.device, ranks: Ranks = ALONE
+) -> float:
     """Mean next-token loss in nats over the whole windows of `context` positions in `tokens` `[N]`.
 
     `model` has the weights that compute. Bags of one token, as in ordinary training, whatever phase the model is in. May be
-    infinite or NaN for a diverged model.
+    infinite or NaN for a diverged model. Each of several ranks reads every `size`-th window, and one for nothing where it
+    has fewer than others.
     """
     windows = (len(tokens) - 1) // context
     used = torch.from_numpy(np.array(tokens[: windows * context + 1], dtype=np.int64))
     inputs, targets = used[:-1].view(windows, context), used[1:].view(windows, context)
     positions = min(EVALUATION_POSITIONS, 2 * chunk_rows(model.shape.vocab_size, 4))
     total, rows = 0.0, max(1, positions // context)
-    for start in range(0, windows, rows):
-        part = inputs[start : start + rows, :, None].to(device)
-        wanted = targets[start : start + rows].to(device)
+    for start in range(0, windows, rows * ranks.size):
+        mine = range(start + ranks.rank, min(start + rows * ranks.size, windows), ranks.size)
+        chosen = slice(mine.start, mine.stop, mine.step) if mine else slice(1)
+        part, wanted = inputs[chosen, :, None].to(device), targets[chosen].to(device)
         with forced_attention(device):
             logits = model.head(model(part))
         losses = F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), reduction="sum")
-        total += float(losses)
-    return total / (windows * context)
+        total += float(losses) if mine else 0.0
+    release(model, ranks)
+    return float(ranks.total(torch.tensor(total, dtype=torch.float64, device=device))) / (windows * context)

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -83,6 +84,8 @@ class LoopArguments:
     should_stop: Callable[[], bool]
     on_point: Callable[[StagePoint], None]
     on_checkpoint: Callable[[TrainState, Progress], None]
+    agree: Callable[[bool], bool] = bool
+    """What several ranks make of a yes or no that each of them sees for itself."""
 
 
 def chunk_end(step: int, phase: Phase, end: int, evaluate_every: int) -> int:
@@ -193,11 +196,15 @@ def train(
     On a stop request the state is checkpointed first. `validation_tokens` is an integer array `[N]`.
     """
     spec: TrialSpec = step.spec
+    tokens: Any = validation_tokens
     watch, last_checkpoint, launched = _Watch(state, progress), time.perf_counter(), state.step
     waiting: deque[_Chunk] = deque()
 
     def checkpoint_due() -> bool:
-        return 0 < arguments.checkpoint_seconds <= time.perf_counter() - last_checkpoint
+        return arguments.agree(0 < arguments.checkpoint_seconds <= time.perf_counter() - last_checkpoint)
+
+    def should_stop() -> bool:
+        return arguments.agree(arguments.should_stop())
 
     while state.step < end:
         started = time.perf_counter()
@@ -211,12 +218,12 @@ def train(
         launched = chunk.stop
         at_evaluation = bool(arguments.evaluate_every) and launched % arguments.evaluate_every == 0
         at_evaluation |= launched in (end, phase.end)
-        goes_on = step.looks_ahead and not (at_evaluation or arguments.should_stop() or checkpoint_due())
+        goes_on = step.looks_ahead and not (at_evaluation or should_stop() or checkpoint_due())
         diverged = None
         while diverged is None and len(waiting) > goes_on:
             diverged = watch.look(waiting.popleft())
         if diverged is None and at_evaluation:
-            loss = validation_loss(step.working, validation_tokens, spec.context, step.device)  # type: ignore[arg-type]
+            loss = validation_loss(step.working, tokens, spec.context, step.device, step.ranks)
             diverged = _watch_validation(launched, loss, spec.shape.vocab_size)
             if diverged is None:
                 keep_load = keeps_load(launched, phase, arguments.evaluate_every)
@@ -226,7 +233,7 @@ def train(
         progress.busy_seconds += time.perf_counter() - started
         if diverged is not None:
             return diverged
-        if not waiting and launched < end and arguments.should_stop():
+        if not waiting and launched < end and should_stop():
             arguments.on_checkpoint(state, progress)
             return Stopped(launched, "stop requested")
         if not waiting and launched < end and checkpoint_due():

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from trainers.moe import Mixture, routing_point
+from trainers.parallel import fill
 from trainers.routing import RoutingPoint
 from trainers.spec import ModelShape
 
@@ -247,7 +248,7 @@ def initialise(model: Decoder, seed: int, only: tuple[str, ...] | None = None) -
         deviation = EMBEDDING_DEVIATION if name == "embedding.weight" else 1 / math.sqrt(parameter.shape[-1])
         if name.endswith(("attention.output.weight", "mlp.down.weight", "mlp.down")):
             deviation /= math.sqrt(2 * model.shape.num_layers)
-        parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
+        fill(parameter, torch.randn(parameter.shape, generator=generator) * deviation)
 
 
 def build_model(shape: ModelShape, context: int, seed: int, device: torch.device, heads: int = 1) -> Decoder:

@@ -16,6 +16,7 @@ from torch import Tensor
 from trainers.compiling import compiled
 from trainers.losses import fused_linear_multi_hot, has_fast_pass
 from trainers.model import Decoder
+from trainers.parallel import is_sharded
 
 UNROLLED_BAG = 64
 """Largest bag whose mean is written out term by term in compiled code for a CPU: a loop of 8 look-ups takes 2.6 times as long,
@@ -27,17 +28,18 @@ class Objective:
 
     Bag embedding, body and loss are compiled apart where that is asked for: the body does not know the bag size, so that all
     phases and trials of a shape share its code. On a GPU with Triton the loss is matmuls and one kernel of our own, which
-    leaves nothing to compile.
+    leaves nothing to compile. A model that ranks hold in shards is gathered by its forward, and has its blocks compiled.
     """
 
     def __init__(self, model: Decoder, device: torch.device, *, compile_parts: bool = False) -> None:
-        self._model = model
+        self._model, self._sharded = model, is_sharded(model.head.weight)
         self._embed: Callable[[Tensor], Tensor] = model.embed
         self._body: Callable[[Tensor, int], Tensor] = model.body
         self._loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = fused_linear_multi_hot
         if compile_parts:
-            unrolled = UNROLLED_BAG if device.type == "cpu" else None
-            self._embed, self._body = compiled(model.embed, unrolled), compiled(model.body)
+            if not self._sharded:
+                unrolled = UNROLLED_BAG if device.type == "cpu" else None
+                self._embed, self._body = compiled(model.embed, unrolled), compiled(model.body)
             if not has_fast_pass(device.type):
                 self._loss = compiled(fused_linear_multi_hot)
 
@@ -45,7 +47,8 @@ class Objective:
         """One head is asked for all T targets with `weights_T`; T heads are asked for one target each, and the loss is the
         mean over heads. Their rows go through the unembedding together, so that no more logits exist at once than with one.
         """
-        hidden_BLD = self._body(self._embed(inputs_BLS), heads)
+        sharded = self._sharded
+        hidden_BLD = self._model(inputs_BLS, heads) if sharded else self._body(self._embed(inputs_BLS), heads)
         if heads > 1:
             targets_BLT = targets_BLT.permute(2, 0, 1).reshape(-1, targets_BLT.shape[1], 1)
             weights_T = torch.ones_like(weights_T[:1])

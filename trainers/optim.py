@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from trainers.parallel import total_norm
 from trainers.spec import Optimizer
 
 
@@ -49,7 +50,7 @@ def clipped_step(optimizer: torch.optim.AdamW, clip_norm: float, learning_rate: 
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
+    norm = total_norm(gradients)
     optimizer.grad_scale = torch.clamp((norm + 1e-6) / clip_norm, min=1.0)  # type: ignore[attr-defined]
     optimizer.found_inf = (~torch.isfinite(norm)).to(torch.float32)  # type: ignore[attr-defined]
     optimizer.step()

@@ -7,6 +7,7 @@ all. A stage that was interrupted goes on from its own last checkpoint. Which st
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -32,6 +33,7 @@ from trainers.loop import LoopArguments, PhaseClock, Progress, StagePoint, train
 from trainers.methods import phases_of
 from trainers.model import build_model
 from trainers.optim import build_optimizer
+from trainers.parallel import Ranks, ranks_here, shard_model
 from trainers.record import Diverged, PhaseTiming, Stopped
 from trainers.routing import routing_from_dict
 from trainers.schedule import number_of_heads
@@ -55,6 +57,7 @@ class StageJob:
     """All that a worker needs. Paths are absolute; `parent` is a node of the store, or None for a start from the seed.
 
     `keep_state` says whether anything goes on from the end of this stage. `execution` is resolved: not `auto`.
+    `devices` is what a second of this stage costs in device-seconds; `micro_sequences` is for each rank.
     """
 
     node: str
@@ -73,6 +76,7 @@ class StageJob:
     micro_sequences: int | None = None
     keep_state: bool = True
     checkpoint_activations: bool = False
+    devices: int = 1
 
 
 def job_to_dict(job: StageJob) -> dict[str, Any]:
@@ -106,6 +110,7 @@ class StageResult:
     booked_by: str
     device: str
     execution: str
+    devices: int = 1
 
 
 def result_to_dict(result: StageResult) -> dict[str, Any]:
@@ -142,34 +147,42 @@ def read_result(store: Path, node: str) -> StageResult | None:
 
 
 def _progress_note(job: StageJob, progress: Progress, billed: float) -> dict[str, Any]:
-    return {**asdict(progress), "billed_seconds": billed, "from": [job.parent, job.start]}
+    return {**asdict(progress), "billed_seconds": billed, "devices": job.devices, "from": [job.parent, job.start]}
 
 
 def _progress_from(job: StageJob, note: dict[str, Any]) -> tuple[Progress, float] | None:
     """What an interrupted attempt had gathered, None when it was an attempt at another stretch of steps.
 
-    The same node is reached from elsewhere once trials have been added or states deleted in between.
+    The same node is reached from elsewhere once trials have been added or states deleted in between. What was done on
+    another number of devices counts with the same device-seconds.
     """
     try:
         if note["from"] != [job.parent, job.start]:
             return None
         points = [_point(point) for point in note["points"]]
         clocks = [PhaseClock(**clock) for clock in note["clocks"]]
-        return Progress(points, clocks, float(note["busy_seconds"])), float(note["billed_seconds"])
+        ratio = note["devices"] / job.devices
+        for clock in clocks:
+            clock.samples = [seconds * ratio for seconds in clock.samples]
+            clock.warm_up = [seconds * ratio for seconds in clock.warm_up]
+        return Progress(points, clocks, note["busy_seconds"] * ratio), note["billed_seconds"] * ratio
     except (KeyError, TypeError, ValueError):
         return None
 
 
 def _restore(job: StageJob, state: TrainState) -> tuple[Progress, float]:
-    """Fill `state` from this stage's own checkpoint, else from its parent, else leave it at the seed."""
+    """Fill `state` from this stage's own checkpoint, else from its parent, else leave it at the seed.
+
+    Ranks do the same, also where one of them sees a file that others do not.
+    """
     own = Path(job.store) / job.node / PARTIAL
-    try:
+    gathered: tuple[Progress, float] | None = None
+    with contextlib.suppress(CheckpointError):
         gathered = _progress_from(job, read_note(own))
-        if gathered is not None:
+    if state.ranks.every(gathered is not None) and gathered is not None:
+        with contextlib.suppress(CheckpointError):
             load_checkpoint(own, state)
             return gathered
-    except CheckpointError:
-        pass
     if job.parent is not None:
         try:
             load_checkpoint(Path(job.store) / job.parent / STATE, state)
@@ -197,6 +210,7 @@ def _result(
         booked_by=job.booked_by,
         device=device_name(job.device),
         execution=job.execution,
+        devices=job.devices,
     )
 
 
@@ -209,8 +223,17 @@ def _fitting(step: TrainingStep) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         peak, total = torch.cuda.max_memory_allocated(step.device), torch.cuda.mem_get_info(step.device)[1]
-        said = advice(step.spec, step.micro_sequences, peak, total, step.model.checkpoint_activations)
+        said = advice(step.spec, step.micro_sequences, peak, total, step.model.checkpoint_activations, step.ranks.size)
         raise DoesNotFitError(said) from error
+
+
+def _fresh_state(job: StageJob, device: torch.device, ranks: Ranks) -> TrainState:
+    """The state at the seed. Ranks build the whole model in host memory, four bytes a parameter each, and keep their rows."""
+    spec = job.spec
+    heads = number_of_heads(phases_of(spec))
+    model = build_model(spec.shape, spec.context, spec.seed, device if ranks.size == 1 else torch.device("cpu"), heads)
+    shard_model(model, ranks, spec.precision, job.execution)
+    return TrainState(model, build_optimizer(model, spec.optimizer), ranks=ranks)
 
 
 def run_stage(job: StageJob, corpus: Any, on_point: Callable[[StagePoint], None] = lambda point: None) -> StageResult:
@@ -218,26 +241,28 @@ def run_stage(job: StageJob, corpus: Any, on_point: Callable[[StagePoint], None]
 
     `corpus` is an open `trainers.data` corpus. A stopped stage leaves a partial checkpoint and no result. Raises
     `ParentLostError` when the parent's state cannot be used; other exceptions are failures of program or machine.
+    Where ranks train together, each of them calls this, and only the first writes the result.
     """
     began = time.perf_counter()
-    done = read_result(Path(job.store), job.node)
-    if done is not None and (not job.keep_state or (Path(job.store) / job.node / STATE).exists()):
-        return done
     device, spec, folder = torch.device(job.device), job.spec, Path(job.store) / job.node
-    phases = phases_of(spec)
-    model = build_model(spec.shape, spec.context, spec.seed, device, number_of_heads(phases))
-    state = TrainState(model, build_optimizer(model, spec.optimizer))
+    ranks, phases = ranks_here(device), phases_of(spec)
+    done = read_result(Path(job.store), job.node)
+    finished = done is not None and (not job.keep_state or (folder / STATE).exists())
+    if ranks.every(finished) and done is not None:
+        return done
+    state = _fresh_state(job, device, ranks)
     progress, billed_before = _restore(job, state)
     step = TrainingStep(
         spec,
         phases,
-        model,
+        state.model,
         state.optimizer,
         corpus.stream(spec.seed, piece_tokens=PIECE_CONTEXTS * spec.context),
         device,
         job.execution,
         job.micro_sequences,
         job.checkpoint_activations,
+        ranks,
     )
 
     def billed() -> float:
@@ -252,6 +277,7 @@ def run_stage(job: StageJob, corpus: Any, on_point: Callable[[StagePoint], None]
         should_stop=Path(job.stop_file).exists,
         on_point=on_point,
         on_checkpoint=save_partial,
+        agree=ranks.first,
     )
     validation = corpus.validation(spec.validation_tokens)
     with _fitting(step), closing(step):
@@ -259,7 +285,7 @@ def run_stage(job: StageJob, corpus: Any, on_point: Callable[[StagePoint], None]
     if outcome is None and job.keep_state:
         save_checkpoint(folder / STATE, state, {"spec": spec_to_dict(spec)})
     result = _result(job, outcome, progress, billed(), state.skipped_steps)
-    if not isinstance(outcome, Stopped):
+    if not isinstance(outcome, Stopped) and ranks.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / RESULT, json.dumps(result_to_dict(result)))
         shutil.rmtree(folder / PARTIAL, ignore_errors=True)

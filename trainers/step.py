@@ -23,6 +23,7 @@ from trainers.losses import HAS_TRITON, target_weights
 from trainers.model import Decoder
 from trainers.objective import Objective
 from trainers.optim import clipped_step
+from trainers.parallel import ALONE, Ranks
 from trainers.precision import WorkingWeights
 from trainers.schedule import Phase, learning_rates
 from trainers.spec import TrialSpec
@@ -36,18 +37,25 @@ def can_compile(device: torch.device) -> bool:
     return compiler_path() is not None and (HAS_TRITON or device.type != "cuda")
 
 
-def resolve_execution(wanted: str, device: torch.device, say: Callable[[str], None] = lambda line: None) -> str:
+def resolve_execution(
+    wanted: str, device: torch.device, say: Callable[[str], None] = lambda line: None, ranks: int = 1
+) -> str:
     """`eager`, `compiled` or `captured`. Raises `ValueError` when a form is asked for that this machine cannot run.
 
     On a CPU `auto` is eager: small models, for which compiling costs more than it brings, are what a CPU is for. On a GPU
-    `auto` is captured; what is missing for the best form is told to `say`, in one line.
+    `auto` is captured, or compiled for several `ranks`: gathering their shards cannot be captured. What is missing for the
+    best form is told to `say`, in one line.
     """
     if wanted not in EXECUTIONS:
         raise ValueError(f"execution: {wanted!r} is not one of {', '.join(EXECUTIONS)}")
     if wanted == "auto":
         if device.type != "cuda":
             return "eager"
-        wanted = "captured"
+        wanted = "captured" if ranks == 1 else "compiled" if can_compile(device) else "eager"
+        if wanted == "eager":
+            say("execution: eager: compiling for ranks needs Triton and a C++ compiler, which are not here")
+    if wanted == "captured" and ranks > 1:
+        raise ValueError(f"execution: captured runs on one rank and trials here have {ranks}; use auto or compiled")
     if wanted == "captured" and device.type != "cuda":
         raise ValueError("execution: captured needs a CUDA device and trials here run on the CPU; use auto or eager")
     if wanted == "compiled" and not can_compile(device):
@@ -69,8 +77,8 @@ class StepResult:
 
 
 class TrainingStep:
-    """The step of one run on one device. `micro_sequences` of the batch go through the model at a time; None: all on a CPU,
-    as many as should fit on a GPU. `model` holds the master weights, `working` those that compute.
+    """The step of one run on one device, or on this rank's. `micro_sequences` of its batch go through the model at a time;
+    None: all on a CPU, as many as should fit on a GPU. `model` holds the master weights, `working` those that compute.
     """
 
     def __init__(
@@ -84,18 +92,24 @@ class TrainingStep:
         execution: str,
         micro_sequences: int | None = None,
         checkpoint_activations: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.spec, self.phases, self.model, self.optimizer = spec, phases, model, optimizer
         self.stream, self.device, self.execution = stream, device, execution
         model.checkpoint_activations = checkpoint_activations
-        self.micro_sequences = micro_sequences or chosen_micro_sequences(spec, device, checkpoint_activations)
-        if spec.sequences_per_step % self.micro_sequences:
+        self.ranks, self.lanes = ranks, ranks.share(spec.sequences_per_step)
+        self.micro_sequences = micro_sequences or chosen_micro_sequences(
+            spec, device, checkpoint_activations, ranks.size
+        )
+        if len(self.lanes) % self.micro_sequences:
+            whose = "a step" if ranks.size == 1 else "a rank's step"
             raise ValueError(
-                f"micro_sequences: {self.micro_sequences} does not divide the {spec.sequences_per_step} sequences of a step"
+                f"micro_sequences: {self.micro_sequences} does not divide the {len(self.lanes)} sequences of {whose}"
             )
-        self.parts = spec.sequences_per_step // self.micro_sequences
+        self.parts = len(self.lanes) // self.micro_sequences
         self.learning_rates = learning_rates(spec.schedule)
-        self._weights = WorkingWeights(model, spec.precision)
+        # What ranks gather is in the working precision already; their shards are the masters.
+        self._weights = WorkingWeights(model, spec.precision if ranks.size == 1 else "fp32")
         self.working = self._weights.model
         self.working.set_micro_batches(self.parts)
         compile_parts = execution == "compiled" or (
@@ -106,6 +120,7 @@ class TrainingStep:
         self._loss: Callable[[Tensor, Tensor], Tensor]
         self._static: StaticStep | None = None
         if execution == "captured":
+            assert ranks.size == 1, "resolve_execution captures no step of several ranks"
             self._static = StaticStep(spec, phases, self._weights, optimizer, stream, device, self.parts)
 
     def weights(self, phase: Phase) -> Tensor:
@@ -113,7 +128,7 @@ class TrainingStep:
         return torch.tensor(target_weights(phase.weighting, phase.target_size), dtype=torch.float32, device=self.device)
 
     def run(self, step: int, phase: Phase) -> StepResult:
-        """Train one step. A step whose gradient norm is not finite changes nothing."""
+        """Train one step, of which every rank has its part. A step whose gradient norm is not finite changes nothing."""
         with forced_attention(self.device):
             if phase != self._phase:
                 self._enter(phase, step)
@@ -135,7 +150,7 @@ class TrainingStep:
             self._static.enter(phase, step, self._loss)
 
     def _run_at_once(self, step: int, phase: Phase) -> StepResult:
-        inputs, targets = read_batch(self.stream, self.spec, self.phases, phase, step, self.device)
+        inputs, targets = read_batch(self.stream, self.spec, self.phases, phase, step, self.device, self.lanes)
         loss = torch.zeros((), device=self.device)
         for micro_inputs, micro_targets in zip(inputs.chunk(self.parts), targets.chunk(self.parts), strict=True):
             micro_loss = self._loss(micro_inputs, micro_targets) / self.parts
@@ -146,7 +161,7 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
         self._weights.refresh()
         self.working.end_step()
-        return StepResult(loss, norm)
+        return StepResult(self.ranks.mean(loss), norm)
 
     def look(self, results: list[StepResult]) -> Callable[[], tuple[list[float], list[float]]]:
         """Begin to bring losses and gradient norms to the host; the function that is returned waits for them.

@@ -35,6 +35,7 @@ def stage(start: int, end: int, losses: dict[int, float], seconds: float, **chan
         booked_by="another trial",
         device="cpu",
         execution="eager",
+        devices=2,
     )
     return replace(result, **changes)
 
@@ -108,3 +109,14 @@ def test_where_a_run_alone_evaluates() -> None:
     phases = phases_of(SPEC)
     assert [step for step in range(1, 13) if is_evaluated(step, phases, 12, 4)] == [4, 5, 8, 12]
     assert [step for step in range(1, 13) if is_evaluated(step, phases, 12, 0)] == [5, 12]
+
+
+def test_a_stage_on_other_devices_keeps_its_device_seconds() -> None:
+    """On one device, on two, on four: the clock is that of the two that the record is made out for."""
+    mixed = [replace(WAY[0], devices=1), *WAY[1:3], replace(WAY[3], devices=4)]
+    timing = assemble(mixed).timing
+    device_seconds = 3 * 1.0 * 1 + 2 * 2.0 * 2 + 3 * 4.0 * 2 + 4 * 4.0 * 4
+    assert timing.devices == 2
+    assert timing.step_seconds * 2 == pytest.approx(device_seconds)
+    assert timing.billed_seconds * 2 == pytest.approx(10.0 * (1 + 2 + 2 + 4))
+    assert timing.incurred_seconds * 2 == pytest.approx(10.0 * (2 + 4))

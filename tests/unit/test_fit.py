@@ -37,6 +37,15 @@ def test_divisors_come_largest_first(number: int) -> None:
 
 
 @pytest.mark.parametrize("scale", ["270m", "600m", "3b"])
+def test_ranks_share_the_sequences_and_leave_room_for_more_of_them(scale: str) -> None:
+    spec = published(scale)
+    assert chosen_micro_sequences(spec, CPU, False, ranks=8) == 128
+    one, eight = (largest_micro_batch(spec, H200, ranks=ranks) or 0 for ranks in (1, 8))
+    assert one <= eight <= 128
+    assert "micro_sequences = 64 should fit" in advice(spec, 128, 0, 1e15, False, ranks=8)
+
+
+@pytest.mark.parametrize("scale", ["270m", "600m", "3b"])
 def test_more_memory_and_checkpointing_never_lower_the_choice(scale: str) -> None:
     spec = published(scale)
     choices = [largest_micro_batch(spec, memory) or 0 for memory in (24e9, 80e9, H200, 192e9)]

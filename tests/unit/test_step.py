@@ -107,6 +107,16 @@ def test_compiling_is_refused_in_words_where_no_compiler_is(monkeypatch: pytest.
     ]
 
 
+def test_several_ranks_are_never_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="captured runs on one rank and trials here have 2; use auto or compiled"):
+        resolve_execution("captured", torch.device("cuda"), ranks=2)
+    assert resolve_execution("auto", CPU, ranks=2) == "eager"
+    monkeypatch.setenv("PATH", "")
+    said: list[str] = []
+    assert resolve_execution("auto", torch.device("cuda"), said.append, ranks=2) == "eager"
+    assert said == ["execution: eager: compiling for ranks needs Triton and a C++ compiler, which are not here"]
+
+
 def test_graphs_are_refused_in_words_where_no_gpu_is() -> None:
     with pytest.raises(ValueError, match="captured needs a CUDA device"):
         resolve_execution("captured", CPU)
