@@ -26,8 +26,8 @@ ASSUMED_GPU_FLOPS = 0.4 * 989e12
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """Useful FLOP/s of each (scale, positions a step) on `device`; where nothing was measured, the bench's, else
-    `flops_per_second`.
+    """Useful FLOP/s of each (scale, positions a step) on `device`; where nothing was measured, `ranks`
+    times the bench's, else `flops_per_second`.
 
     By FLOPs, because a phase that no trial has reached yet costs what its steps compute.
     """
@@ -36,6 +36,7 @@ class StepCost:
     flops_per_second: float
     source: str
     bench: DeviceFigures | None = None
+    ranks: int = 1
 
     def seconds(self, spec: TrialSpec, phase: Phase) -> float:
         """Seconds of one step of a phase of `spec`."""
@@ -48,7 +49,7 @@ class StepCost:
             return self.flops_per_second
         wanted, sizes = flops_per_position(spec.shape, spec.context), self.bench.flops_per_position
         nearest = min(sizes, key=lambda name: (name != spec.scale, abs(math.log(sizes[name] / wanted))))
-        return self.bench.flops_per_second[nearest]
+        return self.ranks * self.bench.flops_per_second[nearest]
 
     def run_seconds(self, spec: TrialSpec) -> float:
         """Seconds of all steps of `spec`, trained by itself."""
@@ -66,11 +67,21 @@ def _source(measured: bool, bench: DeviceFigures | None, guess: str) -> str:
     return f"from {benched}" if benched else guess
 
 
-def step_cost(records: Iterable[RunRecord], device: str, on_gpu: bool, bench: DeviceFigures | None = None) -> StepCost:
-    """Medians of what the records measured on `device`; `bench` is that device's, and the guess is for want of one."""
+def step_cost(
+    records: Iterable[RunRecord],
+    device: str,
+    on_gpu: bool,
+    bench: DeviceFigures | None = None,
+    devices: int = 1,
+    ranks: int = 1,
+) -> StepCost:
+    """Medians of what the records measured on `devices` of the kind `device`; one device's `bench`, or the guess, for the rest.
+
+    Bench and guess let `ranks` compute at their full rate, as if they had nothing to tell each other.
+    """
     seen: dict[tuple[str, int], list[float]] = {}
     for record in records:
-        if record.provenance.device == device:
+        if (record.provenance.device, record.timing.devices) == (device, devices):
             spec = record.spec
             phases = {phase.name: phase for phase in phases_of(spec)}
             rates = [
@@ -82,4 +93,4 @@ def step_cost(records: Iterable[RunRecord], device: str, on_gpu: bool, bench: De
     measured = {key: median(rates) for key, rates in seen.items() if rates}
     guess = ASSUMED_GPU_FLOPS if on_gpu else ASSUMED_CPU_FLOPS
     said = f"assumed {guess / 1e12:,.3g} TFLOP/s" if on_gpu else f"assumed {guess / 1e9:,.3g} GFLOP/s"
-    return StepCost(measured, guess, _source(bool(measured), bench, said), bench)
+    return StepCost(measured, ranks * guess, _source(bool(measured), bench, said), bench, ranks)

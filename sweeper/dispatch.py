@@ -1,4 +1,5 @@
-"""Ray: a cluster to run on, and an executor in which every stage is a trial of Ray Tune. The only file that imports ray.
+"""Ray: a cluster to run on, and an executor in which every stage is a trial of Ray Tune. The only file that imports ray,
+with `dispatch_ranks`, in which a stage has several processes.
 
 The sweep is Tune's searcher: Tune asks it for a configuration whenever a worker is free, and tells it how the trial ended.
 Tune's own experiment state is not used for going on later (our ledger is the truth), so every run is a Tuner of its own.
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweeper.dispatch_ranks import RankResources, train_on_ranks
 from sweeper.executors import MAX_FAILURES, StageSource, Train
 from sweeper.sweep import Idle
 from trainers.loop import StagePoint
@@ -152,7 +154,7 @@ def _reason(job: StageJob) -> str:
         return "the worker process died"
 
 
-def _trainable(train: Train) -> Callable[[dict[str, Any]], None]:
+def _trainable(train: Train, ranks: RankResources) -> Callable[[dict[str, Any]], None]:
     def stage(config: dict[str, Any]) -> None:
         from ray import tune
 
@@ -163,6 +165,9 @@ def _trainable(train: Train) -> Callable[[dict[str, Any]], None]:
             tune.report({"step": point.step, "loss": point.loss})
 
         try:
+            if ranks.size > 1:
+                train_on_ranks(train, job, ranks)  # the ranks report, the end too
+                return
             end = json.dumps(result_to_dict(train(job, on_point)))
         except ParentLostError:
             end = "lost"
@@ -179,7 +184,8 @@ def _trainable(train: Train) -> Callable[[dict[str, Any]], None]:
 class RayExecutor:
     """Stages on a Ray cluster that `attach` has joined. `scratch` must be seen by every node.
 
-    `workers` is the number of stages at once; 0 means as many as the cluster has room for.
+    `workers` is the number of stages at once; 0 means as many as the cluster has room for. With several `ranks` a stage is
+    that many processes, which share its CPUs and have a GPU each; `workers` has then to be given.
     """
 
     scratch: Path
@@ -187,6 +193,7 @@ class RayExecutor:
     gpus: float = 0.0
     workers: int = 0
     max_failures: int = MAX_FAILURES
+    ranks: int = 1
 
     def run(self, source: StageSource, train: Train, watch: Callable[[], None]) -> None:
         """See `Executor`."""
@@ -194,9 +201,13 @@ class RayExecutor:
 
         self.scratch.mkdir(parents=True, exist_ok=True)
         storage = Path(tempfile.mkdtemp(prefix="tune-", dir=self.scratch)).resolve()
+        assert self.ranks == 1 or self.workers, "ranks hold the resources, so that Tune cannot see how many stages fit"
         resources: dict[str, float] = {"cpu": self.cpus, "gpu": self.gpus} if self.gpus else {"cpu": self.cpus}
+        if self.ranks > 1:
+            resources = {"cpu": 0, "memory": 1}  # one byte: Tune refuses a trial without any resources
+        ranks = RankResources(self.ranks, self.cpus / self.ranks, int(self.gpus > 0), str(storage))
         tuner = tune.Tuner(
-            tune.with_resources(_trainable(train), resources),
+            tune.with_resources(_trainable(train, ranks), resources),
             tune_config=tune.TuneConfig(
                 search_alg=_searcher(source),
                 num_samples=-1,

@@ -130,7 +130,14 @@ def _plan(
         space,
         corpus=facts,
         corpus_words=corpus_words,
-        cost=step_cost(known, device, on_gpu=gpus > 0, bench=bench),
+        cost=step_cost(
+            known,
+            device,
+            on_gpu=gpus > 0,
+            bench=bench,
+            devices=_devices(space, gpus),
+            ranks=space.resources.num_ranks,
+        ),
         workers=workers,
         on_gpu=gpus > 0,
         known=known,
@@ -191,7 +198,10 @@ def _executor(space: SearchSpace, options: RunOptions, folder: Path) -> Iterator
             raise ValueError(f"resources.gpus: {gpus:g} wanted for a trial, the cluster has {cluster.gpus:g}")
         if space.resources.cpus > cluster.cpus:
             raise ValueError(f"resources.cpus: {space.resources.cpus} wanted, the cluster has {cluster.cpus}")
-        yield RayExecutor(folder / "ray", space.resources.cpus, gpus, options.workers), gpus
+        ranks, workers = space.resources.num_ranks, options.workers
+        if ranks > 1:
+            workers = workers or max(1, int(cluster.gpus / gpus if gpus else cluster.cpus / space.resources.cpus))
+        yield RayExecutor(folder / "ray", space.resources.cpus, gpus, workers, ranks=ranks), gpus
 
 
 @contextlib.contextmanager
@@ -246,6 +256,8 @@ def run_file(options: RunOptions, say: Say, watch: Watch) -> SessionEnd:
     from trainers.data.prepare import prepare
 
     space = load_search_space(options.file)
+    if options.executor == "inline" and (ranks := space.resources.num_ranks) > 1:
+        raise ValueError(f"--executor: inline trains in one process; {ranks} ranks of a trial need ray")
     if options.address is None or space.resources.gpus != "auto":  # else the cluster says what a trial gets
         refuse_what_does_not_fit(_fits(space, options, _room(space, options)[0]))
     folder = (options.results / space.name).resolve()
@@ -286,7 +298,8 @@ def _sweep(
     from trainers.step import resolve_execution
 
     on_gpu = gpus > 0
-    execution = resolve_execution(options.execution, torch.device("cuda" if on_gpu else "cpu"), say)
+    ranks = space.resources.num_ranks
+    execution = resolve_execution(options.execution, torch.device("cuda" if on_gpu else "cpu"), say, ranks)
     where = provenance(execution, "cuda" if on_gpu and torch.cuda.is_available() else None)
     ledger.begin(_about(space, options, corpus, where))
     store = folder / STAGES

@@ -92,4 +92,5 @@ class SimulatedExecutor:
             booked_by=job.booked_by,
             device=self.device,
             execution=job.execution,
+            devices=job.devices,
         )

@@ -121,6 +121,24 @@ def _gpus(draft: Draft) -> Iterator[Finding]:
         yield Finding(("resources", "gpus"), f"{gpus:g} is above 1 and not whole; only one GPU can be shared")
 
 
+def _ranks(draft: Draft) -> Iterator[Finding]:
+    resources = draft.space.resources
+    if resources.ranks > 1 and resources.gpus != 0:
+        yield Finding(("resources", "ranks"), f"{resources.ranks} is for gpus: 0; with GPUs a trial has a rank on each")
+    elif resources.cpus % resources.ranks:
+        yield Finding(("resources", "ranks"), f"{resources.ranks} ranks cannot share {resources.cpus} cpus alike")
+
+
+def _lanes(draft: Draft) -> Iterator[Finding]:
+    space = draft.space
+    sequences, ranks = space.tokens_per_step // space.context, space.resources.num_ranks
+    if sequences % ranks and not space.tokens_per_step % space.context:
+        yield Finding(
+            ("tokens_per_step",),
+            f"{space.tokens_per_step} are {sequences} sequences of {space.context}, which {ranks} ranks cannot share alike",
+        )
+
+
 def _methods(draft: Draft) -> Iterator[Finding]:
     given = [arm.name for arm in draft.arms]
     unknown = [name for name in given if name not in METHODS]
@@ -172,6 +190,8 @@ RULES = (
     Rule(("context", "validation_tokens"), _validation),
     Rule(("seeds",), _seeds),
     Rule(("resources",), _gpus),
+    Rule(("resources",), _ranks),
+    Rule(("context", "tokens_per_step", "resources"), _lanes),
     Rule(("methods",), _methods),
     Rule(("methods", "schedule"), _budgets),
     Rule(("methods",), axes_allowed),

@@ -226,7 +226,10 @@ def _refuse_other_than_gpus(value: object) -> object:
 
 
 class Resources(Model):
-    """Per trial. Zero GPUs means `cpus` cores of a machine without one; `auto` takes a GPU where there is one."""
+    """Per trial. Zero GPUs means `cpus` cores of a machine without one; `auto` takes a GPU where there is one.
+
+    Several GPUs are ranks that share a trial, one GPU each; without GPUs `ranks` processes share its cores.
+    """
 
     gpus: Annotated[
         Annotated[float, Field(ge=0, le=4096)] | Literal["auto"],
@@ -234,10 +237,16 @@ class Resources(Model):
         Field(description="GPUs of a trial, or auto."),
     ] = "auto"
     cpus: Count = 1
+    ranks: Annotated[Count, Field(description="Processes that share a trial where it has no GPU.")] = 1
     gpu_memory_gb: Annotated[
         PositiveNumber | None, Field(description="Memory of one GPU, where this machine has none to ask.")
     ] = None
     disk_gb: Annotated[PositiveNumber, Field(description="Most disk for checkpoints, in gigabytes.")] = 20.0
+
+    @property
+    def num_ranks(self) -> int:
+        """Processes of a trial: one for each of several GPUs, else `ranks`."""
+        return int(self.gpus) if self.gpus != "auto" and self.gpus > 1 else self.ranks
 
 
 class Price(Model):

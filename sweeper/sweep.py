@@ -214,6 +214,7 @@ class Sweep:
             micro_sequences=self.site.micro_sequences,
             checkpoint_activations=self.site.checkpoint_activations,
             keep_state=self.book.keeps_state(segment),
+            devices=self.site.devices_per_trial,
         )
 
     def _ask_tuning(self) -> bool:
@@ -356,7 +357,7 @@ class Sweep:
         self.losses.pop(result.node, None)
         arm, hours = (
             (segment.spec.scale, segment.spec.method),
-            self.site.devices_per_trial * result.billed_seconds / 3600,
+            result.devices * result.billed_seconds / 3600,
         )
         self.spent_hours += hours
         self.arm_hours[arm] += hours

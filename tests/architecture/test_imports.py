@@ -40,6 +40,7 @@ BREACHES = [
     ("trainers/methods/tst.py", "from trainers import losses", {CORE, REPORTS}),
     ("sweeper/sweep.py", "import ray", {RAY}),
     ("sweeper/worker.py", "import ray.tune", {RAY}),
+    ("trainers/parallel.py", "import ray.train", {RAY, BARE}),
     ("sweeper/plan.py", "import mlflow", {MLFLOW}),
     ("sweeper/dashboard.py", "from mlflow import MlflowClient", {MLFLOW}),
     ("sweeper/plan.py", "import plotly", {PLOTLY}),
