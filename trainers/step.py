@@ -7,7 +7,7 @@ Decides how a step runs, never what it computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -43,17 +43,22 @@ def resolve_execution(
     """`eager`, `compiled` or `captured`. Raises `ValueError` when a form is asked for that this machine cannot run.
 
     On a CPU `auto` is eager: small models, for which compiling costs more than it brings, are what a CPU is for. On a GPU
-    `auto` is captured, or compiled for several `ranks`: gathering their shards cannot be captured. What is missing for the
-    best form is told to `say`, in one line.
+    `auto` is the first of captured, compiled and eager that works there when it is tried; several `ranks` begin with compiled,
+    because gathering their shards cannot be captured. What is missing for the best form is told to `say`, in one line.
     """
     if wanted not in EXECUTIONS:
         raise ValueError(f"execution: {wanted!r} is not one of {', '.join(EXECUTIONS)}")
     if wanted == "auto":
         if device.type != "cuda":
             return "eager"
-        wanted = "captured" if ranks == 1 else "compiled" if can_compile(device) else "eager"
-        if wanted == "eager":
+        forms = (["captured"] if ranks == 1 else []) + (["compiled"] if can_compile(device) else [])
+        if not forms:
             say("execution: eager: compiling for ranks needs Triton and a C++ compiler, which are not here")
+        wanted = (*forms, "eager")[0]
+        if torch.cuda.is_available():  # else this is the driver of a cluster, whose workers have the GPUs
+            from trainers.probe import failure_elsewhere
+
+            wanted = first_that_works(forms, lambda form: failure_elsewhere(form, str(device)), say)
     if wanted == "captured" and ranks > 1:
         raise ValueError(f"execution: captured runs on one rank and trials here have {ranks}; use auto or compiled")
     if wanted == "captured" and device.type != "cuda":
@@ -63,6 +68,16 @@ def resolve_execution(
     if wanted == "captured" and not can_compile(device):
         say("execution: captured, without compiled kernels: they need Triton and a C++ compiler, which are not here")
     return wanted
+
+
+def first_that_works(forms: Sequence[str], failure: Callable[[str], str | None], say: Callable[[str], None]) -> str:
+    """The first form for which `failure` knows no reason, else `eager`; `say` is told why those before it were left."""
+    for form in forms:
+        reason = failure(form)
+        if reason is None:
+            return form
+        say(f"execution: {form} does not work here: {reason}")
+    return "eager"
 
 
 @dataclass(frozen=True, slots=True)

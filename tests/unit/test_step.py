@@ -15,8 +15,9 @@ from trainers.losses import multi_hot_reference, target_weights
 from trainers.methods import phases_of
 from trainers.model import build_model
 from trainers.optim import build_optimizer
+from trainers.probe import failure_elsewhere, failure_of
 from trainers.spec import TrialSpec
-from trainers.step import TrainingStep, resolve_execution
+from trainers.step import TrainingStep, first_that_works, resolve_execution
 
 
 def step_of(spec: TrialSpec, execution: str = "eager", micro_sequences: int | None = None) -> TrainingStep:
@@ -146,3 +147,23 @@ def test_the_compiled_step_is_the_eager_step_up_to_rounding() -> None:
         graphs.append(counters["stats"]["unique_graphs"])
     # embedding, body and loss; another bag size needs another embedding and loss, and no other body
     assert [count - graphs[0] for count in graphs] == [0, 0, 2, 2]
+
+
+def test_auto_takes_the_first_form_that_works_and_says_why_not_those_before_it() -> None:
+    said: list[str] = []
+    reasons = {"captured": "the device refuses", "compiled": None}
+    assert first_that_works(("captured", "compiled"), reasons.__getitem__, said.append) == "compiled"
+    assert said == ["execution: captured does not work here: the device refuses"]
+    assert first_that_works(("captured",), reasons.__getitem__, said.append) == "eager"
+
+
+@pytest.mark.parametrize("form", ["eager", "captured"])
+def test_a_form_that_works_is_found_to_work(form: str) -> None:
+    assert failure_of(form, CPU) is None
+
+
+def test_why_a_form_does_not_work_is_brought_from_another_process_in_one_line() -> None:
+    assert failure_elsewhere("eager", "cpu") is None
+    reason = failure_elsewhere("eager", "nonsense")
+    assert reason is not None
+    assert "nonsense" in reason

@@ -1,0 +1,81 @@
+"""Whether a form of the training step works on a device: a few steps of a tiny model over a phase boundary, in that form.
+
+`auto` asks here before a sweep relies on an answer. By default in a process of its own, which takes its memory and whatever
+it did to the device with it. What is tried in which order is `step`'s.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import torch
+
+from trainers.data.shards import TokenStream
+from trainers.methods import phases_of
+from trainers.model import build_model
+from trainers.optim import build_optimizer
+from trainers.scales import SCALES
+from trainers.schedule import phase_at
+from trainers.spec import Optimizer, Schedule, TrialSpec
+from trainers.step import TrainingStep
+
+LONGEST_SECONDS = 300
+"""A first compilation takes less; what takes longer does not work."""
+_STEPS, _CONTEXT, _SEQUENCES = 6, 64, 4
+
+
+def failure_of(execution: str, device: torch.device) -> str | None:
+    """Why `execution` does not work on `device`, in one line, or None: then six steps over a boundary gave finite losses."""
+    shape = SCALES["pico"].shape
+    spec = TrialSpec(
+        scale="pico",
+        shape=shape,
+        method="tst",
+        parameters=(("bag_size", 2), ("bag_weighting", "uniform"), ("step_ratio", 0.5)),
+        corpus_fingerprint="none",
+        tokenizer_fingerprint="none",
+        context=_CONTEXT,
+        tokens_per_step=_CONTEXT * _SEQUENCES,
+        validation_tokens=_CONTEXT,
+        schedule=Schedule(_STEPS, 1, 1, 1e-3),
+        optimizer=Optimizer(),
+        precision="bf16" if device.type == "cuda" else "fp32",
+        seed=0,
+    )
+    tokens = np.random.default_rng(0).integers(0, shape.vocab_size, 8_192)
+    stream = TokenStream(tokens, np.array([0, len(tokens)]), 0, tokens.nbytes)
+    try:
+        model = build_model(shape, _CONTEXT, 0, device)
+        optimizer = build_optimizer(model, spec.optimizer)
+        step = TrainingStep(spec, phases_of(spec), model, optimizer, stream, device, execution, _SEQUENCES // 2)
+        results = [step.run(index, phase_at(step.phases, index)) for index in range(_STEPS)]
+        losses, _ = step.look(results)()
+        step.close()
+    except Exception as error:  # whatever goes wrong here would go wrong in every trial
+        return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"[:300]
+    return None if np.isfinite(losses).all() else f"its losses are {losses}"
+
+
+def failure_elsewhere(execution: str, device: str) -> str | None:
+    """`failure_of` in a process of its own."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "trainers.probe", execution, device],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=LONGEST_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no answer within {LONGEST_SECONDS} seconds"
+    if done.returncode == 0:
+        return None
+    return (done.stdout.strip() or done.stderr.strip() or f"the process ended with {done.returncode}").splitlines()[-1]
+
+
+if __name__ == "__main__":
+    reason = failure_of(sys.argv[1], torch.device(sys.argv[2]))
+    print(reason or "works")
+    sys.exit(reason is not None)
