@@ -165,10 +165,9 @@ def _trainable(train: Train, ranks: RankResources) -> Callable[[dict[str, Any]],
             tune.report({"step": point.step, "loss": point.loss})
 
         try:
-            if ranks.size > 1:
-                train_on_ranks(train, job, ranks)  # the ranks report, the end too
-                return
-            end = json.dumps(result_to_dict(train(job, on_point)))
+            alone = ranks.size == 1
+            result = train(job, on_point) if alone else train_on_ranks(train, job, on_point, ranks)
+            end = json.dumps(result_to_dict(result))
         except ParentLostError:
             end = "lost"
         except Exception as error:

@@ -7,20 +7,24 @@ What to train is handed in; what ranks do together is `trainers.parallel`'s.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sweeper.executors import Train
 from trainers.loop import StagePoint
-from trainers.stage import StageJob, StageResult, job_from_dict, job_to_dict, result_to_dict
+from trainers.stage import StageJob, StageResult, job_from_dict, job_to_dict
 
-SETTINGS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600"}
-"""Set where the user has not. Ranks wait in every report until Ray Train looks at them next, with its default for two
-seconds. Trials at once are limited so that the ranks' resources are free, but starting on a busy machine takes its time."""
+SETTINGS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600"}
+"""Set where the user has not: Ray Train's own two seconds are how late it sees the end of a stage, its minute for starting
+is short on a busy machine. Trials at once are limited so that the ranks' resources are free."""
+LOOK_SECONDS = 0.5
+"""Between two looks at whether the ranks have ended."""
 
 
 class RankLostError(RuntimeError):
@@ -37,34 +41,70 @@ class RankResources:
     storage: str
 
 
-def train_on_ranks(train: Train, job: StageJob, ranks: RankResources) -> None:
-    """Train `job` on `ranks` from inside a Tune trial, which gets every report of the first rank, the end among them.
+def train_on_ranks(
+    train: Train, job: StageJob, on_point: Callable[[StagePoint], None], ranks: RankResources
+) -> StageResult:
+    """`train(job, on_point)` on `ranks`, called from inside a Tune trial; points and result are the first rank's.
 
     Raises what a rank raised, as a stage in this process would, or `RankLostError`.
     """
     os.environ.update({key: value for key, value in SETTINGS.items() if key not in os.environ})
-    from ray.train import RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.tune.integration.ray_train import TuneReportCallback
+    from ray.train import TrainingFailedError
+    from ray.util.queue import Empty, Queue
 
-    reports: Any = TuneReportCallback()  # type: ignore[no-untyped-call]
+    found: list[StageResult] = []
+    # Ray's own bridge from Train to Tune holds one report and may lose the last one, or wait for itself for ever, when
+    # Tune is slower than the training; it also lets every rank wait for each report.
+    reports = Queue(actor_options={"num_cpus": 0})
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        try:
+            fitting = pool.submit(_trainer(train, job, ranks, reports).fit)
+            ended = False
+            while not ended:
+                ended = fitting.done()  # asked first: what was reported before the end is taken below
+                with contextlib.suppress(Empty):
+                    while True:
+                        report = reports.get(timeout=LOOK_SECONDS)
+                        found.append(report) if isinstance(report, StageResult) else on_point(report)
+            fitting.result()
+        except TrainingFailedError as error:
+            raise cause_of(getattr(error, "worker_failures", {})) from error
+        finally:
+            reports.shutdown(force=True)
+    return found[0]
+
+
+def _trainer(train: Train, job: StageJob, ranks: RankResources, reports: Any) -> Any:
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
     resources = {"CPU": ranks.cpus, "GPU": ranks.gpus} if ranks.gpus else {"CPU": ranks.cpus}
-    trainer = TorchTrainer(
-        _rank(train),
+    return TorchTrainer(
+        _rank(train, reports),
         train_loop_config={"job": json.dumps(job_to_dict(job))},
         scaling_config=ScalingConfig(num_workers=ranks.size, use_gpu=ranks.gpus > 0, resources_per_worker=resources),
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if ranks.gpus else "gloo"),
-        run_config=RunConfig(
-            name=f"ranks-{job.node}-{secrets.token_hex(4)}",
-            storage_path=ranks.storage,
-            callbacks=[reports],
-        ),
+        run_config=RunConfig(name=f"ranks-{job.node}-{secrets.token_hex(4)}", storage_path=ranks.storage),
     )
-    try:
-        trainer.fit()
-    except TrainingFailedError as error:
-        failures: dict[int, Exception] = getattr(error, "worker_failures", {})
-        raise cause_of(failures) from error
+
+
+def _rank(train: Train, reports: Any) -> Callable[[dict[str, Any]], None]:
+    def rank(config: dict[str, Any]) -> None:
+        from ray.train import get_context
+        from ray.train.torch import get_device
+
+        first = get_context().get_world_rank() == 0
+        job = replace(job_from_dict(json.loads(config["job"])), device=str(get_device()))
+
+        def on_point(point: StagePoint) -> None:
+            if first:
+                reports.put(point)
+
+        result = train(job, on_point)
+        if first:
+            reports.put(result)
+
+    return rank
 
 
 def cause_of(failures: Mapping[int, Exception]) -> Exception:
@@ -77,19 +117,3 @@ def cause_of(failures: Mapping[int, Exception]) -> Exception:
     if dead or not raised:
         return RankLostError(f"the process of rank {dead[0]} died" if dead else "the process of a rank died")
     return raised[0]
-
-
-def _rank(train: Train) -> Callable[[dict[str, Any]], None]:
-    def rank(config: dict[str, Any]) -> None:
-        from ray import train as ray_train
-        from ray.train.torch import get_device
-
-        job = replace(job_from_dict(json.loads(config["job"])), device=str(get_device()))
-
-        def on_point(point: StagePoint) -> None:
-            ray_train.report({"step": point.step, "loss": point.loss})
-
-        result: StageResult = train(job, on_point)
-        ray_train.report({"end": json.dumps(result_to_dict(result))})
-
-    return rank
