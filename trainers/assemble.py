@@ -78,7 +78,7 @@ def assemble_record(
     chain: Sequence[StageResult],
     provenance: Provenance,
     *,
-    devices: int,
+    devices: float,
     corpus_tokens: int,
     evaluate_every: int,
     failure: str | None = None,

@@ -141,7 +141,7 @@ class _Watch:
         seconds, self._mark = (now - self._mark) / len(losses), now
         clock = self._progress.clock(chunk.phase)
         (clock.samples if self._warm and clock.steps else clock.warm_up).append(seconds)
-        diverged = _watch_steps(self._state, norms, losses)
+        diverged = watch_steps(self._state, norms, losses)
         clock.steps, self._warm, self._state.step = clock.steps + len(losses), True, chunk.stop
         return diverged
 
@@ -163,7 +163,7 @@ def begin_phase(state: TrainState, phase: Phase, seed: int) -> None:
             moment.zero_()
 
 
-def _watch_steps(state: TrainState, norms: list[float], losses: list[float]) -> Diverged | None:
+def watch_steps(state: TrainState, norms: list[float], losses: list[float]) -> Diverged | None:
     """Count the steps from `state.step` on that changed nothing; diverged at the last of too many in a row."""
     for index, (norm, loss) in enumerate(zip(norms, losses, strict=True)):
         finite = math.isfinite(norm) and math.isfinite(loss)
@@ -174,7 +174,8 @@ def _watch_steps(state: TrainState, norms: list[float], losses: list[float]) -> 
     return None
 
 
-def _watch_validation(step: int, loss: float, vocab_size: int) -> Diverged | None:
+def watch_validation(step: int, loss: float, vocab_size: int) -> Diverged | None:
+    """Diverged where a validation loss is no number or above twice that of guessing."""
     bound = 2 * math.log(vocab_size)
     if not math.isfinite(loss):
         return Diverged(step, f"validation loss is {loss}")
@@ -224,7 +225,7 @@ def train(
             diverged = watch.look(waiting.popleft())
         if diverged is None and at_evaluation:
             loss = validation_loss(step.working, tokens, spec.context, step.device, step.ranks)
-            diverged = _watch_validation(launched, loss, spec.shape.vocab_size)
+            diverged = watch_validation(launched, loss, spec.shape.vocab_size)
             if diverged is None:
                 keep_load = keeps_load(launched, phase, arguments.evaluate_every)
                 point = StagePoint(launched, loss, phase.name, step.working.routing(keep_load=keep_load))

@@ -88,10 +88,14 @@ class PhaseTiming:
 @dataclass(frozen=True, slots=True)
 class Timing:
     """`step_seconds` is the run's clock as if trained alone; `billed_seconds` adds start-up, compilation, evaluation,
-    checkpoints and restarts; `incurred_seconds` is what this sweep paid after shared prefixes. All per device."""
+    checkpoints and restarts; `incurred_seconds` is what this sweep paid after shared prefixes. All per device.
+
+    `devices` below 1 is the trial's share of a device that several used at once: step times were measured under that
+    contention, and hours are that share of the time. A trial that ran in a stack has the step time of a stack of one, measured
+    beside it; its billed seconds are its part of the stack's wall time, which may be less."""
 
     phases: tuple[PhaseTiming, ...]
-    devices: int
+    devices: float
     billed_seconds: float
     incurred_seconds: float
 

@@ -170,7 +170,7 @@ def _progress_from(job: StageJob, note: dict[str, Any]) -> tuple[Progress, float
         return None
 
 
-def _restore(job: StageJob, state: TrainState) -> tuple[Progress, float]:
+def restore_stage(job: StageJob, state: TrainState) -> tuple[Progress, float]:
     """Fill `state` from this stage's own checkpoint, else from its parent, else leave it at the seed.
 
     Ranks do the same, also where one of them sees a file that others do not.
@@ -236,6 +236,40 @@ def _fresh_state(job: StageJob, device: torch.device, ranks: Ranks) -> TrainStat
     return TrainState(model, build_optimizer(model, spec.optimizer), ranks=ranks)
 
 
+def done_before(job: StageJob) -> StageResult | None:
+    """The result of a stage that needs no training: it ended, and its state is there where one is wanted."""
+    done = read_result(Path(job.store), job.node)
+    return done if not job.keep_state or (Path(job.store) / job.node / STATE).exists() else None
+
+
+def save_partial_state(job: StageJob, state: TrainState, progress: Progress, billed_seconds: float) -> None:
+    """Leave a checkpoint that the same stage goes on from."""
+    folder = Path(job.store) / job.node / PARTIAL
+    save_checkpoint(folder, state, _progress_note(job, progress, billed_seconds))
+
+
+def close_stage(
+    job: StageJob,
+    outcome: Stopped | Diverged | None,
+    state: TrainState,
+    progress: Progress,
+    billed_seconds: Callable[[], float],
+) -> StageResult:
+    """Leave the end state (where kept) and then the result of a stage that ended; of a stopped one only tell.
+
+    `billed_seconds` is asked when the state has been written.
+    """
+    folder = Path(job.store) / job.node
+    if outcome is None and job.keep_state:
+        save_checkpoint(folder / STATE, state, {"spec": spec_to_dict(job.spec)})
+    result = _result(job, outcome, progress, billed_seconds(), state.skipped_steps)
+    if not isinstance(outcome, Stopped) and state.ranks.rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / RESULT, json.dumps(result_to_dict(result)))
+        shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+    return result
+
+
 def run_stage(job: StageJob, corpus: Any, on_point: Callable[[StagePoint], None] = lambda point: None) -> StageResult:
     """Train a stage and leave `result.json` (and the end state, where kept) in the store.
 
@@ -244,14 +278,13 @@ def run_stage(job: StageJob, corpus: Any, on_point: Callable[[StagePoint], None]
     Where ranks train together, each of them calls this, and only the first writes the result.
     """
     began = time.perf_counter()
-    device, spec, folder = torch.device(job.device), job.spec, Path(job.store) / job.node
+    device, spec = torch.device(job.device), job.spec
     ranks, phases = ranks_here(device), phases_of(spec)
-    done = read_result(Path(job.store), job.node)
-    finished = done is not None and (not job.keep_state or (folder / STATE).exists())
-    if ranks.every(finished) and done is not None:
+    done = done_before(job)
+    if ranks.every(done is not None) and done is not None:
         return done
     state = _fresh_state(job, device, ranks)
-    progress, billed_before = _restore(job, state)
+    progress, billed_before = restore_stage(job, state)
     step = TrainingStep(
         spec,
         phases,
@@ -269,7 +302,7 @@ def run_stage(job: StageJob, corpus: Any, on_point: Callable[[StagePoint], None]
         return billed_before + time.perf_counter() - began
 
     def save_partial(state: TrainState, progress: Progress) -> None:
-        save_checkpoint(folder / PARTIAL, state, _progress_note(job, progress, billed()))
+        save_partial_state(job, state, progress, billed())
 
     arguments = LoopArguments(
         evaluate_every=job.evaluate_every,
@@ -282,11 +315,4 @@ def run_stage(job: StageJob, corpus: Any, on_point: Callable[[StagePoint], None]
     validation = corpus.validation(spec.validation_tokens)
     with _fitting(step), closing(step):
         outcome = train(state, step, validation, job.end, progress, arguments)
-    if outcome is None and job.keep_state:
-        save_checkpoint(folder / STATE, state, {"spec": spec_to_dict(spec)})
-    result = _result(job, outcome, progress, billed(), state.skipped_steps)
-    if not isinstance(outcome, Stopped) and ranks.rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / RESULT, json.dumps(result_to_dict(result)))
-        shutil.rmtree(folder / PARTIAL, ignore_errors=True)
-    return result
+    return close_stage(job, outcome, state, progress, billed)
