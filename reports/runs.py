@@ -95,7 +95,7 @@ class FinishedRun:
     params: float | None = None
     device: str | None = None
     device_kind: str | None = None
-    num_devices: int = 1
+    num_devices: float = 1
     precision: str | None = None
     context: int | None = None
     tokens_per_step: int | None = None
@@ -154,7 +154,7 @@ def _outcome_reason(outcome: Outcome) -> str:
             return reason
 
 
-def _curve(curve: LossCurve, devices: int) -> RunCurve:
+def _curve(curve: LossCurve, devices: float) -> RunCurve:
     points = curve.points
     if not points:
         return EMPTY_CURVE

@@ -89,6 +89,9 @@ def run(
     address: Annotated[str | None, typer.Option(help="Join this Ray cluster instead of starting one here.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Trials at once; 0: as many as there is room for.")] = 0,
     execution: Annotated[str, typer.Option(help="Form of the step: auto, eager, compiled or captured.")] = "auto",
+    stack: Annotated[
+        str, typer.Option(help="Most small trials in one step; auto: as many as were measured to pay here.")
+    ] = "auto",
     micro_sequences: Annotated[int | None, typer.Option(min=1, help="Sequences in memory at once.")] = None,
     checkpoint_activations: Annotated[
         bool, typer.Option("--checkpoint-activations", help="Compute activations again instead of keeping them.")
@@ -114,6 +117,7 @@ def run(
             address=address,
             workers=workers,
             execution=execution,
+            stack=stack,
             micro_sequences=micro_sequences,
             checkpoint_activations=checkpoint_activations,
             max_gpu_hours=max_gpu_hours,

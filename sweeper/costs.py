@@ -36,7 +36,7 @@ class StepCost:
     flops_per_second: float
     source: str
     bench: DeviceFigures | None = None
-    ranks: int = 1
+    ranks: float = 1
 
     def seconds(self, spec: TrialSpec, phase: Phase) -> float:
         """Seconds of one step of a phase of `spec`."""
@@ -72,12 +72,13 @@ def step_cost(
     device: str,
     on_gpu: bool,
     bench: DeviceFigures | None = None,
-    devices: int = 1,
-    ranks: int = 1,
+    devices: float = 1,
+    ranks: float = 1,
 ) -> StepCost:
     """Medians of what the records measured on `devices` of the kind `device`; one device's `bench`, or the guess, for the rest.
 
-    Bench and guess let `ranks` compute at their full rate, as if they had nothing to tell each other.
+    Bench and guess let `ranks` compute at their full rate, as if they had nothing to tell each other; below 1 it is the
+    share that a trial has of a device, whose rate the trials there then have between them.
     """
     seen: dict[tuple[str, int], list[float]] = {}
     for record in records:

@@ -20,9 +20,10 @@ from sweeper.costs import StepCost
 from sweeper.memory import MemoryLedger
 from sweeper.memory_fit import ScaleFit
 from sweeper.simulate import SimulatedExecutor, trains_nothing
+from sweeper.site import Site, state_bytes
 from sweeper.space_schema import SearchSpace
 from sweeper.store import MemoryStore
-from sweeper.sweep import CorpusFacts, Site, Sweep, state_bytes
+from sweeper.sweep import CorpusFacts, Sweep
 from trainers.flops import count_parameters, flops_at
 from trainers.lineage import path_of
 from trainers.methods import BASELINE, phases_of
@@ -148,7 +149,7 @@ def plan_scale(
     cost: StepCost,
     workers: int,
     known: Iterable[RunRecord],
-    devices_per_trial: int,
+    devices_per_trial: float,
 ) -> tuple[ScalePlan, tuple[StageLine, ...]]:
     """Simulate one scale, with what the ledger holds already."""
     one = space.model_copy(update={"scales": (scale,)})
@@ -201,7 +202,9 @@ def plan_scale(
     ), lines
 
 
-def _stage_lines(store: MemoryStore, fresh: Iterable[TrialSpec], cost: StepCost, devices: int) -> tuple[StageLine, ...]:
+def _stage_lines(
+    store: MemoryStore, fresh: Iterable[TrialSpec], cost: StepCost, devices: float
+) -> tuple[StageLine, ...]:
     """The stages that were trained for the `fresh` trials, in the order in which they ended."""
     specs = {spec.spec_id: spec for spec in fresh}
     below: Counter[str] = Counter()
@@ -246,7 +249,7 @@ def _arm_plan(
     done: set[str],
     cost: StepCost,
     corpus_tokens: int,
-    devices: int,
+    devices: float,
     trained: int,
     trained_seconds: float,
 ) -> ArmPlan:
@@ -316,7 +319,7 @@ def make_plan(
     workers: int,
     on_gpu: bool,
     known: Iterable[RunRecord] = (),
-    devices_per_trial: int = 1,
+    devices_per_trial: float = 1,
     fits: Mapping[str, ScaleFit] | None = None,
 ) -> Plan:
     """The plan of `space` on `workers` workers. `known` are the records that the ledger holds already, `fits` what is known

@@ -16,9 +16,10 @@ from sweeper.ledger import Ledger
 from sweeper.ledger_location import LedgerError
 from sweeper.memory import MemoryLedger
 from sweeper.session import CORPORA, RunOptions, corpus_facts, corpus_request
+from sweeper.site import Site
 from sweeper.space import SearchSpace, load_search_space
 from sweeper.store import MemoryStore
-from sweeper.sweep import CorpusFacts, Site, Sweep
+from sweeper.sweep import CorpusFacts, Sweep
 from trainers.record import Provenance, RunRecord
 from trainers.spec_lines import TUNING, TrialLine, trials_to_text
 from trainers.stage import StageJob

@@ -18,9 +18,10 @@ from sweeper.loss_table import SEED_DEVIATION, TABLE_METHODS, LossTable, refuse_
 from sweeper.memory import MemoryLedger
 from sweeper.search import Axis, Domain
 from sweeper.simulate import SimulatedExecutor, trains_nothing
+from sweeper.site import Site
 from sweeper.space_schema import SearchSpace
 from sweeper.store import MemoryStore
-from sweeper.sweep import CorpusFacts, Site, Sweep
+from sweeper.sweep import CorpusFacts, Sweep
 from trainers.provenance import provenance
 from trainers.record import Failed, Provenance, RunRecord
 from trainers.spec import TrialSpec

@@ -7,6 +7,7 @@ time; a stop request, Ctrl-C and SIGTERM all let running stages save their state
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shlex
 import signal
@@ -25,9 +26,11 @@ from sweeper.ledger_location import LedgerError
 from sweeper.lock import STOP, driving
 from sweeper.memory_fit import ScaleFit, device_memory, fits_of, refuse_what_does_not_fit
 from sweeper.plan import UNPREPARED, Plan, make_plan
+from sweeper.site import Site
 from sweeper.space import SearchSpace, load_search_space
+from sweeper.stacking import stacks_of
 from sweeper.store import DiskStore
-from sweeper.sweep import CorpusFacts, Site, Sweep
+from sweeper.sweep import CorpusFacts, Sweep
 from sweeper.view import SweepView, view_of
 from sweeper.worker import train_stage
 from trainers.bench.result import FOLDER as BENCH
@@ -51,6 +54,7 @@ class RunOptions:
     address: str | None = None
     workers: int = 0
     execution: str = "auto"
+    stack: str = "auto"
     micro_sequences: int | None = None
     checkpoint_activations: bool = False
     tracking_uri: str | None = None
@@ -136,7 +140,7 @@ def _plan(
             on_gpu=gpus > 0,
             bench=bench,
             devices=_devices(space, gpus),
-            ranks=space.resources.num_ranks,
+            ranks=gpus if 0 < gpus < 1 else space.resources.num_ranks,
         ),
         workers=workers,
         on_gpu=gpus > 0,
@@ -179,16 +183,18 @@ def _device_name(*, on_gpu: bool) -> str:
     return device_name("cuda") if torch.cuda.is_available() else "a GPU"
 
 
-def _devices(space: SearchSpace, gpus: float) -> int:
-    """Devices that a trial's clock counts: whole GPUs, or the CPUs where it has none."""
-    return max(1, int(gpus)) if gpus else space.resources.cpus
+def _devices(space: SearchSpace, gpus: float) -> float:
+    """Devices that a trial's clock counts: GPUs or a share of one, or the CPUs where it has none."""
+    if not gpus:
+        return space.resources.cpus
+    return gpus if gpus < 1 else int(gpus)
 
 
 @contextlib.contextmanager
-def _executor(space: SearchSpace, options: RunOptions, folder: Path) -> Iterator[tuple[Executor, float]]:
-    """The executor, and the GPUs that each of its trials gets."""
+def _executor(space: SearchSpace, options: RunOptions, folder: Path) -> Iterator[tuple[Executor, float, int]]:
+    """The executor, the GPUs that each of its trials gets, and how many run at once."""
     if options.executor == "inline":
-        yield InlineExecutor(), _room(space, options)[0]
+        yield InlineExecutor(), math.ceil(_room(space, options)[0]), 1  # one at a time has the whole device
         return
     from sweeper.dispatch import RayExecutor, attach
 
@@ -199,9 +205,11 @@ def _executor(space: SearchSpace, options: RunOptions, folder: Path) -> Iterator
         if space.resources.cpus > cluster.cpus:
             raise ValueError(f"resources.cpus: {space.resources.cpus} wanted, the cluster has {cluster.cpus}")
         ranks, workers = space.resources.num_ranks, options.workers
+        room = max(1, int(cluster.gpus / gpus if gpus else cluster.cpus / space.resources.cpus))
         if ranks > 1:
-            workers = workers or max(1, int(cluster.gpus / gpus if gpus else cluster.cpus / space.resources.cpus))
-        yield RayExecutor(folder / "ray", space.resources.cpus, gpus, workers, ranks=ranks), gpus
+            workers = workers or room
+        executor = RayExecutor(folder / "ray", space.resources.cpus, gpus, workers, ranks=ranks)
+        yield executor, gpus, workers or room
 
 
 @contextlib.contextmanager
@@ -268,9 +276,9 @@ def run_file(options: RunOptions, say: Say, watch: Watch) -> SessionEnd:
         sweep: Sweep | None = None
         complete = False
         try:
-            with _stopping(folder), _executor(space, options, folder) as (executor, gpus):
+            with _stopping(folder), _executor(space, options, folder) as (executor, gpus, workers):
                 refuse_what_does_not_fit(_fits(space, options, gpus))
-                sweep = _sweep(space, options, folder, ledger, corpus, gpus, say)
+                sweep = _sweep(space, options, folder, ledger, corpus, gpus, workers, say)
                 facts, words = corpus_facts(corpus), corpus.description
                 planned = _plan(space, options, facts, words, ledger.records()).planned_steps
                 executor.run(sweep, train_stage, lambda: _look(sweep, folder, planned, watch))
@@ -291,7 +299,14 @@ def _look(sweep: Sweep, folder: Path, planned: Mapping[tuple[str, str], int], wa
 
 
 def _sweep(
-    space: SearchSpace, options: RunOptions, folder: Path, ledger: Ledger, corpus: Any, gpus: float, say: Say
+    space: SearchSpace,
+    options: RunOptions,
+    folder: Path,
+    ledger: Ledger,
+    corpus: Any,
+    gpus: float,
+    workers: int,
+    say: Say,
 ) -> Sweep:
     import torch
 
@@ -302,6 +317,9 @@ def _sweep(
     execution = resolve_execution(options.execution, torch.device("cuda" if on_gpu else "cpu"), say, ranks)
     where = provenance(execution, "cuda" if on_gpu and torch.cuda.is_available() else None)
     ledger.begin(_about(space, options, corpus, where))
+    stacks = stacks_of(space, options.stack, options.results, where.device) if ranks == 1 else {}
+    for scale, width in stacks.items():
+        say(f"{scale}: up to {width} trials in one step")
     store = folder / STAGES
     site = Site(
         store=str(store),
@@ -312,6 +330,8 @@ def _sweep(
         micro_sequences=options.micro_sequences,
         checkpoint_activations=options.checkpoint_activations,
         disk_bytes=space.resources.disk_gb * 1e9,
+        stacks=stacks,
+        workers=workers,
     )
     return Sweep(
         space,

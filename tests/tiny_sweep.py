@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.memory import MemoryLedger
+from sweeper.site import Site
 from sweeper.space_schema import SearchSpace
 from sweeper.store import MemoryStore, StageStore
-from sweeper.sweep import CorpusFacts, Idle, Site, Sweep
+from sweeper.sweep import CorpusFacts, Idle, Sweep
 from tests.strategies import PROVENANCE
 from trainers.loop import StagePoint
 from trainers.methods import phases_of

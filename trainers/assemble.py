@@ -35,7 +35,7 @@ def is_evaluated(step: int, phases: tuple[Phase, ...], total_steps: int, evaluat
     return on_grid or step == total_steps or any(step == phase.end for phase in phases)
 
 
-def on_devices(chain: Sequence[StageResult], devices: int) -> list[StageResult]:
+def on_devices(chain: Sequence[StageResult], devices: float) -> list[StageResult]:
     """The stages with the clock of `devices`: one that was trained on another number keeps its device-seconds."""
     return [
         replace(

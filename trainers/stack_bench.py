@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from trainers.bench.result import FOLDER, bench_file
 from trainers.checkpoint import TrainState, write_atomically
 from trainers.devices import device_name
 from trainers.methods import phases_of
@@ -189,8 +189,7 @@ def measure_shared(
 
 def figures_file(folder: Path, device: str) -> Path:
     """Where the figures of `device`, by the name that people compare, are kept."""
-    slug = re.sub(r"[^a-z0-9]+", "-", device.casefold()).strip("-")
-    return folder / f"stack-{slug}.json"
+    return bench_file(folder, f"stack {device}")
 
 
 def read_figures(folder: Path, device: str) -> tuple[StackFigures, ...]:
@@ -229,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=list(WIDTHS))
     parser.add_argument("--samples", type=int, default=20)
     parser.add_argument("--share", type=int, nargs="+", help="also this many trials at once as processes of their own")
-    parser.add_argument("--out", type=Path, default=Path("results/bench"))
+    parser.add_argument("--out", type=Path, default=Path("results") / FOLDER)
     given = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":

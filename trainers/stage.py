@@ -76,7 +76,7 @@ class StageJob:
     micro_sequences: int | None = None
     keep_state: bool = True
     checkpoint_activations: bool = False
-    devices: int = 1
+    devices: float = 1
 
 
 def job_to_dict(job: StageJob) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class StageResult:
     booked_by: str
     device: str
     execution: str
-    devices: int = 1
+    devices: float = 1
 
 
 def result_to_dict(result: StageResult) -> dict[str, Any]:

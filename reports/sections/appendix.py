@@ -13,6 +13,7 @@ from reports.study import ScaleStudy, Study
 from reports.summary import Summary, summary_to_json
 from reports.verdict import LadderCurve
 from trainers.methods import METHODS
+from trainers.record import RunRecord
 
 SPEEDUP_IN_WORDS = (
     "The speedup at a loss is the device-hours in which finished, decayed baseline runs reach it over the device-hours "
@@ -156,9 +157,25 @@ def _environment(study: Study, summary: Summary) -> tuple[tuple[str, str], ...]:
     records = [run.record for run in study.runs if run.record is not None]
     if records:
         facts.append(("Execution", ", ".join(sorted({record.provenance.execution for record in records}))))
+        facts.append(("Sharing", _sharing(records)))
         versions = sorted({version for record in records for version in record.provenance.versions})
         facts += [(f"Version of {name}", version) for name, version in versions]
     return tuple((name, value) for name, value in facts if value)
+
+
+def _sharing(records: Sequence[RunRecord]) -> str:
+    """How trials that used a device together were timed; empty where each had its own."""
+    said = []
+    shares = sorted({record.timing.devices for record in records if record.timing.devices < 1})
+    if shares:
+        parts = ", ".join(f"{share:g}" for share in shares)
+        said.append(f"a trial had {parts} of a device; steps were timed under that contention, hours are that share")
+    if any(record.provenance.execution == "stacked" for record in records):
+        said.append(
+            "small trials ran several in one step; their step times are those of one alone in the same form, measured "
+            "beside the stack, and their billed hours a part of its wall time"
+        )
+    return "; ".join(said)
 
 
 def figure(shown: AppendixInfo) -> Sequence[Block]:

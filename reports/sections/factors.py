@@ -99,7 +99,7 @@ def _phase(scale: ScaleStudy, time: PooledStepTime) -> PhaseRow:
     if found is not None:
         spec, phase = found
         positions, flops = phase.positions(spec.tokens_per_step), flops_per_step(spec, phase)
-    devices = max(runs[0].num_devices, 1) if runs else 1
+    devices = runs[0].num_devices if runs else 1
     rate = None if positions is None else positions / time.seconds / devices
     peak = next((value for name, value in PEAK_FLOPS.items() if name in time.device.upper()), None)
     utilisation = None if peak is None or flops is None else flops / time.seconds / devices / peak

@@ -16,8 +16,9 @@ from sweeper.executors import InlineExecutor
 from sweeper.memory import MemoryLedger
 from sweeper.plan import UNPREPARED, make_plan
 from sweeper.session import corpus_facts
+from sweeper.site import Site
 from sweeper.store import DiskStore
-from sweeper.sweep import Site, Sweep
+from sweeper.sweep import Sweep
 from sweeper.worker import train_stage
 from tests.conformance.sweep_of import prepare_text
 from tests.method_specs import TYPICAL

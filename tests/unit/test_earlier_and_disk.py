@@ -9,9 +9,10 @@ from sweeper.earlier import earlier_points, identity_of
 from sweeper.executors import InlineExecutor
 from sweeper.memory import MemoryLedger
 from sweeper.session import corpus_facts
+from sweeper.site import Site, state_bytes
 from sweeper.space import SearchSpace, parse_search_space
 from sweeper.store import DiskStore
-from sweeper.sweep import Site, Sweep, state_bytes
+from sweeper.sweep import Sweep
 from sweeper.worker import train_stage
 from tests import small
 from tests.strategies import PROVENANCE

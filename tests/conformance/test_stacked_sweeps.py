@@ -1,0 +1,106 @@
+"""A sweep whose stages run stacked comes to the records of the sweep that trains them one by one, through any executor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeper.executors import Executor, InlineExecutor
+from sweeper.worker import train_stack
+from tests.conformance.sweep_of import (
+    NUM_TRIALS,
+    Bench,
+    essence,
+    inline,
+    on_ray,
+    prepare_text,
+    stack_and_ask_for_a_stop,
+    stack_and_die,
+    stack_and_lose,
+    train_and_damage,
+)
+from tests.conformance.test_every_executor import RAY_WARNINGS
+from trainers.data.shards import PreparedCorpus
+from trainers.record import Finished
+from trainers.stack_stage import STACKED
+from trainers.stage import StageJob
+
+Start = Callable[[Path], AbstractContextManager[Executor]]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> PreparedCorpus:
+    return prepare_text(tmp_path_factory.mktemp("corpora"))
+
+
+@pytest.fixture(scope="module")
+def alone(corpus: PreparedCorpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[object, ...]]:
+    """The sweep in this process, one stage at a time, in the ordinary eager form."""
+    bench = Bench(corpus, tmp_path_factory.mktemp("alone"))
+    bench.run(InlineExecutor())
+    return essence(bench.records)
+
+
+@pytest.fixture(scope="module", params=[inline, pytest.param(on_ray, marks=[pytest.mark.slow, *RAY_WARNINGS])])
+def executor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    start: Start = request.param
+    with start(tmp_path_factory.mktemp("scratch")) as ready:
+        yield ready
+
+
+@pytest.fixture
+def bench(corpus: PreparedCorpus, tmp_path: Path) -> Bench:
+    return Bench(corpus, tmp_path, stack=4)
+
+
+def test_a_stacked_sweep_comes_to_the_same_records(executor: Any, bench: Bench, alone: dict[str, object]) -> None:
+    """Bit-equal losses: on a CPU a slice computes in float32 what it computes alone."""
+    bench.run(executor)
+    assert essence(bench.records) == alone
+    assert len(bench.records) == NUM_TRIALS
+    assert {record.provenance.execution for record in bench.records} == {STACKED}
+    assert all(isinstance(record.outcome, Finished) for record in bench.records)
+
+
+def test_stages_do_share_stacks(bench: Bench) -> None:
+    widths: list[int] = []
+
+    def watched(jobs: list[StageJob], *callbacks: Any) -> Any:
+        widths.append(len(jobs))
+        return train_stack(jobs, *callbacks)
+
+    bench.run(InlineExecutor(train_stack=watched))
+    assert max(widths) == 4
+    assert sum(widths) > NUM_TRIALS / 2
+
+
+def test_a_stack_that_fails_is_trained_slice_by_slice(executor: Any, bench: Bench, alone: dict[str, object]) -> None:
+    bench.run(replace(executor, train_stack=stack_and_lose))
+    assert essence(bench.records) == alone
+
+
+def test_a_stop_request_loses_nothing(executor: Any, bench: Bench, alone: dict[str, object]) -> None:
+    sweep = bench.run(replace(executor, train_stack=stack_and_ask_for_a_stop))
+    assert sweep.stopping == "stop requested"
+    assert len(list((bench.folder / "stages").glob("*/partial"))) > 1, "every slice of the stack left its state"
+    bench.stop_file.unlink()
+    bench.run(executor)
+    assert essence(bench.records) == alone
+
+
+def test_a_damaged_state_is_trained_again(executor: Any, bench: Bench, alone: dict[str, object]) -> None:
+    """The damage is in a trunk that was trained alone; it is found by a stack, which falls apart, and then by its slice."""
+    bench.run(executor, train_and_damage)
+    assert essence(bench.records) == alone
+
+
+@pytest.mark.parametrize("executor", [pytest.param(on_ray, marks=[pytest.mark.slow, *RAY_WARNINGS])], indirect=True)
+def test_a_worker_that_dies_loses_no_slice(executor: Any, bench: Bench, alone: dict[str, object]) -> None:
+    """Again and again, as a stack; alone its stages live."""
+    bench.run(replace(executor, train_stack=stack_and_die))
+    assert essence(bench.records) == alone
