@@ -101,6 +101,6 @@ def test_a_damaged_state_is_trained_again(executor: Any, bench: Bench, alone: di
 
 @pytest.mark.parametrize("executor", [pytest.param(on_ray, marks=[pytest.mark.slow, *RAY_WARNINGS])], indirect=True)
 def test_a_worker_that_dies_loses_no_slice(executor: Any, bench: Bench, alone: dict[str, object]) -> None:
-    """Again and again, as a stack; alone its stages live."""
     bench.run(replace(executor, train_stack=stack_and_die))
+    assert len((bench.folder / "stages" / "died").read_text().split()) == 3
     assert essence(bench.records) == alone
