@@ -134,17 +134,21 @@ def _stacked(load: Load, device: torch.device, width: int) -> Callable[[], objec
 def measure_stack(
     load: Load, device: torch.device, execution: str, widths: Sequence[int] = WIDTHS, samples: int = 20
 ) -> StackFigures:
-    """Median step of separate training in form `execution` and of each stack, `samples` of each after three to warm up."""
+    """Median step of separate training in form `execution` and of each stack, `samples` of each after three to warm up.
+
+    On a CPU in processor time, which other work on the machine disturbs less.
+    """
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     variants = {0: _alone(load, device, execution), **{width: _stacked(load, device, width) for width in widths}}
     seconds: dict[int, list[float]] = {width: [] for width in variants}
     for round_ in range(samples + 3):
         for width, step in variants.items():
             synchronise(device)
-            started = time.perf_counter()
+            started = clock()
             step()
             synchronise(device)
             if round_ >= 3:
-                seconds[width].append(time.perf_counter() - started)
+                seconds[width].append(clock() - started)
     positions = load.context * load.sequences
     rates = {width: max(width, 1) * positions / median(times) for width, times in seconds.items()}
     alone = rates.pop(0)
