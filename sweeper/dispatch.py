@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -191,10 +192,8 @@ def _trainable(train: Train, train_stack: TrainStack, ranks: RankResources) -> C
             return
         (job,) = jobs
         _failure_file(job).unlink(missing_ok=True)  # of an earlier attempt; this one may die without a word
+        point = partial(on_point, job)
         try:
-            def point(at: StagePoint) -> None:
-                on_point(job, at)
-
             on_end(train(job, point) if ranks.size == 1 else train_on_ranks(train, job, point, ranks))
         except ParentLostError as error:
             tune.report({"lost": reason_of(error)})
