@@ -87,6 +87,7 @@ def result_of(job: StageJob, outcome: Diverged | None = None) -> StageResult:
         booked_by=job.booked_by,
         device="imaginary",
         execution=job.execution,
+        devices=job.devices,
     )
 
 

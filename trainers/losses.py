@@ -56,7 +56,7 @@ def multi_hot_cross_entropy(logits_NV: Tensor, targets_NS: Tensor, weights_S: Te
 
 
 def _portable_pass(logits_CV: Tensor, targets_CS: Tensor, weights_S: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """Losses, summed, and the gradient of the mean over `rows` positions, in the logits' type. May consume the logits.
+    """Losses `[C]`, and the gradient of the mean over `rows` positions, in the logits' type. May consume the logits.
 
     Everything between is float32. In operations of torch alone: eager anywhere, and for Inductor to fuse.
     """
@@ -64,18 +64,17 @@ def _portable_pass(logits_CV: Tensor, targets_CS: Tensor, weights_S: Tensor, row
     picked_CS = exact_CV.gather(1, targets_CS) - exact_CV.amax(-1, keepdim=True)
     softmax_CV = torch.softmax(exact_CV, -1, out=exact_CV)
     log_normaliser_C1 = -softmax_CV.amax(-1, keepdim=True).log()  # the largest logit's probability is one over it
-    loss = (log_normaliser_C1 - (picked_CS * weights_S).sum(-1, keepdim=True)).sum()
+    losses_C = (log_normaliser_C1 - (picked_CS * weights_S).sum(-1, keepdim=True)).squeeze(-1)
     grad_CV = softmax_CV.mul_(1 / rows)
     grad_CV.scatter_add_(1, targets_CS, (-weights_S / rows).expand_as(targets_CS))
-    return loss, grad_CV.to(logits_CV.dtype)
+    return losses_C, grad_CV.to(logits_CV.dtype)
 
 
 def _fast_pass(logits_CV: Tensor, targets_CS: Tensor, weights_S: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """`_portable_pass` as one kernel that turns the logits into their gradient where they lie."""
     from trainers.losses_triton import softmax_less_targets
 
-    losses_C = softmax_less_targets(logits_CV, targets_CS, weights_S, 1 / rows)
-    return losses_C.sum(), logits_CV
+    return softmax_less_targets(logits_CV, targets_CS, weights_S, 1 / rows), logits_CV
 
 
 HAS_TRITON = find_spec("triton") is not None
@@ -84,6 +83,12 @@ HAS_TRITON = find_spec("triton") is not None
 def has_fast_pass(device_type: str) -> bool:
     """Whether the middle pass runs as a Triton kernel: on a GPU, where Triton is installed."""
     return HAS_TRITON and device_type == "cuda"
+
+
+def middle_pass(logits_CV: Tensor, targets_CS: Tensor, weights_S: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Losses of the positions, float32 `[C]`, and the gradient of the mean over `rows` of them, where the logits were."""
+    one_pass = _fast_pass if has_fast_pass(logits_CV.device.type) else _portable_pass
+    return one_pass(logits_CV, targets_CS, weights_S, rows)
 
 
 def _add_head_gradient(head_grad_VD: Tensor, grad_CV: Tensor, hidden_CD: Tensor) -> None:
@@ -104,7 +109,6 @@ class _FusedLinearMultiHot(torch.autograd.Function):
         ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_NS: Tensor, weights_S: Tensor, chunk: int
     ) -> Tensor:
         rows = hidden_ND.shape[0]
-        middle_pass = _fast_pass if has_fast_pass(hidden_ND.device.type) else _portable_pass
         loss = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
         hidden_grad_ND = torch.empty_like(hidden_ND)
         head_grad_VD = torch.zeros(head_VD.shape, dtype=torch.float32, device=head_VD.device)
@@ -112,8 +116,8 @@ class _FusedLinearMultiHot(torch.autograd.Function):
             stop = min(start + chunk, rows)
             hidden_CD = hidden_ND[start:stop]
             logits_CV = torch.matmul(hidden_CD, head_VD.T)
-            chunk_loss, grad_CV = middle_pass(logits_CV, targets_NS[start:stop], weights_S, rows)
-            loss += chunk_loss
+            losses_C, grad_CV = middle_pass(logits_CV, targets_NS[start:stop], weights_S, rows)
+            loss += losses_C.sum()
             torch.matmul(grad_CV, head_VD, out=hidden_grad_ND[start:stop])
             _add_head_gradient(head_grad_VD, grad_CV, hidden_CD)
             del logits_CV, grad_CV  # the next chunk's logits take their place

@@ -24,7 +24,7 @@ from trainers.batch import TokenStream, read_batch
 from trainers.checkpoint import TrainState
 from trainers.evaluate import EVALUATION_POSITIONS
 from trainers.footprint import chunk_rows
-from trainers.losses import target_weights
+from trainers.losses import middle_pass, target_weights
 from trainers.schedule import Phase, learning_rates, phase_at
 from trainers.spec import Optimizer, TrialSpec
 from trainers.stacked_model import StackedDecoder, StackedWeights
@@ -50,16 +50,11 @@ class _StackedLinearMultiHot(torch.autograd.Function):
         head_grad_KVD = torch.zeros(head_KVD.shape, dtype=torch.float32, device=head_KVD.device)
         for start in range(0, rows, chunk):
             part = slice(start, min(start + chunk, rows))
-            hidden_KCD, targets_KCT = hidden_KND[:, part], targets_KNT[:, part]
-            logits_KCV = torch.bmm(hidden_KCD, head_KVD.transpose(1, 2)).float()
-            largest_KC1 = logits_KCV.amax(-1, keepdim=True)
-            picked_KCT = logits_KCV.gather(2, targets_KCT) - largest_KC1
-            softmax_KCV = logits_KCV.sub_(largest_KC1).exp_()
-            normaliser_KC1 = softmax_KCV.sum(-1, keepdim=True)
-            loss_K += (normaliser_KC1.log() - (picked_KCT * weights_T).sum(-1, keepdim=True)).sum((1, 2))
-            grad_KCV = softmax_KCV.mul_(1 / (normaliser_KC1 * rows))
-            grad_KCV.scatter_add_(2, targets_KCT, (-weights_T / rows).expand_as(targets_KCT))
-            grad_KCV = grad_KCV.to(hidden_KND.dtype)
+            hidden_KCD = hidden_KND[:, part]
+            logits = torch.bmm(hidden_KCD, head_KVD.transpose(1, 2)).flatten(0, 1)
+            losses, grad = middle_pass(logits, targets_KNT[:, part].flatten(0, 1), weights_T, rows)
+            loss_K += losses.view(width, -1).sum(1)
+            grad_KCV = grad.view(width, -1, grad.shape[1])
             hidden_grad_KND[:, part] = torch.bmm(grad_KCV, head_KVD)
             if head_grad_KVD.dtype == grad_KCV.dtype:
                 head_grad_KVD.baddbmm_(grad_KCV.transpose(1, 2), hidden_KCD)
