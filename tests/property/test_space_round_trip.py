@@ -77,12 +77,14 @@ def spaces(draw: st.DrawFn) -> dict[str, Any]:
         }
     )
     learning_rate = draw(learning_rate_axes)
+    gpus = draw(st.sampled_from(["auto", 0, 0.5, 1, 8]))
+    sequences = (gpus if gpus == 8 else 1) * draw(st.integers(1, 1_000))  # ranks share a step's sequences alike
     space = {
         "name": draw(st.from_regex(r"[A-Za-z][A-Za-z0-9._-]{0,63}", fullmatch=True)),
         "question": draw(st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=40)),
         "scales": draw(st.lists(st.sampled_from(sorted(SCALES)), min_size=1, max_size=4, unique=True)),
         "context": context,
-        "tokens_per_step": context * draw(st.integers(1, 1_000)),
+        "tokens_per_step": context * sequences,
         "validation_tokens": draw(st.integers(context, 10**6)),
         "schedule": {"warmup_steps": warmup, "decay_fraction": draw(st.sampled_from([0, 0.01, 0.2, 0.5]))},
         "methods": {
@@ -98,7 +100,7 @@ def spaces(draw: st.DrawFn) -> dict[str, Any]:
         "tokenizer": {"vocab_size": draw(st.integers(257, 600))},
         "corpus": {"source": "files", "paths": ["text/*.txt"], "validation_fraction": draw(st.floats(0.01, 0.49))},
         "seeds": {"tuning": [0, 7], "confirmation": draw(increasing(st.integers(1_000, 2**32 - 1)))},
-        "resources": {"gpus": draw(st.sampled_from(["auto", 0, 0.5, 1, 8]))},
+        "resources": {"gpus": gpus},
         "price": {"per_gpu_hour": draw(st.floats(0, 100))},
         "precision": "bf16",
     }
