@@ -48,8 +48,14 @@ def rotate(x_BHLE: Tensor, cosine_LE: Tensor, sine_LE: Tensor) -> Tensor:
     return torch.addcmul(exact_BHLE * cosine_LE, swapped_BHLE, sine_LE).to(x_BHLE.dtype)
 
 
+def _added_rows(tokens: Tensor, grad_ND: Tensor, vocab_size: int) -> Tensor:
+    """The table's gradient `[V, D]`, float32: the rows of its tokens, added up one after the other in the tokens' order."""
+    sum_VD = grad_ND.new_zeros(vocab_size, grad_ND.shape[1], dtype=torch.float32)
+    return sum_VD.index_add_(0, tokens.flatten(), grad_ND.float())
+
+
 class _LookUp(torch.autograd.Function):
-    """Rows of a table, whose gradient is added up in float32, row after row in the order of the tokens."""
+    """Rows of a table."""
 
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, table_VD: Tensor) -> Tensor:
@@ -61,21 +67,46 @@ class _LookUp(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (tokens,) = ctx.saved_tensors
-        grad_ND = grad_outputs[0].reshape(tokens.numel(), -1).float()
-        sum_VD = grad_ND.new_zeros(ctx.vocab_size, grad_ND.shape[1])
-        return None, sum_VD.index_add_(0, tokens.flatten(), grad_ND).to(ctx.dtype)
+        grad_ND = grad_outputs[0].reshape(tokens.numel(), -1)
+        return None, _added_rows(tokens, grad_ND, ctx.vocab_size).to(ctx.dtype)
 
 
-def look_up(tokens: Tensor, table_VD: Tensor) -> Tensor:
-    """Rows of `table_VD` for token ids of any shape `[...]`, `[..., D]`.
+class _BagMean(torch.autograd.Function):
+    """Mean row of each bag `[..., S]` in float32, without the rows in between: two large buffers less in the forward."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, table_VD: Tensor) -> Tensor:
+        ctx.save_for_backward(tokens)
+        ctx.vocab_size = table_VD.shape[0]
+        mean_ND = F.embedding_bag(tokens.flatten(0, -2), table_VD, mode="mean")
+        return mean_ND.view(*tokens.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (tokens,) = ctx.saved_tensors
+        bag = tokens.shape[-1]
+        share_ND = (grad_outputs[0] / bag).flatten(0, -2).repeat_interleave(bag, 0)
+        return None, _added_rows(tokens, share_ND, ctx.vocab_size)
+
+
+def mean_of_bags(tokens: Tensor, table_VD: Tensor) -> Tensor:
+    """Mean row of each bag `[..., S]`, `[..., D]`, summed in float32, in the table's type; a bag of one is its row exactly.
 
     On a CPU the gradient is our own: torch's kernel takes four times as long for bags of many tokens and adds bfloat16 up in
-    bfloat16; in float32 the two are equal to the last bit. On a GPU torch's kernel sorts and needs no help.
+    bfloat16; in float32 the two are equal to the last bit. On a GPU torch's kernel sorts and needs no help. Compiled code
+    fuses the mean by itself, and torch's kernel of the mean rounds bfloat16 on the way.
     """
-    if table_VD.device.type == "cpu":
-        rows: Tensor = _LookUp.apply(tokens, table_VD)  # type: ignore[no-untyped-call]
-        return rows
-    return F.embedding(tokens, table_VD)
+    on_cpu, bag = table_VD.device.type == "cpu", tokens.shape[-1]
+    if on_cpu and bag > 1 and table_VD.dtype == torch.float32 and not torch.compiler.is_compiling():
+        mean: Tensor = _BagMean.apply(tokens, table_VD)  # type: ignore[no-untyped-call]
+        return mean
+    rows: Tensor = (
+        _LookUp.apply(tokens, table_VD)  # type: ignore[no-untyped-call]
+        if on_cpu
+        else F.embedding(tokens, table_VD)
+    )
+    return rows.squeeze(-2) if bag == 1 else rows.mean(-2, dtype=torch.float32).to(table_VD.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -178,12 +209,7 @@ class Decoder(nn.Module):
 
         A bag of one is that token's embedding to the last bit.
         """
-        embedded_BLSD = look_up(tokens_BLS, self.embedding.weight)
-        if tokens_BLS.shape[-1] == 1:
-            single: Tensor = embedded_BLSD.squeeze(-2)
-            return single
-        mean: Tensor = embedded_BLSD.mean(-2, dtype=torch.float32).to(embedded_BLSD.dtype)
-        return mean
+        return mean_of_bags(tokens_BLS, self.embedding.weight)
 
     def body(self, x_BLD: Tensor, heads: int = 1) -> Tensor:
         """Embedded positions `[B, L, D]` to hidden states `[heads*B, L, D]`, the ordinary head's first: what no bag size

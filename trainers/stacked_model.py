@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainers.checkpoint import TrainState
-from trainers.model import look_up, rotary_table, rotate
+from trainers.model import mean_of_bags, rotary_table, rotate
 from trainers.spec import ModelShape
 
 
@@ -143,10 +143,7 @@ class StackedDecoder:
     def embed(self, tokens_KBLS: Tensor) -> Tensor:
         """Mean embedding of each bag `[K, N, D]`: one look-up in a table of K*V rows, summed in float32."""
         rows_KBLS = tokens_KBLS + self.row_offsets_K[:, None, None, None]
-        embedded = look_up(rows_KBLS, self.leaves["embedding.weight"].flatten(0, 1))
-        if tokens_KBLS.shape[-1] == 1:
-            return embedded.squeeze(-2).flatten(1, 2)
-        return embedded.mean(-2, dtype=torch.float32).to(embedded.dtype).flatten(1, 2)
+        return mean_of_bags(rows_KBLS, self.leaves["embedding.weight"].flatten(0, 1)).flatten(1, 2)
 
     def __call__(self, tokens_KBLS: Tensor) -> Tensor:
         """Bags of token ids to normalised hidden states `[K, N, D]`; position j of a sequence sees bags 0..j of it only."""
