@@ -123,9 +123,17 @@ def assemble_record(
             billed_seconds=sum(part.billed_seconds for part in chain),
             incurred_seconds=sum(part.billed_seconds for part in chain if part.booked_by == spec.spec_id),
         ),
-        provenance=provenance,
+        provenance=_with_attention(provenance, chain),
         corpus_tokens=corpus_tokens,
     )
+
+
+def _with_attention(provenance: Provenance, chain: Sequence[StageResult]) -> Provenance:
+    """Which attention kernel trained the run stands beside the versions: it rounds in its own way."""
+    kernels = " + ".join(dict.fromkeys(part.attention for part in chain if part.attention))
+    if not kernels:
+        return provenance
+    return replace(provenance, versions=tuple(sorted({**dict(provenance.versions), "attention": kernels}.items())))
 
 
 def _outcome(

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from trainers.attention import attention_backend
 from trainers.checkpoint import (
     CheckpointError,
     TrainState,
@@ -93,8 +94,8 @@ def job_from_dict(plain: dict[str, Any]) -> StageJob:
 class StageResult:
     """A stage's end. `outcome` None means that `end` was reached. Seconds are per device.
 
-    `device` is the name that people compare (`NVIDIA H200`). `busy_seconds` is time in the loop with evaluations;
-    `billed_seconds` adds building, loading, compiling and saving.
+    `device` is the name that people compare (`NVIDIA H200`), `attention` that of the kernel of its attention.
+    `busy_seconds` is time in the loop with evaluations; `billed_seconds` adds building, loading, compiling and saving.
     """
 
     node: str
@@ -111,6 +112,7 @@ class StageResult:
     device: str
     execution: str
     devices: float = 1
+    attention: str = ""
 
 
 def result_to_dict(result: StageResult) -> dict[str, Any]:
@@ -211,6 +213,7 @@ def _result(
         device=device_name(job.device),
         execution=job.execution,
         devices=job.devices,
+        attention=attention_backend(job.spec.shape, job.spec.context, job.spec.precision, torch.device(job.device)),
     )
 
 
