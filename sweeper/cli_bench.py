@@ -33,7 +33,8 @@ def bench(
 
     Every form of the step, superposition against ordinary steps, the paper's own
     formulation and a plain PyTorch step by turns in one process. Exit code 1 when
-    a check fails. `sweeper plan` reckons with the figures that are kept.
+    a check fails. `sweeper plan` reckons with the figures that are kept, and
+    `sweeper run` trains small trials in stacks where they say that it pays.
     """
     from trainers.bench import prepare_environment
 
@@ -41,12 +42,17 @@ def bench(
 
     def action() -> bool:
         import secrets
+        from dataclasses import asdict
 
         from rich.console import Console
 
         from sweeper.screen_bench import show_bench
         from trainers.bench.result import FOLDER, keep_result, result_to_json
-        from trainers.bench.run import BenchOptions, run_bench
+        from trainers.bench.run import BenchOptions, measure_stacks, run_bench
+        from trainers.stack_bench import keep_figures, words_of
+
+        def say(line: str) -> None:
+            print(line, file=sys.stderr, flush=True)
 
         options = BenchOptions(
             scales=tuple(scale or ()),
@@ -57,14 +63,20 @@ def bench(
             threads=threads,
             seed=secrets.randbelow(2**31),
         )
-        result = run_bench(options, lambda line: print(line, file=sys.stderr, flush=True))
-        figures = result_to_json(result)
+        result = run_bench(options, say)
+        stacks = measure_stacks(options, say) if result.passed else ()
+        figures = result_to_json(result) | {"stacks": [asdict(stack) for stack in stacks]}
         if as_json:
             print_json(figures)
         else:
-            show_bench(Console(highlight=False), result)
+            console = Console(highlight=False)
+            show_bench(console, result)
+            for stack in stacks:
+                console.print(words_of(stack), markup=False)
         if result.passed:
-            print(keep_result(out or results / FOLDER, result.environment.device, figures), file=sys.stderr)
+            say(str(keep_result(out or results / FOLDER, result.environment.device, figures)))
+        if stacks:
+            say(str(keep_figures(out or results / FOLDER, result.environment.device, stacks)))
         return result.passed
 
     if not guarded(debug, action):

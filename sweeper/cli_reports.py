@@ -218,7 +218,8 @@ def import_runs(
     """
 
     def action() -> None:
-        from sweeper.importing import check_name, import_tables
+        from sweeper.importing import check_name
+        from sweeper.importing_tables import import_tables
 
         check_name(name)
         if runs is not None and runs.suffix == RECORDS:

@@ -1,9 +1,9 @@
-"""Runs that were trained elsewhere become a sweep: a CSV file or somebody's MLflow experiment, into the ledger and back.
+"""Runs that were trained elsewhere, as tables: a CSV file or somebody's MLflow experiment, and the runs that a table holds.
 
 Everything is read and checked before the ledger is touched, so that a bad row leaves it as it was. The table is kept as
 it came and read again for every report. Importing under the same name again replaces what was imported (the earlier
 tables stay attached to the sweep's run in MLflow); the same table again changes nothing. What a row may hold is
-decided in `reports.importing`; a table of another kind (records of a bare trainer, say) would be one more reader here.
+decided in `reports.importing`.
 """
 
 from __future__ import annotations
@@ -12,18 +12,15 @@ import csv
 import io
 import re
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reports.importing import COLUMNS, OPTIONAL_COLUMNS, RunImportError, read_runs
 from reports.runs import FinishedRun
-from sweeper.about import SweepAbout
-from sweeper.ledger_rows import ForeignRun, row_of
+from sweeper.ledger_rows import ForeignRun
 
 if TYPE_CHECKING:
     from sweeper.ledger_imports import ImportedTables, ImportLedger
@@ -187,56 +184,6 @@ def runs_of(tables: ImportedTables) -> tuple[FinishedRun, ...]:
             return read_runs(runs, points, dict(tables.columns))
         except csv.Error as error:
             raise ValueError(f"{tables.runs.name}: is not a CSV file: {error}") from error
-
-
-def import_tables(
-    results: Path, name: str, tables: ImportedTables, question: str | None, command: str, tracking_uri: str | None
-) -> Imported:
-    """Check the tables, store them as sweep `name`, and write its report.
-
-    Raises `RunImportError` (or another `ValueError`) for bad tables, `LedgerError` for a name that is taken, before
-    anything is stored.
-    """
-    from sweeper.ledger_imports import ImportLedger
-    from sweeper.lock import driving
-    from sweeper.reporting import REPORT, study_in, write_report_files
-
-    check_name(name)
-    runs = runs_of(tables)
-    now = datetime.now(UTC)
-    about = _about(name, question or f"Is the method faster, by the runs of {tables.runs.name}?", command, runs, now)
-    moment = int(1_000 * time.time())
-    rows = [row_of(run, order, tables.key, moment) for order, run in enumerate(runs, start=1)]
-    with driving((results / name).resolve()), ImportLedger.open(results, name, tracking_uri, create=True) as ledger:
-        written = ledger.store(about, tables, rows)
-        headline, _ = write_report_files(study_in(ledger, f"sweeper report {name}"), results / name)
-        ledger.finish("finished", headline, results / name / REPORT)
-    return Imported(runs, written, headline, (results / name / REPORT).resolve())
-
-
-def _about(name: str, question: str, command: str, runs: Sequence[FinishedRun], now: datetime) -> SweepAbout:
-    """The description of an imported sweep: what is not known of its training stays empty."""
-    from importlib.metadata import version
-
-    return SweepAbout(
-        name=name,
-        question=question,
-        search_space_text="",
-        search_space_file="",
-        command=command,
-        price_per_gpu_hour=None,
-        currency="USD",
-        corpus_fingerprint="",
-        tokenizer_fingerprint="",
-        corpus_description="",
-        corpus_tokens=0,
-        git_commit="unknown",
-        git_dirty=False,
-        versions=(("tst-sweeper", version("tst-sweeper")),),
-        device=", ".join(sorted({run.device for run in runs if run.device})) or "not stated",
-        started_at=now.isoformat(timespec="seconds"),
-        origin="imported",
-    )
 
 
 def imported_runs(ledger: ImportLedger) -> tuple[FinishedRun, ...]:

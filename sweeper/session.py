@@ -310,7 +310,7 @@ def _sweep(
 ) -> Sweep:
     import torch
 
-    from trainers.step import resolve_execution
+    from trainers.execution import resolve_execution
 
     on_gpu = gpus > 0
     ranks = space.resources.num_ranks

@@ -14,6 +14,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+from trainers.losses import HAS_TRITON
+
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 MOST_VARIANTS = 256
 """Shapes that one function may be compiled for in a process: a worker trains trials of many shapes and bag sizes, and with
@@ -26,6 +28,11 @@ Result = TypeVar("Result")
 def compiler_path() -> str | None:
     """The C++ compiler that Inductor would use, None where there is none."""
     return shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++") or shutil.which("clang++")
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether Inductor works here: it needs a C++ compiler, and Triton for a GPU."""
+    return compiler_path() is not None and (HAS_TRITON or device.type != "cuda")
 
 
 def cache_folder() -> Path:

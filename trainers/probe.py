@@ -1,7 +1,7 @@
 """Whether a form of the training step works on a device: a few steps of a tiny model over a phase boundary, in that form.
 
 `auto` asks here before a sweep relies on an answer. By default in a process of its own, which takes its memory and whatever
-it did to the device with it. What is tried in which order is `step`'s.
+it did to the device with it. What is tried in which order is `execution`'s.
 """
 
 from __future__ import annotations

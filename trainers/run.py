@@ -86,9 +86,9 @@ def _train(given: argparse.Namespace) -> int:
 
     from trainers.bare_sweep import BareSite, BareSweep, refuse_unfit
     from trainers.data.shards import open_corpus
+    from trainers.execution import resolve_execution
     from trainers.record_lines import RecordsFile
     from trainers.spec_lines import read_trials
-    from trainers.step import resolve_execution
 
     trials = read_trials(given.specs)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if given.device == "auto" else given.device

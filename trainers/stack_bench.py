@@ -1,7 +1,8 @@
 """What small trials gain from sharing a device, measured: in one stacked step, or as processes of their own.
 
-`python -m trainers.stack_bench --scale nano` measures and keeps the figures of this device; a sweep with `--stack auto`
-stacks a scale only where they say that it pays. Variants are timed in turn, so that a machine that slows down slows all.
+`sweeper bench` measures and keeps the figures of this device, with its own batch; `python -m trainers.stack_bench` with
+any. A sweep with `--stack auto` stacks a scale only where they say that it pays. Variants are timed in turn, so that a
+machine that slows down slows all.
 """
 
 from __future__ import annotations
@@ -21,16 +22,19 @@ import numpy as np
 import torch
 
 from trainers.bench.result import FOLDER, bench_file
+from trainers.bench.subject import setting_of
 from trainers.checkpoint import TrainState, write_atomically
 from trainers.devices import device_name
+from trainers.execution import resolve_execution
 from trainers.methods import phases_of
 from trainers.model import build_model
 from trainers.optim import build_optimizer
 from trainers.scales import SCALES
 from trainers.spec import ModelShape, Optimizer, Scalar, Schedule, TrialSpec
+from trainers.stack_stage import can_stack
 from trainers.stacked import Slice, StackedStep, synchronise
 from trainers.stacked_static import engine_of
-from trainers.step import TrainingStep, resolve_execution
+from trainers.step import TrainingStep
 
 WIDTHS = (1, 2, 4, 8, 16)
 MARGIN = 1.2
@@ -220,6 +224,29 @@ def keep_figures(folder: Path, device: str, figures: Sequence[StackFigures]) -> 
     plain = {"device": device, "torch": torch.__version__, "figures": [asdict(entry) for entry in known.values()]}
     write_atomically(path, json.dumps(plain, indent=1) + "\n")
     return path
+
+
+def measure_small(
+    scales: Sequence[str], device: torch.device, say: Callable[[str], None], samples: int = 20
+) -> tuple[StackFigures, ...]:
+    """What stacks gain at those of `scales` that can be stacked, with the batch that the bench steps them with."""
+    execution = resolve_execution("auto", device)
+    found = []
+    for scale in scales:
+        shape, setting = SCALES[scale].shape, setting_of(scale, device, None)
+        load = Load(scale, shape, setting.context, setting.sequences, setting.precision)
+        if can_stack(load.spec()):
+            say(f"measuring: stacks of {scale}")
+            found.append(measure_stack(load, device, execution, WIDTHS[:4], samples))
+    return tuple(found)
+
+
+def words_of(figures: StackFigures) -> str:
+    """One line: what widths gain, and what `--stack auto` will do with it."""
+    gains = ", ".join(f"{width}: {rate / figures.alone:.2f}x" for width, rate in figures.stacked.items())
+    best = figures.best_width()
+    does = f"stacks {best}" if best > 1 else "does not stack"
+    return f"{figures.scale} stacked, positions/s over one by one ({figures.alone_form}): {gains}; --stack auto {does}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,7 +7,7 @@ Decides how a step runs, never what it computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -17,9 +17,9 @@ from torch import Tensor
 from trainers.attention import forced_attention
 from trainers.batch import TokenStream, read_batch
 from trainers.captured import StaticStep
-from trainers.compiling import compiler_path
+from trainers.compiling import can_compile
 from trainers.fit import chosen_micro_sequences
-from trainers.losses import HAS_TRITON, target_weights
+from trainers.losses import target_weights
 from trainers.model import Decoder
 from trainers.objective import Objective
 from trainers.optim import clipped_step
@@ -27,57 +27,6 @@ from trainers.parallel import ALONE, Ranks
 from trainers.precision import WorkingWeights
 from trainers.schedule import Phase, learning_rates
 from trainers.spec import TrialSpec
-
-EXECUTIONS: tuple[str, ...] = ("auto", "eager", "compiled", "captured")
-"""What may be asked for."""
-
-
-def can_compile(device: torch.device) -> bool:
-    """Whether Inductor works here: it needs a C++ compiler, and Triton for a GPU."""
-    return compiler_path() is not None and (HAS_TRITON or device.type != "cuda")
-
-
-def resolve_execution(
-    wanted: str, device: torch.device, say: Callable[[str], None] = lambda line: None, ranks: int = 1
-) -> str:
-    """`eager`, `compiled` or `captured`. Raises `ValueError` when a form is asked for that this machine cannot run.
-
-    On a CPU `auto` is eager: small models, for which compiling costs more than it brings, are what a CPU is for. On a GPU
-    `auto` is the first of captured, compiled and eager that works there when it is tried; several `ranks` begin with compiled,
-    because gathering their shards cannot be captured. What is missing for the best form is told to `say`, in one line.
-    """
-    if wanted not in EXECUTIONS:
-        raise ValueError(f"execution: {wanted!r} is not one of {', '.join(EXECUTIONS)}")
-    if wanted == "auto":
-        if device.type != "cuda":
-            return "eager"
-        forms = (["captured"] if ranks == 1 else []) + (["compiled"] if can_compile(device) else [])
-        if not forms:
-            say("execution: eager: compiling for ranks needs Triton and a C++ compiler, which are not here")
-        wanted = (*forms, "eager")[0]
-        if torch.cuda.is_available():  # else this is the driver of a cluster, whose workers have the GPUs
-            from trainers.probe import failure_elsewhere
-
-            wanted = first_that_works(forms, lambda form: failure_elsewhere(form, str(device)), say)
-    if wanted == "captured" and ranks > 1:
-        raise ValueError(f"execution: captured runs on one rank and trials here have {ranks}; use auto or compiled")
-    if wanted == "captured" and device.type != "cuda":
-        raise ValueError("execution: captured needs a CUDA device and trials here run on the CPU; use auto or eager")
-    if wanted == "compiled" and not can_compile(device):
-        raise ValueError("execution: compiled needs a C++ compiler and none is installed; use eager or auto")
-    if wanted == "captured" and not can_compile(device):
-        say("execution: captured, without compiled kernels: they need Triton and a C++ compiler, which are not here")
-    return wanted
-
-
-def first_that_works(forms: Sequence[str], failure: Callable[[str], str | None], say: Callable[[str], None]) -> str:
-    """The first form for which `failure` knows no reason, else `eager`; `say` is told why those before it were left."""
-    for form in forms:
-        reason = failure(form)
-        if reason is None:
-            return form
-        say(f"execution: {form} does not work here: {reason}")
-    return "eager"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from tests.strategies import PROVENANCE
 from tests.tiny_training import CORPUS, CPU, SHAPE, VOCABULARY, job_of, state_digest, tiny_spec, train_tiny
 from trainers import moe
 from trainers.assemble import assemble_record
+from trainers.execution import resolve_execution
 from trainers.flops import count_parameters
 from trainers.methods import phases_of
 from trainers.model import Decoder, build_model
@@ -27,7 +28,7 @@ from trainers.scales import SCALES
 from trainers.schedule import phase_at
 from trainers.spec import ModelShape, TrialSpec
 from trainers.stage import PARTIAL
-from trainers.step import TrainingStep, resolve_execution
+from trainers.step import TrainingStep
 
 EXPERTS = replace(SHAPE, num_layers=2, qk_norm=True, num_experts=4, experts_per_token=2)
 TWIN = replace(SCALES["nano-moe"].shape, vocab_size=VOCABULARY)

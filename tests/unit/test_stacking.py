@@ -12,6 +12,7 @@ import torch
 from sweeper.executors import InlineExecutor
 from sweeper.session import RunOptions, plan_file
 from sweeper.site import Site
+from sweeper.space import load_search_space
 from sweeper.stacking import stacks_of
 from sweeper.sweep import Idle, Sweep
 from tests.tiny_sweep import Desk, result_of, space_of
@@ -24,8 +25,10 @@ from trainers.stack_bench import (
     keep_figures,
     main,
     measure_shared,
+    measure_small,
     measure_stack,
     read_figures,
+    words_of,
 )
 from trainers.stack_stage import STACKED, stack_key
 from trainers.stage import StageJob, StageResult
@@ -182,3 +185,16 @@ def test_a_file_may_ask_for_a_share_of_a_gpu(tmp_path: Path) -> None:
         file.write_text(text.replace("gpus: 0", f"gpus: {gpus}"), encoding="utf-8")
         hours.append(plan_file(RunOptions(file, tmp_path / "results")).hours_shared)
     assert hours[0] == pytest.approx(hours[1])
+
+
+def test_the_bench_measures_what_can_be_stacked_and_a_sweep_with_its_batch_goes_by_it(tmp_path: Path) -> None:
+    said: list[str] = []
+    (figures,) = measure_small(("pico", "50m", "nano-moe"), torch.device("cpu"), said.append, samples=1)
+    assert said == ["measuring: stacks of pico"]
+    assert min(figures.stacked.values()) > 0
+    assert f"--stack auto {'does not stack' if figures.best_width() == 1 else 'stacks'}" in words_of(figures)
+    doubled = replace(figures, stacked={1: figures.alone, 4: 2 * figures.alone})
+    keep_figures(tmp_path / "bench", "this device", [doubled])
+    space = load_search_space(Path(__file__).resolve().parents[2] / "search_spaces" / "quickstart.yaml")
+    assert stacks_of(space, "auto", tmp_path, "this device") == {"pico": 4}
+    assert stacks_of(space, "auto", tmp_path, "another") == {}

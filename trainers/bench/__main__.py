@@ -6,6 +6,7 @@ import argparse
 import json
 import secrets
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from trainers.bench import prepare_environment
@@ -31,8 +32,9 @@ def main() -> int:
     """0: all checks passed; 1: one failed (nothing is kept); 2: the arguments are wrong."""
     arguments = _parser().parse_args()
     prepare_environment()
-    from trainers.bench.run import BenchOptions, run_bench
+    from trainers.bench.run import BenchOptions, measure_stacks, run_bench
     from trainers.bench.words import plain
+    from trainers.stack_bench import keep_figures, words_of
 
     options = BenchOptions(
         scales=tuple(arguments.scale),
@@ -43,17 +45,25 @@ def main() -> int:
         threads=arguments.threads,
         seed=secrets.randbelow(2**31),
     )
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
     try:
-        result = run_bench(options, lambda line: print(line, file=sys.stderr, flush=True))
+        result = run_bench(options, say)
+        stacks = measure_stacks(options, say) if result.passed else ()
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    figures = result_to_json(result)
-    print(json.dumps(figures, indent=1, allow_nan=False) if arguments.json else plain(result))
+    figures = result_to_json(result) | {"stacks": [asdict(stack) for stack in stacks]}
+    shown = "\n".join([plain(result), *map(words_of, stacks)])
+    print(json.dumps(figures, indent=1, allow_nan=False) if arguments.json else shown)
     if not result.passed:
         print("a check failed; nothing is kept", file=sys.stderr)
         return 1
-    print(keep_result(arguments.out, result.environment.device, figures), file=sys.stderr)
+    say(str(keep_result(arguments.out, result.environment.device, figures)))
+    if stacks:
+        say(str(keep_figures(arguments.out, result.environment.device, stacks)))
     return 0
 
 

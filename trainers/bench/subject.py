@@ -13,13 +13,14 @@ import numpy as np
 import torch
 
 from trainers.data.shards import TokenStream, piece_offsets
+from trainers.execution import EXECUTIONS, resolve_execution
 from trainers.model import Decoder, build_model
 from trainers.optim import build_optimizer
 from trainers.scales import SCALES
 from trainers.schedule import Phase
 from trainers.spec import ModelShape, Optimizer, Schedule, TrialSpec
 from trainers.stage import PIECE_CONTEXTS
-from trainers.step import EXECUTIONS, TrainingStep, resolve_execution
+from trainers.step import TrainingStep
 
 LEAST_TOKENS = 1_000_000
 FORMS: tuple[str, ...] = ("eager", "compiled", "captured")

@@ -1,0 +1,65 @@
+"""A table of runs that were trained elsewhere, into the ledger: checked as a whole, stored, and reported on.
+
+How a table is read is `importing`'s; how the ledger keeps it, `ledger_imports`'s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from reports.runs import FinishedRun
+from sweeper.about import SweepAbout
+from sweeper.importing import Imported, check_name, runs_of
+from sweeper.ledger_imports import ImportedTables, ImportLedger
+from sweeper.ledger_rows import row_of
+from sweeper.lock import driving
+from sweeper.reporting import REPORT, study_in, write_report_files
+
+
+def import_tables(
+    results: Path, name: str, tables: ImportedTables, question: str | None, command: str, tracking_uri: str | None
+) -> Imported:
+    """Check the tables, store them as sweep `name`, and write its report.
+
+    Raises `RunImportError` (or another `ValueError`) for bad tables, `LedgerError` for a name that is taken, before
+    anything is stored.
+    """
+    check_name(name)
+    runs = runs_of(tables)
+    now = datetime.now(UTC)
+    about = _about(name, question or f"Is the method faster, by the runs of {tables.runs.name}?", command, runs, now)
+    moment = int(1_000 * time.time())
+    rows = [row_of(run, order, tables.key, moment) for order, run in enumerate(runs, start=1)]
+    with driving((results / name).resolve()), ImportLedger.open(results, name, tracking_uri, create=True) as ledger:
+        written = ledger.store(about, tables, rows)
+        headline, _ = write_report_files(study_in(ledger, f"sweeper report {name}"), results / name)
+        ledger.finish("finished", headline, results / name / REPORT)
+    return Imported(runs, written, headline, (results / name / REPORT).resolve())
+
+
+def _about(name: str, question: str, command: str, runs: Sequence[FinishedRun], now: datetime) -> SweepAbout:
+    """The description of an imported sweep: what is not known of its training stays empty."""
+    from importlib.metadata import version
+
+    return SweepAbout(
+        name=name,
+        question=question,
+        search_space_text="",
+        search_space_file="",
+        command=command,
+        price_per_gpu_hour=None,
+        currency="USD",
+        corpus_fingerprint="",
+        tokenizer_fingerprint="",
+        corpus_description="",
+        corpus_tokens=0,
+        git_commit="unknown",
+        git_dirty=False,
+        versions=(("tst-sweeper", version("tst-sweeper")),),
+        device=", ".join(sorted({run.device for run in runs if run.device})) or "not stated",
+        started_at=now.isoformat(timespec="seconds"),
+        origin="imported",
+    )

@@ -1,0 +1,57 @@
+"""Which form of the training step a run takes: what may be asked for, what a machine can do, and what `auto` comes to.
+
+The forms themselves are `step`'s; whether one works on a device is tried by `probe`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from trainers.compiling import can_compile
+from trainers.probe import failure_elsewhere
+
+EXECUTIONS: tuple[str, ...] = ("auto", "eager", "compiled", "captured")
+"""What may be asked for."""
+
+
+def resolve_execution(
+    wanted: str, device: torch.device, say: Callable[[str], None] = lambda line: None, ranks: int = 1
+) -> str:
+    """`eager`, `compiled` or `captured`. Raises `ValueError` when a form is asked for that this machine cannot run.
+
+    On a CPU `auto` is eager: small models, for which compiling costs more than it brings, are what a CPU is for. On a GPU
+    `auto` is the first of captured, compiled and eager that works there when it is tried; several `ranks` begin with compiled,
+    because gathering their shards cannot be captured. What is missing for the best form is told to `say`, in one line.
+    """
+    if wanted not in EXECUTIONS:
+        raise ValueError(f"execution: {wanted!r} is not one of {', '.join(EXECUTIONS)}")
+    if wanted == "auto":
+        if device.type != "cuda":
+            return "eager"
+        forms = (["captured"] if ranks == 1 else []) + (["compiled"] if can_compile(device) else [])
+        if not forms:
+            say("execution: eager: compiling for ranks needs Triton and a C++ compiler, which are not here")
+        wanted = (*forms, "eager")[0]
+        if torch.cuda.is_available():  # else this is the driver of a cluster, whose workers have the GPUs
+            wanted = first_that_works(forms, lambda form: failure_elsewhere(form, str(device)), say)
+    if wanted == "captured" and ranks > 1:
+        raise ValueError(f"execution: captured runs on one rank and trials here have {ranks}; use auto or compiled")
+    if wanted == "captured" and device.type != "cuda":
+        raise ValueError("execution: captured needs a CUDA device and trials here run on the CPU; use auto or eager")
+    if wanted == "compiled" and not can_compile(device):
+        raise ValueError("execution: compiled needs a C++ compiler and none is installed; use eager or auto")
+    if wanted == "captured" and not can_compile(device):
+        say("execution: captured, without compiled kernels: they need Triton and a C++ compiler, which are not here")
+    return wanted
+
+
+def first_that_works(forms: Sequence[str], failure: Callable[[str], str | None], say: Callable[[str], None]) -> str:
+    """The first form for which `failure` knows no reason, else `eager`; `say` is told why those before it were left."""
+    for form in forms:
+        reason = failure(form)
+        if reason is None:
+            return form
+        say(f"execution: {form} does not work here: {reason}")
+    return "eager"
