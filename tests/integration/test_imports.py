@@ -15,7 +15,8 @@ from reports.study import SweepContext, build_study
 from reports.summary import summarize, summary_to_json
 from sweeper.cli import app
 from sweeper.dashboard import prepare
-from sweeper.importing import import_tables, runs_of, tables_of_files
+from sweeper.importing import runs_of, tables_of_files
+from sweeper.importing_tables import import_tables
 from sweeper.ledger import Ledger
 from sweeper.ledger_imports import ImportLedger
 from sweeper.ledger_location import LedgerError, default_tracking_uri
