@@ -6,7 +6,7 @@ import csv
 import io
 
 from reports.importing import COLUMNS, OPTIONAL_COLUMNS
-from reports.runs import FinishedRun
+from reports.runs import BASELINE, FinishedRun
 from reports.study import Study
 
 
@@ -25,6 +25,8 @@ def runs_to_csv(study: Study) -> str:
 
 def _fields(run: FinishedRun, hours: float | None) -> dict[str, object]:
     parameters = dict(run.parameters)
+    further = {name: value for name, value in parameters.items() if name not in ("bag_size", "step_ratio")}
+    nothing = (1, 0.0) if run.method == BASELINE else (None, None)
     return {
         "run": run.run_id,
         "learning_rate": run.learning_rate,
@@ -33,12 +35,13 @@ def _fields(run: FinishedRun, hours: float | None) -> dict[str, object]:
         "stage": run.stage,
         "decayed": "yes" if run.decayed else "no",
         "outcome": run.outcome,
+        "parameters": " ".join(f"{name}={value}" for name, value in further.items()),
         "scale": run.scale,
         "method": run.method,
         "seed": run.seed,
         "total_steps": run.total_steps,
-        "bag_size": parameters.get("bag_size", 1),
-        "step_ratio": parameters.get("step_ratio", 0.0),
+        "bag_size": parameters.get("bag_size", nothing[0]),
+        "step_ratio": parameters.get("step_ratio", nothing[1]),
         "gpu_hours": hours,
         "tokens": run.tokens,
         "final_loss": run.final_loss,
@@ -52,4 +55,4 @@ def _text(value: object) -> str:
     if isinstance(value, float):
         return repr(value)
     text = str(value)
-    return f"'{text}" if text[:1] in "=+-@" and not isinstance(value, int) else text
+    return f"'{text}" if text and text[0] in "=+-@" and not isinstance(value, int) else text

@@ -18,6 +18,7 @@ import numpy as np
 
 from reports.runs import BASELINE, DECAY_NOT_STATED, EMPTY_CURVE, FinishedRun, Parameters, RunCurve, trunk_name
 from trainers.record import STAGES
+from trainers.spec import Scalar
 
 COLUMNS: dict[str, str] = {
     "scale": "name of the model size (270M, 3b, ...)",
@@ -40,6 +41,7 @@ OPTIONAL_COLUMNS: dict[str, str] = {
     "stage": f"{', '.join(STAGES)}; `confirmation` where the column is missing",
     "decayed": "yes or no: did the learning rate decay to its end; taken as yes, and said so, where missing",
     "outcome": "finished, stopped, diverged or failed; runs that did not finish need no final loss",
+    "parameters": "further parameters of the method, such as `heads=2 pieces=4`",
 }
 
 POINT_COLUMNS: tuple[str, ...] = ("run", "step", "loss")
@@ -221,7 +223,12 @@ def _run(fields: Mapping[str, str], run_id: str, curve: RunCurve) -> FinishedRun
     tokens = _positive(fields, "tokens")
     bag_size, ratio = int(dict(parameters).get("bag_size", 1)), float(dict(parameters).get("step_ratio", 0.0))
     boundary = math.floor(ratio * total + 0.5)
-    latent = None if tokens is None else tokens * total / (boundary * bag_size + total - boundary)
+    plain = {name for name, _ in parameters} <= {
+        "bag_size",
+        "bag_weighting",
+        "step_ratio",
+    }  # else a step's FLOPs may differ
+    latent = tokens * total / (boundary * bag_size + total - boundary) if tokens is not None and plain else None
     return FinishedRun(
         run_id=run_id,
         scale=scale,
@@ -248,7 +255,7 @@ def _run(fields: Mapping[str, str], run_id: str, curve: RunCurve) -> FinishedRun
 
 
 def _parameters(fields: Mapping[str, str], method: str) -> Parameters:
-    """Bag size and step ratio of a method; a baseline may not have any."""
+    """The method's parameters, sorted by name; a baseline may not have any."""
     bag_size = _whole(fields, "bag_size", "a whole number from 1 up", 1)
     ratio = _number(fields, "step_ratio", "in [0, 1]", lambda value: 0 <= value <= 1)
     if method == BASELINE:
@@ -256,9 +263,33 @@ def _parameters(fields: Mapping[str, str], method: str) -> Parameters:
             raise _BadValueError(f"bag_size: {bag_size} for the baseline, which has 1")
         if ratio:
             raise _BadValueError(f"step_ratio: {ratio:g} for the baseline, which has 0")
+        if _further(fields):
+            raise _BadValueError(f"parameters: {fields['parameters']!r} for the baseline, which has none")
         return ()
-    named = (("bag_size", bag_size), ("step_ratio", ratio))
-    return tuple((name, value) for name, value in named if value is not None)
+    named = (("bag_size", bag_size), ("step_ratio", ratio), *_further(fields))
+    return tuple(sorted((name, value) for name, value in named if value is not None))
+
+
+def _further(fields: Mapping[str, str]) -> Parameters:
+    """The method's other parameters: whole numbers, numbers or words. Raises `_BadValueError` for anything else."""
+    found: dict[str, Scalar] = {}
+    for word in fields.get("parameters", "").split():
+        name, equals, value = word.partition("=")
+        if not (name.isidentifier() and equals and value) or name in found or name in ("bag_size", "step_ratio"):
+            raise _BadValueError(f"parameters: {word!r} is not NAME=VALUE with a name of its own")
+        found[name] = _scalar(value)
+    return tuple(found.items())
+
+
+def _scalar(text: str) -> Scalar:
+    for kind in (int, float):
+        try:
+            value = kind(text)
+        except ValueError:
+            continue
+        if math.isfinite(value):
+            return value
+    return text
 
 
 def _outcome(

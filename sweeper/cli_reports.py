@@ -198,7 +198,8 @@ def import_runs(
     Columns: scale, method (`baseline` or the method), seed, total_steps,
     bag_size, step_ratio, gpu_hours, tokens, final_loss. Optional: run,
     learning_rate, device, params, stage (tuning, confirmation, noise_floor),
-    decayed (yes, no), outcome (finished, stopped, diverged, failed).
+    decayed (yes, no), outcome (finished, stopped, diverged, failed),
+    parameters (what else sets the method: heads=2 pieces=4).
     An empty cell is not known; a final_loss of nan is a divergence.
 
     \b

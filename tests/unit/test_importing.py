@@ -169,3 +169,23 @@ def test_exported_text_cannot_start_a_formula(tmp_path: Path) -> None:
     study = sweep(1.4)
     odd = build_study(study.context, [replace(study.runs[0], device="=cmd()")])
     assert "'=cmd()" in runs_to_csv(odd)
+
+
+def test_further_parameters_of_a_method_come_back_and_tell_its_settings_apart(tmp_path: Path) -> None:
+    study = sweep(1.4)
+    given = (("heads", 2), ("note", "a"), ("step_ratio", 0.5))
+    runs = [replace(run, method="other", parameters=given) if run.method == "tst" else run for run in study.runs]
+    path = tmp_path / "runs.csv"
+    path.write_text(runs_to_csv(build_study(study.context, runs)), encoding="utf-8")
+    again = {run.run_id: run for run in read_runs(path)}
+    assert {run.run_id: run.parameters for run in runs} == {name: run.parameters for name, run in again.items()}
+    assert {run.flops for run in again.values() if run.method == "other"} == {None}
+
+
+@pytest.mark.parametrize("cell", ["heads", "=2", "heads=", "heads=2 heads=3", "bag_size=2", "2x=1"])
+def test_a_bad_parameter_is_named_with_its_line(cell: str, tmp_path: Path) -> None:
+    path = write(tmp_path, f"3b,other,0,10,,,1,1,2.5,{cell}", header=HEADER + ",parameters")
+    (line,) = problems(path)
+    assert line.startswith("runs.csv:2: parameters: ")
+    (line,) = problems(write(tmp_path, "3b,baseline,0,10,1,0,1,1,2.5,heads=2", header=HEADER + ",parameters"))
+    assert "for the baseline" in line
