@@ -6,12 +6,16 @@ Registered by `cli`. What is checked and measured is `trainers.bench`'s; the fig
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sweeper.cli_options import RESULTS, Debug, Json, Results, guarded, print_json
+
+if TYPE_CHECKING:
+    from trainers.bench.run import BenchOptions
 
 
 def bench(
@@ -42,17 +46,9 @@ def bench(
 
     def action() -> bool:
         import secrets
-        from dataclasses import asdict
 
-        from rich.console import Console
-
-        from sweeper.screen_bench import show_bench
-        from trainers.bench.result import FOLDER, keep_result, result_to_json
-        from trainers.bench.run import BenchOptions, measure_stacks, run_bench
-        from trainers.stack_bench import keep_figures, words_of
-
-        def say(line: str) -> None:
-            print(line, file=sys.stderr, flush=True)
+        from trainers.bench.result import FOLDER
+        from trainers.bench.run import BenchOptions
 
         options = BenchOptions(
             scales=tuple(scale or ()),
@@ -63,22 +59,38 @@ def bench(
             threads=threads,
             seed=secrets.randbelow(2**31),
         )
-        result = run_bench(options, say)
-        stacks = measure_stacks(options, say) if result.passed else ()
-        figures = result_to_json(result) | {"stacks": [asdict(stack) for stack in stacks]}
-        if as_json:
-            print_json(figures)
-        else:
-            console = Console(highlight=False)
-            show_bench(console, result)
-            for stack in stacks:
-                console.print(words_of(stack), markup=False)
-        if result.passed:
-            say(str(keep_result(out or results / FOLDER, result.environment.device, figures)))
-        if stacks:
-            say(str(keep_figures(out or results / FOLDER, result.environment.device, stacks)))
-        return result.passed
+        return _bench(options, out or results / FOLDER, as_json)
 
     if not guarded(debug, action):
         print("a check failed; nothing is kept", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _bench(options: BenchOptions, folder: Path, as_json: bool) -> bool:
+    """Measure, show and, where all checks passed, keep; returns whether they did."""
+    from rich.console import Console
+
+    from sweeper.screen_bench import show_bench
+    from trainers.bench.result import keep_result, result_to_json
+    from trainers.bench.run import measure_stacks, run_bench
+    from trainers.stack_bench import keep_figures, words_of
+
+    result = run_bench(options, _say)
+    stacks = measure_stacks(options, _say) if result.passed else ()
+    figures = result_to_json(result) | {"stacks": [asdict(stack) for stack in stacks]}
+    if as_json:
+        print_json(figures)
+    else:
+        console = Console(highlight=False)
+        show_bench(console, result)
+        for stack in stacks:
+            console.print(words_of(stack), markup=False)
+    if result.passed:
+        _say(str(keep_result(folder, result.environment.device, figures)))
+    if stacks:
+        _say(str(keep_figures(folder, result.environment.device, stacks)))
+    return result.passed

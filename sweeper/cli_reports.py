@@ -37,6 +37,9 @@ Fixed = Annotated[
     typer.Option("--set", metavar="COLUMN=VALUE", help="With --mlflow: the same for all runs. Repeat."),
 ]
 Filter = Annotated[str, typer.Option("--filter", help="With --mlflow: only these runs, in MLflow's search syntax.")]
+SpaceFile = Annotated[
+    Path | None, typer.Option("--space", help="With records: the search-space file that asked for them.")
+]
 Source = Annotated[
     str | None, typer.Option("--source-uri", help="With --mlflow: where it is; default: --tracking-uri.")
 ]
@@ -184,9 +187,7 @@ def import_runs(
     fixed: Fixed = None,
     runs_filter: Filter = "",
     source_uri: Source = None,
-    space: Annotated[
-        Path | None, typer.Option("--space", help="With records: the search-space file that asked for them.")
-    ] = None,
+    space: SpaceFile = None,
     question: Annotated[str | None, typer.Option(help="What the report answers, for people.")] = None,
     results: Results = RESULTS,
     tracking_uri: Uri = None,
