@@ -50,6 +50,10 @@ class Ladder:
             return self.todo.pop(0)
         return Idle.WAIT if self.running else Idle.OVER
 
+    def next_jobs(self) -> list[StageJob] | Idle:
+        job = self.next_job()
+        return [job] if isinstance(job, StageJob) else job
+
     def finish(self, result: StageResult) -> None:
         self.running -= 1
         self.results[result.node] = result
