@@ -47,6 +47,8 @@ OPTIONAL_COLUMNS: dict[str, str] = {
 POINT_COLUMNS: tuple[str, ...] = ("run", "step", "loss")
 OPTIONAL_POINT_COLUMNS: tuple[str, ...] = ("gpu_hours", "tokens", "flops")
 
+EQUAL_FLOPS = {"bag_size", "bag_weighting", "step_ratio"}
+"""Parameters of which a step's FLOPs do not depend; with any other, tokens do not tell the FLOPs of a run."""
 _YES, _NO = ("yes", "true", "1", "y"), ("no", "false", "0", "n")
 _OUTCOMES = ("finished", "stopped", "diverged", "failed")
 _SIZES = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
@@ -223,12 +225,8 @@ def _run(fields: Mapping[str, str], run_id: str, curve: RunCurve) -> FinishedRun
     tokens = _positive(fields, "tokens")
     bag_size, ratio = int(dict(parameters).get("bag_size", 1)), float(dict(parameters).get("step_ratio", 0.0))
     boundary = math.floor(ratio * total + 0.5)
-    plain = {name for name, _ in parameters} <= {
-        "bag_size",
-        "bag_weighting",
-        "step_ratio",
-    }  # else a step's FLOPs may differ
-    latent = tokens * total / (boundary * bag_size + total - boundary) if tokens is not None and plain else None
+    equal = {name for name, _ in parameters} <= EQUAL_FLOPS
+    latent = tokens * total / (boundary * bag_size + total - boundary) if tokens is not None and equal else None
     return FinishedRun(
         run_id=run_id,
         scale=scale,

@@ -7,8 +7,6 @@ no network for anything and computes no statistics.
 from __future__ import annotations
 
 import functools
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -23,6 +21,7 @@ from reports.embed import chart_library, figure_json, json_in_html
 from reports.sections import appendix, factors, headline, iso_loss, search, trust, verdict, what_if
 from reports.study import Study
 from reports.summary import Summary, summary_to_json
+from trainers.writing import write_atomically
 
 if TYPE_CHECKING:
     import jinja2
@@ -76,21 +75,7 @@ def render_sections(title: str, name: str, sections: Sequence[DrawnSection], num
 
 def write_report(study: Study, summary: Summary, path: Path) -> None:
     """Write the page to `path`, whole or not at all. Raises `OSError` where that cannot be done."""
-    write_page(render_page(study, summary), path)
-
-
-def write_page(text: str, path: Path) -> None:
-    """Write `text` to `path`, whole or not at all. Raises `OSError` where that cannot be done."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomically(path, render_page(study, summary))
 
 
 def side_by_side(blocks: Sequence[Block]) -> tuple[tuple[Block, ...], ...]:

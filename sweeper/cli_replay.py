@@ -141,6 +141,7 @@ def _replay_sweep(
     out: Path | None,
     as_json: bool,
 ) -> None:
+    from reports.summary import summary_to_json
     from sweeper.replay_sweep import SUFFIX, replay_sweep
     from sweeper.reporting import REPORT, write_report_files
     from sweeper.space import load_search_space
@@ -156,11 +157,11 @@ def _replay_sweep(
         per_doubling=per_doubling,
     )
     folder = out or Path("results") / (space.name + SUFFIX)
-    headline, summary = write_report_files(done.study, folder)
+    summary = write_report_files(done.study, folder)
     if as_json:
-        print_json(summary)
+        print_json(summary_to_json(summary))
     else:
-        print(headline)
+        print(summary.headline)
         print((folder / REPORT).resolve())
     if done.failed:
         words = f"replay: {done.failed} of {done.trials} trials have no loss in the table: {done.reasons[0]}"

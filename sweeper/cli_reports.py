@@ -126,23 +126,22 @@ def _report(
 ) -> list[str]:
     """Write into `folder` and print; returns what misses the gate."""
     from reports.exporting import runs_to_csv
-    from reports.summary import summarize
+    from reports.summary import summary_to_json
     from sweeper.reporting import REPORT, below, write_report_files
-    from trainers.checkpoint import write_atomically
+    from trainers.writing import write_atomically
 
     study = read()
-    headline, summary = write_report_files(study, folder)
+    summary = write_report_files(study, folder)
     if csv is not None:
-        csv.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(csv, runs_to_csv(study))
     if as_json:
-        print_json(summary)
+        print_json(summary_to_json(summary))
     else:
-        print(headline)
+        print(summary.headline)
         print((folder / REPORT).resolve())
         if csv is not None:
             print(csv.resolve())
-    return [] if fail_under is None else below(summarize(study), fail_under)
+    return [] if fail_under is None else below(summary, fail_under)
 
 
 def _compare(names: Sequence[str], results: Path, tracking_uri: str | None, as_json: bool) -> None:

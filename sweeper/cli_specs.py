@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 def list_specs(options: RunOptions, path: Path) -> None:
     """Write the list and print how it is trained and how its records come back. Raises `ValueError` in one line."""
     from sweeper.plan_specs import write_specs
-    from sweeper.space import load_search_space
 
     made = write_specs(options, path, lambda line: print(line, file=sys.stderr))
     counts = Counter("confirmation of winners" if line.winner else line.stage for line in made.trials)
@@ -28,8 +27,7 @@ def list_specs(options: RunOptions, path: Path) -> None:
     train = ["python", "-m", "trainers.run", path, "--corpus", made.corpus, "--out", records]
     if made.evaluate_every:
         train += ["--evaluate-every", made.evaluate_every]
-    name = load_search_space(options.file).name
-    back = ["sweeper", "import", records, "--space", options.file, "--name", name]
+    back = ["sweeper", "import", records, "--space", options.file, "--name", made.name]
     print("There, with this file and the corpus's folder (`--hours` ends it in time, the same command goes on):")
     print(shlex.join(map(str, train)))
     print("Here, with its records:")

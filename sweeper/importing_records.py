@@ -57,7 +57,7 @@ def import_records(
         new = [record for record in records if _adds(record, known.get(record.spec.spec_id))]
         for record in new:
             ledger.write(record)
-        headline, _ = write_report_files(study_in(ledger, f"sweeper report {name}"), results / name)
+        headline = write_report_files(study_in(ledger, f"sweeper report {name}"), results / name).headline
         ledger.finish("finished", headline, results / name / REPORT)
     runs = tuple(run_from_record(record) for record in records)
     return Imported(runs, len(new), headline, (results / name / REPORT).resolve())
@@ -125,13 +125,12 @@ def corpus_words(records: Sequence[RunRecord], folder: Path) -> str:
 def write_records(results: Path, name: str, tracking_uri: str | None, path: Path) -> None:
     """The records of a sweep in the ledger as a file that can be imported or published. Raises `LedgerError`."""
     from sweeper.ledger import Ledger
-    from trainers.checkpoint import write_atomically
+    from trainers.writing import write_atomically
 
     with Ledger.open(results, name, tracking_uri, create=False) as ledger:
         records = ledger.records()
     if not records:
         raise ValueError(f"{name}: holds no record of its own")
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, records_to_text(records))
 
 

@@ -35,7 +35,7 @@ def import_tables(
     rows = [row_of(run, order, tables.key, moment) for order, run in enumerate(runs, start=1)]
     with driving((results / name).resolve()), ImportLedger.open(results, name, tracking_uri, create=True) as ledger:
         written = ledger.store(about, tables, rows)
-        headline, _ = write_report_files(study_in(ledger, f"sweeper report {name}"), results / name)
+        headline = write_report_files(study_in(ledger, f"sweeper report {name}"), results / name).headline
         ledger.finish("finished", headline, results / name / REPORT)
     return Imported(runs, written, headline, (results / name / REPORT).resolve())
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from reports.theme import hours
 from sweeper.plan import Plan, ScalePlan
+from trainers.writing import write_atomically
 
 PLAN_SCHEMA = 1
 
@@ -36,7 +37,6 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
 
 def write_plan_page(plan: Plan, path: Path) -> None:
     """Write the page to `path`, whole or not at all. Raises `OSError` where that cannot be done."""
-    from reports.page import write_page
     from reports.plan_page import PlannedArm, PlannedStage, PlannedSweep, render_plan
 
     planned = PlannedSweep(
@@ -78,7 +78,7 @@ def write_plan_page(plan: Plan, path: Path) -> None:
             *(_note(scale, plan) for scale in plan.scales),
         ),
     )
-    write_page(render_plan(planned, plan_to_json(plan)), path)
+    write_atomically(path, render_plan(planned, plan_to_json(plan)))
 
 
 def _note(scale: ScalePlan, plan: Plan) -> str:

@@ -27,8 +27,10 @@ from trainers.stage import StageJob
 
 @dataclass(frozen=True, slots=True)
 class SpecList:
-    """The trials in the order of their worth; `corpus` is the folder that goes with them, `notes` are for people."""
+    """The trials of the sweep `name` in the order of their worth; `corpus` is the folder that goes with them, `notes` are
+    for people."""
 
+    name: str
     trials: tuple[TrialLine, ...]
     corpus: str
     evaluate_every: int
@@ -70,13 +72,13 @@ def list_trials(space: SearchSpace, corpus: CorpusFacts, known: Iterable[RunReco
     confirming.sort(
         key=lambda line: (line.stage == "noise_floor", line.spec.seed)
     )  # a seed of every arm and budget at a time
-    return SpecList((*tuning, *confirming), corpus.directory, space.evaluate_every, tuple(notes))
+    return SpecList(space.name, (*tuning, *confirming), corpus.directory, space.evaluate_every, tuple(notes))
 
 
 def write_specs(options: RunOptions, path: Path, say: Callable[[str], None]) -> SpecList:
     """Prepare the corpus where that is still to do, and write the list. Raises what a run raises before it trains."""
-    from trainers.checkpoint import write_atomically
     from trainers.data.prepare import prepare
+    from trainers.writing import write_atomically
 
     space = load_search_space(options.file)
     corpus = prepare(corpus_request(space), options.results / CORPORA, say)
@@ -88,6 +90,5 @@ def write_specs(options: RunOptions, path: Path, say: Callable[[str], None]) -> 
     ):
         known = ledger.records()
     made = list_trials(space, corpus_facts(corpus), known)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, trials_to_text(made.trials))
     return made

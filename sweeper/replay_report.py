@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from sweeper.replay import ReplayResult, Standing
-from trainers.checkpoint import write_atomically
+from trainers.writing import write_atomically
 
 PAGE = "replay.html"
 NUMBERS = "replay.json"
@@ -19,7 +19,6 @@ def table_label(standing: Standing) -> str:
 
 def write_replay_files(result: ReplayResult, folder: Path, *, command: str, source: str) -> Path:
     """Write the page and its numbers into `folder`; returns the page's path."""
-    from reports.page import write_page
     from reports.replay_page import RacedStrategy, RacePage, render_races
 
     races = RacePage(
@@ -47,10 +46,9 @@ def write_replay_files(result: ReplayResult, folder: Path, *, command: str, sour
         ),
     )
     numbers = result.to_json()
-    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / NUMBERS, json.dumps(numbers, indent=1, allow_nan=False))
     without_races = {**numbers, "standings": [{**one, "races": []} for one in numbers["standings"]]}
-    write_page(render_races(races, without_races), folder / PAGE)
+    write_atomically(folder / PAGE, render_races(races, without_races))
     return folder / PAGE
 
 

@@ -17,9 +17,9 @@ from sweeper.importing import imported_runs
 from sweeper.ledger import Ledger
 from sweeper.ledger_imports import ImportLedger
 from sweeper.space import SearchSpaceError, parse_search_space
-from trainers.checkpoint import write_atomically
 from trainers.record import RunRecord
 from trainers.spec import Scalar
+from trainers.writing import write_atomically
 
 if TYPE_CHECKING:
     from reports.comparison import Comparison
@@ -130,24 +130,21 @@ def _lower_end(speedup: Speedup | None) -> tuple[float | None, str]:
 def write_comparison_files(first: Any, second: Any, results: Path, command: str) -> tuple[Comparison, Path]:
     """Compare two studies and write the page; returns the comparison and the page's path."""
     from reports.comparison import compare, comparison_to_json, render_comparison
-    from reports.page import write_page
 
     made = compare(first, second)
     folder = results / COMPARISONS / f"{made.names[0]}-and-{made.names[1]}"
     page = folder / REPORT
-    write_page(render_comparison(made, command), page)
+    write_atomically(page, render_comparison(made, command))
     write_atomically(folder / SUMMARY, json.dumps(comparison_to_json(made), indent=1, allow_nan=False))
     return made, page
 
 
-def write_report_files(study: Any, folder: Path) -> tuple[str, dict[str, Any]]:
-    """Write page and summary into `folder`; returns the headline and the summary."""
+def write_report_files(study: Any, folder: Path) -> Summary:
+    """Write page and summary into `folder`; returns the summary."""
     from reports.page import write_report
     from reports.summary import summarize, summary_to_json
 
     summary = summarize(study)
-    plain = summary_to_json(summary)
-    folder.mkdir(parents=True, exist_ok=True)
     write_report(study, summary, folder / REPORT)
-    write_atomically(folder / SUMMARY, json.dumps(plain, indent=1, allow_nan=False))
-    return summary.headline, plain
+    write_atomically(folder / SUMMARY, json.dumps(summary_to_json(summary), indent=1, allow_nan=False))
+    return summary

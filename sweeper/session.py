@@ -356,9 +356,10 @@ def _earlier(space: SearchSpace, options: RunOptions) -> tuple[RunRecord, ...]:
 
 
 def _report(ledger: Ledger, options: RunOptions, folder: Path, say: Say) -> SessionEnd:
+    from reports.summary import summary_to_json
     from sweeper.reporting import REPORT, study_of, write_report_files
 
     say("writing the report")
     study = study_of(ledger, shlex.join(["sweeper", "run", str(options.file)]))
-    headline, summary = write_report_files(study, folder)
-    return SessionEnd(None, headline, folder / REPORT, summary, 0)
+    summary = write_report_files(study, folder)
+    return SessionEnd(None, summary.headline, folder / REPORT, summary_to_json(summary), 0)

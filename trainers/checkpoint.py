@@ -23,6 +23,7 @@ from torch import Tensor
 
 from trainers.model import Decoder
 from trainers.parallel import ALONE, Ranks, first_row_here, rows_here, shard_like
+from trainers.writing import write_atomically
 
 NOTE = "note.json"
 
@@ -53,16 +54,6 @@ def _named(state: TrainState) -> dict[str, Tensor]:
         for key, value in state.optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer/{key}/{name}"] = rows_here(value.detach())
     return {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by `text`: readers see the old file or the new one, also after a crash."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def save_checkpoint(folder: Path, state: TrainState, note: Mapping[str, Any]) -> None:

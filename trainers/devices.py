@@ -6,6 +6,10 @@ import platform
 import re
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 @cache
@@ -30,3 +34,11 @@ def device_name(device: str) -> str:
     import torch
 
     return torch.cuda.get_device_name(device)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given; a CPU always has."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)

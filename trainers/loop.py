@@ -99,6 +99,11 @@ def chunk_end(step: int, phase: Phase, end: int, evaluate_every: int) -> int:
     return min(stops)
 
 
+def is_due(step: int, phase: Phase, end: int, evaluate_every: int) -> bool:
+    """Whether a stage evaluates after `step` steps, the last of them in `phase`: on the grid, at a phase's end, at its own."""
+    return step in (end, phase.end) or (evaluate_every > 0 and step % evaluate_every == 0)
+
+
 def keeps_load(step: int, phase: Phase, evaluate_every: int) -> bool:
     """Whether the point at `step` holds the load of every expert: the last of a phase, and the first after a boundary.
 
@@ -217,8 +222,7 @@ def train(
         chunk = _launch(step, phase, launched, end, arguments.evaluate_every)
         waiting.append(chunk)
         launched = chunk.stop
-        at_evaluation = bool(arguments.evaluate_every) and launched % arguments.evaluate_every == 0
-        at_evaluation |= launched in (end, phase.end)
+        at_evaluation = is_due(launched, phase, end, arguments.evaluate_every)
         goes_on = step.looks_ahead and not (at_evaluation or should_stop() or checkpoint_due())
         diverged = None
         while diverged is None and len(waiting) > goes_on:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import cache
 
 import numpy as np
 import torch
@@ -58,8 +59,9 @@ def failure_of(execution: str, device: torch.device) -> str | None:
     return None if np.isfinite(losses).all() else f"its losses are {losses}"
 
 
+@cache
 def failure_elsewhere(execution: str, device: str) -> str | None:
-    """`failure_of` in a process of its own."""
+    """`failure_of` in a process of its own, asked once: it compiles, which takes its time."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", "trainers.probe", execution, device],

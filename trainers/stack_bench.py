@@ -18,61 +18,26 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 
+from trainers.bench.clock import pace_of, take_turns
 from trainers.bench.result import FOLDER, bench_file
-from trainers.bench.subject import setting_of
-from trainers.checkpoint import TrainState, write_atomically
-from trainers.devices import device_name
+from trainers.bench.subject import Setting, Subject, bench_phases, bench_spec, counted, make_subject, setting_of
+from trainers.checkpoint import TrainState
+from trainers.devices import device_name, synchronise
 from trainers.execution import resolve_execution
-from trainers.methods import phases_of
-from trainers.model import build_model
-from trainers.optim import build_optimizer
 from trainers.scales import SCALES
-from trainers.spec import ModelShape, Optimizer, Scalar, Schedule, TrialSpec
+from trainers.spec import ModelShape
 from trainers.stack_stage import can_stack
-from trainers.stacked import Slice, StackedStep, synchronise
-from trainers.stacked_static import engine_of
-from trainers.step import TrainingStep
+from trainers.stacked import Slice, StackedStep
+from trainers.stacked_static import StaticStack, engine_of
+from trainers.writing import write_atomically
 
 WIDTHS = (1, 2, 4, 8, 16)
+WARM_UP_STEPS = 3
 MARGIN = 1.2
 """How many times the positions/s of separate training a stack must reach before a sweep uses it: one trial after the other
 is simpler, and the searches learn more from it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What is stepped: a scale's model as a sweep would train it. `precision` is fp32 or bf16."""
-
-    scale: str
-    shape: ModelShape
-    context: int
-    sequences: int
-    precision: str
-    bag_size: int = 1
-
-    def spec(self, seed: int = 0) -> TrialSpec:
-        """A trial of this load on made-up tokens."""
-        bags: dict[str, Scalar] = {}
-        if self.bag_size > 1:
-            bags = {"bag_size": self.bag_size, "bag_weighting": "uniform", "step_ratio": 1.0}
-        return TrialSpec(
-            scale=self.scale,
-            shape=self.shape,
-            method="tst" if bags else "baseline",
-            parameters=tuple(bags.items()),
-            corpus_fingerprint="random",
-            tokenizer_fingerprint="random",
-            context=self.context,
-            tokens_per_step=self.context * self.sequences,
-            validation_tokens=self.context,
-            schedule=Schedule(1_000_000, 100, 0, 1e-3),
-            optimizer=Optimizer(),
-            precision=self.precision,
-            seed=seed,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,105 +58,105 @@ class StackFigures:
         return width if self.stacked[width] >= margin * self.alone else 1
 
 
-@dataclass(frozen=True, slots=True)
-class _RandomTokens:
-    """A stream of made-up tokens."""
-
-    tokens: np.ndarray
-
-    @staticmethod
-    def of(vocab_size: int, count: int = 1 << 20) -> _RandomTokens:
-        return _RandomTokens(np.random.default_rng(0).integers(0, vocab_size, count))
-
-    @property
-    def tokens_per_epoch(self) -> int:
-        return len(self.tokens)
-
-    def read(self, position: int, count: int) -> np.ndarray:
-        return np.take(self.tokens, np.arange(position, position + count), mode="wrap")
-
-
-def _state(spec: TrialSpec, device: torch.device) -> TrainState:
-    model = build_model(spec.shape, spec.context, spec.seed, device)
-    return TrainState(model, build_optimizer(model, spec.optimizer))
-
-
-def _alone(load: Load, device: torch.device, execution: str) -> Callable[[], object]:
-    """The ordinary step, again and again."""
-    spec, stream = load.spec(), _RandomTokens.of(load.shape.vocab_size)
-    state, phases = _state(spec, device), phases_of(spec)
-    step = TrainingStep(spec, phases, state.model, state.optimizer, stream, device, execution)
-    counter = iter(range(spec.schedule.total_steps))
-    return lambda: step.run(next(counter), phases[0])
-
-
-def _stacked(load: Load, device: torch.device, width: int) -> Callable[[], object]:
-    stream = _RandomTokens.of(load.shape.vocab_size)
-    specs = [load.spec(seed) for seed in range(width)]
-    step = StackedStep([Slice.of(spec, phases_of(spec), stream, _state(spec, device)) for spec in specs], device)
-    engine = engine_of(step)
+def _stacked(subjects: Sequence[Subject], device: torch.device) -> tuple[Callable[[], object], Any]:
+    """The step of all subjects at once, again and again, and the stream that a GPU does its work on."""
+    slices = [
+        Slice.of(subject.spec, subject.phases, subject.stream, TrainState(subject.model, subject.optimizer))
+        for subject in subjects
+    ]
+    engine = engine_of(StackedStep(slices, device, subjects[0].setting.micro_sequences))
     engine.enter()
-    counter = iter(range(specs[0].schedule.total_steps))
-    return lambda: engine.run(next(counter))
+    counter = iter(range(subjects[0].phases[-1].end))
+    return lambda: engine.run(next(counter)), engine.recorder.stream if isinstance(engine, StaticStack) else None
 
 
 def measure_stack(
-    load: Load, device: torch.device, execution: str, widths: Sequence[int] = WIDTHS, samples: int = 20
+    scale: str,
+    shape: ModelShape,
+    setting: Setting,
+    device: torch.device,
+    execution: str,
+    widths: Sequence[int] = WIDTHS,
+    samples: int = 20,
+    bag_size: int = 1,
 ) -> StackFigures:
-    """Median step of separate training in form `execution` and of each stack, `samples` of each after three to warm up.
+    """Separate training in form `execution` and each stack by turns, at least `samples` of each; medians.
 
     On a CPU in processor time, which other work on the machine disturbs less.
     """
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
-    variants = {0: _alone(load, device, execution), **{width: _stacked(load, device, width) for width in widths}}
-    seconds: dict[int, list[float]] = {width: [] for width in variants}
-    for round_ in range(samples + 3):
-        for width, step in variants.items():
-            synchronise(device)
-            started = clock()
-            step()
-            synchronise(device)
-            if round_ >= 3:
-                seconds[width].append(clock() - started)
-    positions = load.context * load.sequences
-    rates = {width: max(width, 1) * positions / median(times) for width, times in seconds.items()}
-    alone = rates.pop(0)
-    return StackFigures(load.scale, load.context, load.sequences, load.precision, execution, alone, rates)
+    pace = pace_of(device, samples)
+    phases = bench_phases((bag_size,), pace.calls)
+
+    def subject(seed: int) -> Subject:
+        return make_subject(scale, shape, setting, phases, device, seed)
+
+    alone = subject(0)
+    step = alone.step(execution)
+    calls = [counted(step.run, phases[0])]
+    streams = [step.replay_stream]
+    for width in widths:
+        call, stream = _stacked([subject(seed) for seed in range(width)], device)
+        calls.append(call)
+        streams.append(stream)
+    seconds = [median(block.compared for block in turns.blocks) for turns in take_turns(calls, pace, device, streams)]
+    positions = alone.spec.tokens_per_step
+    rates = {width: width * positions / taken for width, taken in zip(widths, seconds[1:], strict=True)}
+    return StackFigures(
+        scale, setting.context, setting.sequences, setting.precision, execution, positions / seconds[0], rates
+    )
 
 
-def _run_for(load: Load, device: str, execution: str, seconds: float, barrier: Barrier, results: Any) -> None:
-    """One of several processes on a device: warm up, wait for the others, count steps."""
+def _run_steps(
+    scale: str,
+    shape: ModelShape,
+    setting: Setting,
+    device: str,
+    execution: str,
+    steps: int,
+    barrier: Barrier,
+    results: Any,
+) -> None:
+    """One of several processes on a device: warm up, wait for the others, take the steps."""
     torch.set_num_threads(1)
-    step, where = _alone(load, torch.device(device), execution), torch.device(device)
-    for _ in range(3):
+    where, phases = torch.device(device), bench_phases((1,), WARM_UP_STEPS + steps)
+    step = counted(make_subject(scale, shape, setting, phases, where, 0).step(execution).run, phases[0])
+    for _ in range(WARM_UP_STEPS):
         step()
     synchronise(where)
     barrier.wait()
-    started, count = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
+    started = time.perf_counter()
+    for _ in range(steps):
         step()
-        synchronise(where)
-        count += 1
-    results.put(count / (time.perf_counter() - started))
+    synchronise(where)
+    results.put(steps / (time.perf_counter() - started))
 
 
 def measure_shared(
-    load: Load, device: str, execution: str, shares: Sequence[int] = (1, 2, 4), seconds: float = 5.0
+    scale: str,
+    shape: ModelShape,
+    setting: Setting,
+    device: str,
+    execution: str,
+    shares: Sequence[int] = (1, 2, 4),
+    steps: int = 500,
 ) -> dict[int, float]:
-    """Positions/s in total of 1, 2, 4 trials at once, each a process of its own: what `resources.gpus: 0.25` would bring."""
+    """Positions/s in total of 1, 2, 4 trials at once, each a process of its own: what `resources.gpus: 0.25` would bring.
+
+    Every process takes `steps` steps from a common start; the first to end leaves the others a little more room.
+    """
     context = multiprocessing.get_context("spawn")
     totals = {}
     for share in shares:
         barrier, results = context.Barrier(share), context.SimpleQueue()
-        arguments = (load, device, execution, seconds, barrier, results)
-        workers = [context.Process(target=_run_for, args=arguments) for _ in range(share)]
+        arguments = (scale, shape, setting, device, execution, steps, barrier, results)
+        workers = [context.Process(target=_run_steps, args=arguments) for _ in range(share)]
         for worker in workers:
             worker.start()
         for worker in workers:
             worker.join()
         if any(worker.exitcode for worker in workers):
             raise RuntimeError(f"{share} trials at once on {device}: a process ended with an error")
-        totals[share] = sum(results.get() for _ in workers) * load.context * load.sequences
+        totals[share] = sum(results.get() for _ in workers) * setting.context * setting.sequences
     return totals
 
 
@@ -220,7 +185,6 @@ def keep_figures(folder: Path, device: str, figures: Sequence[StackFigures]) -> 
 
     known = {load_of(entry): entry for entry in (*read_figures(folder, device), *figures)}
     path = figures_file(folder, device)
-    folder.mkdir(parents=True, exist_ok=True)
     plain = {"device": device, "torch": torch.__version__, "figures": [asdict(entry) for entry in known.values()]}
     write_atomically(path, json.dumps(plain, indent=1) + "\n")
     return path
@@ -234,10 +198,9 @@ def measure_small(
     found = []
     for scale in scales:
         shape, setting = SCALES[scale].shape, setting_of(scale, device, None)
-        load = Load(scale, shape, setting.context, setting.sequences, setting.precision)
-        if can_stack(load.spec()):
+        if can_stack(bench_spec(scale, shape, setting, 1)):
             say(f"measuring: stacks of {scale}")
-            found.append(measure_stack(load, device, execution, WIDTHS[:4], samples))
+            found.append(measure_stack(scale, shape, setting, device, execution, WIDTHS[:4], samples))
     return tuple(found)
 
 
@@ -267,14 +230,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     execution = resolve_execution("auto", device)
     found = []
     for scale in given.scale or ("pico", "nano"):
-        load = Load(scale, SCALES[scale].shape, given.context, given.sequences, given.precision)
-        figures = measure_stack(load, device, execution, given.widths, given.samples)
+        shape, setting = SCALES[scale].shape, Setting(given.context, given.sequences, given.sequences, given.precision)
+        figures = measure_stack(scale, shape, setting, device, execution, given.widths, given.samples)
         found.append(figures)
         print(f"{scale}: alone ({execution}) {figures.alone:,.0f} positions/s")
         for width, rate in figures.stacked.items():
             print(f"  stack of {width:>2}: {rate:>12,.0f} positions/s in total, {rate / figures.alone:.2f}x")
         print(f"  --stack auto: {figures.best_width()}")
-        for count, rate in measure_shared(load, device.type, execution, given.share or ()).items():
+        for count, rate in measure_shared(scale, shape, setting, device.type, execution, given.share or ()).items():
             print(f"  {count} processes: {rate:>12,.0f} positions/s in total")
     print(keep_figures(given.out, device_name(device.type), found))
 

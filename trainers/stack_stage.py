@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from trainers.checkpoint import TrainState
+from trainers.devices import synchronise
 from trainers.flops import count_parameters
 from trainers.loop import (
     CHUNK_STEPS,
@@ -25,6 +26,7 @@ from trainers.loop import (
     StagePoint,
     begin_phase,
     chunk_end,
+    is_due,
     watch_steps,
     watch_validation,
 )
@@ -34,7 +36,7 @@ from trainers.optim import build_optimizer
 from trainers.record import Diverged, Stopped
 from trainers.schedule import Phase, number_of_heads, phase_at
 from trainers.spec import Schedule, TrialSpec
-from trainers.stacked import Slice, StackedStep, stacked_validation_losses, synchronise
+from trainers.stacked import Slice, StackedStep, stacked_validation_losses
 from trainers.stacked_static import StaticStack, engine_of
 from trainers.stage import (
     PIECE_CONTEXTS,
@@ -213,8 +215,8 @@ class _Stack:
         """Validation losses of the runs that have come to a step at which they are due."""
         due = []
         for index, (run, phase) in enumerate(zip(self.runs, phases, strict=True)):
-            at, every = run.part.state.step, run.job.evaluate_every
-            if run.outcome is None and (at in (run.job.end, phase.end) or (every and at % every == 0)):
+            due_now = is_due(run.part.state.step, phase, run.job.end, run.job.evaluate_every)
+            if run.outcome is None and due_now:
                 due.append(index)
         if not due:
             return

@@ -31,12 +31,6 @@ from trainers.stacked_model import StackedDecoder, StackedWeights
 from trainers.step import StepResult
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 class _StackedLinearMultiHot(torch.autograd.Function):
     """`losses._FusedLinearMultiHot` with a slice dimension: gradients are formed in the forward, chunk by chunk."""
 

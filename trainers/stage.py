@@ -26,7 +26,6 @@ from trainers.checkpoint import (
     load_checkpoint,
     read_note,
     save_checkpoint,
-    write_atomically,
 )
 from trainers.devices import device_name
 from trainers.fit import DoesNotFitError, advice
@@ -40,6 +39,7 @@ from trainers.routing import routing_from_dict
 from trainers.schedule import number_of_heads
 from trainers.spec import TrialSpec, spec_from_dict, spec_to_dict
 from trainers.step import TrainingStep
+from trainers.writing import write_atomically
 
 RESULT = "result.json"
 STATE = "state"
@@ -267,7 +267,6 @@ def close_stage(
         save_checkpoint(folder / STATE, state, {"spec": spec_to_dict(job.spec)})
     result = _result(job, outcome, progress, billed_seconds(), state.skipped_steps)
     if not isinstance(outcome, Stopped) and state.ranks.rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / RESULT, json.dumps(result_to_dict(result)))
         shutil.rmtree(folder / PARTIAL, ignore_errors=True)
     return result

@@ -1,8 +1,7 @@
 """One training step, with one meaning in every form: read, forward, loss, backward, clip, update.
 
 Forms: `eager` runs operation by operation; `compiled` has embedding, body and loss compiled; `captured` replays the compiled
-step as CUDA graphs. `auto` takes what the device and the length of the run deserve, and says which it took.
-Decides how a step runs, never what it computes.
+step as CUDA graphs. Decides how a step runs, never what it computes; which form a run takes is `execution`'s.
 """
 
 from __future__ import annotations
@@ -151,6 +150,11 @@ class TrainingStep:
             return losses, norms
 
         return wait
+
+    @property
+    def replay_stream(self) -> torch.cuda.Stream | None:
+        """The stream that a captured step replays on, which is not the caller's; None for the other forms."""
+        return None if self._static is None else self._static.recorder.stream
 
     @property
     def looks_ahead(self) -> bool:

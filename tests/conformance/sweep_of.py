@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sweeper.executors import Executor, InlineExecutor, Train
 from sweeper.memory import MemoryLedger
 from sweeper.session import corpus_facts
@@ -51,6 +53,16 @@ SPACE = space_of(
 )
 """Two tuning trials an arm, three confirmation runs, and the noise floor that one seed brings: eleven trials."""
 NUM_TRIALS = 4 + 3 + 4
+
+
+RAY_WARNINGS = [
+    # Ray leaves sockets and files to the interpreter's end.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    # Ray 2.60 uses what it and its libraries deprecate.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
 
 
 def prepare_text(cache: Path) -> PreparedCorpus:

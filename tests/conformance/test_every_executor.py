@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from sweeper.executors import Executor, InlineExecutor
+from sweeper.executors import Executor
 from tests.conformance.sweep_of import (
     NUM_TRIALS,
     Bench,
     essence,
     failed,
-    inline,
-    on_ray,
-    prepare_text,
     train_and_ask_for_a_stop,
     train_and_crash_once,
     train_and_damage,
@@ -24,37 +19,6 @@ from tests.conformance.sweep_of import (
 )
 from trainers.data.shards import PreparedCorpus
 from trainers.record import Finished
-
-Start = Callable[[Path], AbstractContextManager[Executor]]
-
-RAY_WARNINGS = [
-    # Ray leaves sockets and files to the interpreter's end.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    # Ray 2.60 uses what it and its libraries deprecate.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> PreparedCorpus:
-    return prepare_text(tmp_path_factory.mktemp("corpora"))
-
-
-@pytest.fixture(scope="module")
-def alone(corpus: PreparedCorpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[object, ...]]:
-    """The sweep in this process, undisturbed: what every other way must come to."""
-    bench = Bench(corpus, tmp_path_factory.mktemp("alone"))
-    bench.run(InlineExecutor())
-    return essence(bench.records)
-
-
-@pytest.fixture(scope="module", params=[inline, pytest.param(on_ray, marks=[pytest.mark.slow, *RAY_WARNINGS])])
-def executor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
-    start: Start = request.param
-    with start(tmp_path_factory.mktemp("scratch")) as ready:
-        yield ready
 
 
 @pytest.fixture

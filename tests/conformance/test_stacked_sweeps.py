@@ -2,55 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sweeper.executors import Executor, InlineExecutor
+from sweeper.executors import InlineExecutor
 from sweeper.worker import train_stack
 from tests.conformance.sweep_of import (
     NUM_TRIALS,
+    RAY_WARNINGS,
     Bench,
     essence,
-    inline,
     on_ray,
-    prepare_text,
     stack_and_ask_for_a_stop,
     stack_and_die,
     stack_and_lose,
     train_and_damage,
 )
-from tests.conformance.test_every_executor import RAY_WARNINGS
 from trainers.data.shards import PreparedCorpus
 from trainers.record import Finished
 from trainers.stack_stage import STACKED
 from trainers.stage import StageJob
-
-Start = Callable[[Path], AbstractContextManager[Executor]]
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> PreparedCorpus:
-    return prepare_text(tmp_path_factory.mktemp("corpora"))
-
-
-@pytest.fixture(scope="module")
-def alone(corpus: PreparedCorpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[object, ...]]:
-    """The sweep in this process, one stage at a time, in the ordinary eager form."""
-    bench = Bench(corpus, tmp_path_factory.mktemp("alone"))
-    bench.run(InlineExecutor())
-    return essence(bench.records)
-
-
-@pytest.fixture(scope="module", params=[inline, pytest.param(on_ray, marks=[pytest.mark.slow, *RAY_WARNINGS])])
-def executor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    start: Start = request.param
-    with start(tmp_path_factory.mktemp("scratch")) as ready:
-        yield ready
 
 
 @pytest.fixture

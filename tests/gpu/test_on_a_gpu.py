@@ -5,13 +5,13 @@ Nothing here has run on a GPU yet.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.gpu.a_gpu import CUDA, NEEDS_A_GPU, SHAPE, for_a_gpu
 from tests.tiny_training import CORPUS, job_of, tiny_spec, train_tiny
 from trainers import losses
 from trainers.attention import attention_backend
@@ -24,22 +24,16 @@ from trainers.model import build_model
 from trainers.optim import build_optimizer
 from trainers.record import Stopped
 from trainers.schedule import phase_at
-from trainers.spec import ModelShape, TrialSpec
+from trainers.spec import TrialSpec
 from trainers.step import TrainingStep
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    pytest.mark.filterwarnings("default"),  # a GPU build of torch warns of its own affairs
-]
-CUDA = torch.device("cuda")
-SHAPE = ModelShape(num_layers=2, width=128, num_heads=2, num_kv_heads=1, head_width=64, mlp_width=256, vocab_size=512)
+pytestmark = NEEDS_A_GPU
 needs_triton = pytest.mark.skipif(not losses.HAS_TRITON, reason="needs a CUDA device with Triton")
 
 
 def gpu_spec(method: str = "tst", precision: str = "bf16", **changes: object) -> TrialSpec:
     spec = tiny_spec(method, total_steps=20, step_ratio=0.5, sequences=4, **changes)  # type: ignore[arg-type]
-    return replace(spec, shape=SHAPE, context=16, tokens_per_step=64, validation_tokens=33, precision=precision)
+    return for_a_gpu(spec, precision)
 
 
 def step_of(spec: TrialSpec, execution: str, micro_sequences: int | None = None) -> TrainingStep:

@@ -6,40 +6,31 @@ Nothing here has run on a GPU yet.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.gpu.a_gpu import CUDA, NEEDS_A_GPU, for_a_gpu
 from tests.tiny_training import CORPUS, job_of, tiny_spec, train_tiny
 from trainers.captured import Calls
 from trainers.checkpoint import TrainState
 from trainers.methods import phases_of
 from trainers.model import build_model
 from trainers.optim import build_optimizer
-from trainers.spec import ModelShape, TrialSpec
+from trainers.spec import TrialSpec
 from trainers.stack_stage import STACKED, run_stack
 from trainers.stacked import Slice, StackedStep
 from trainers.stacked_static import StaticStack
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    pytest.mark.filterwarnings("default"),  # a GPU build of torch warns of its own affairs
-]
-CUDA = torch.device("cuda")
-SHAPE = ModelShape(num_layers=2, width=128, num_heads=2, num_kv_heads=1, head_width=64, mlp_width=256, vocab_size=512)
+pytestmark = NEEDS_A_GPU
 
 
 def gpu_specs(precision: str) -> list[TrialSpec]:
     specs = [
         tiny_spec(total_steps=20, step_ratio=0.5, seed=seed, learning_rate=0.002 * (1 + seed)) for seed in range(3)
     ]
-    return [
-        replace(spec, shape=SHAPE, context=16, tokens_per_step=64, validation_tokens=33, precision=precision)
-        for spec in specs
-    ]
+    return [for_a_gpu(spec, precision) for spec in specs]
 
 
 def slices_of(specs: list[TrialSpec]) -> list[Slice]:

@@ -16,12 +16,12 @@ from trainers.checkpoint import (
     load_checkpoint,
     read_note,
     save_checkpoint,
-    write_atomically,
 )
 from trainers.methods import phases_of
 from trainers.model import build_model
 from trainers.optim import build_optimizer
 from trainers.step import TrainingStep
+from trainers.writing import write_atomically
 
 SPEC = tiny_spec()
 

@@ -17,9 +17,9 @@ from sweeper.stacking import stacks_of
 from sweeper.sweep import Idle, Sweep
 from tests.tiny_sweep import Desk, result_of, space_of
 from tests.tiny_training import SHAPE
+from trainers.bench.subject import Setting
 from trainers.devices import cpu_name
 from trainers.stack_bench import (
-    Load,
     StackFigures,
     figures_file,
     keep_figures,
@@ -34,7 +34,7 @@ from trainers.stack_stage import STACKED, stack_key
 from trainers.stage import StageJob, StageResult
 
 SITE = Site(store="memory", stop_file="never", execution="eager")
-LOAD = Load("nano", SHAPE, context=8, sequences=2, precision="fp32")
+SETTING = Setting(context=8, sequences=2, micro_sequences=2, precision="fp32")
 FIGURES = StackFigures("nano", 16, 2, "fp32", "eager", alone=100.0, stacked={1: 101.0, 2: 150.0, 4: 170.0, 8: 160.0})
 
 
@@ -139,7 +139,9 @@ def test_figures_are_kept_by_device_and_load(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bag_size", [1, 3])
 def test_a_stack_is_measured(bag_size: int) -> None:
-    figures = measure_stack(replace(LOAD, bag_size=bag_size), torch.device("cpu"), "eager", widths=(1, 3), samples=3)
+    figures = measure_stack(
+        "nano", SHAPE, SETTING, torch.device("cpu"), "eager", widths=(1, 3), samples=3, bag_size=bag_size
+    )
     assert (figures.scale, figures.context, figures.sequences, figures.alone_form) == ("nano", 8, 2, "eager")
     assert set(figures.stacked) == {1, 3}
     assert min(figures.alone, *figures.stacked.values()) > 0
@@ -156,7 +158,7 @@ def test_the_measuring_command_keeps_what_it_prints(tmp_path: Path, capsys: pyte
 
 @pytest.mark.slow
 def test_trials_that_share_a_device_are_measured() -> None:
-    totals = measure_shared(LOAD, "cpu", "eager", shares=(1, 2), seconds=0.5)
+    totals = measure_shared("nano", SHAPE, SETTING, "cpu", "eager", shares=(1, 2), steps=100)
     assert set(totals) == {1, 2}
     assert min(totals.values()) > 0
 

@@ -9,8 +9,9 @@ from statistics import median
 
 import torch
 
-from trainers.bench.clock import synchronise, time_calls
+from trainers.bench.clock import time_calls
 from trainers.bench.result import Ceilings
+from trainers.devices import synchronise
 
 DENSE_BF16_PEAKS: tuple[tuple[str, float], ...] = (
     ("B200", 2.25e15),

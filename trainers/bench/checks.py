@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainers.bench.clock import synchronise
 from trainers.bench.result import FAIL, OK, SKIPPED, Check
 from trainers.bench.subject import Setting, Subject, bench_phases, make_subject
 from trainers.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from trainers.devices import synchronise
 from trainers.losses import fused_linear_multi_hot, target_weights
 from trainers.scales import SCALES
 from trainers.schedule import Phase, phase_at

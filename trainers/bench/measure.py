@@ -13,11 +13,12 @@ from torch.nn import functional as F
 
 from trainers.attention import forced_attention
 from trainers.batch import read_batch
-from trainers.bench.clock import Pace, Turns, paired_ratio, synchronise, take_turns, time_calls
+from trainers.bench.clock import Pace, Turns, paired_ratio, take_turns, time_calls
 from trainers.bench.result import LossTimed, ScaleFigures, Timed
 from trainers.bench.rivals import RivalStep, paper_loss, plain_loss
-from trainers.bench.subject import Setting, Subject, bench_phases, bench_spec, counted, make_subject, stream_of
+from trainers.bench.subject import Setting, Subject, bench_phases, bench_spec, counted, make_subject
 from trainers.compiling import compiled
+from trainers.devices import synchronise
 from trainers.fit import advice
 from trainers.flops import count_parameters, flops_per_position
 from trainers.losses import fused_linear_multi_hot, has_fast_pass, target_weights
@@ -61,7 +62,7 @@ def _ours(subject: Subject, form: str) -> tuple[list[Variant], list[TrainingStep
             form,
             phase.bag_size,
             counted(step.run, phase),
-            stream_of(step),
+            step.replay_stream,
         )
         for step, phase in zip(steps, subject.phases, strict=True)
     ]
@@ -75,17 +76,7 @@ def _rivals(subject: Subject, form: str) -> list[Variant]:
     phases = {phase.bag_size: phase for phase in subject.phases}
     found = []
     for name, bag, loss_of in (("paper", PAPER_BAG, paper_loss), ("plain", 1, plain_loss)):
-        rival = RivalStep(
-            subject.spec,
-            subject.phases,
-            subject.model,
-            subject.optimizer,
-            subject.stream,
-            subject.device,
-            loss_of,
-            form,
-            subject.setting.micro_sequences,
-        )
+        rival = RivalStep(subject, loss_of, form)
         found.append(Variant(name, form, bag, counted(rival.run, phases[bag])))
     return found
 
@@ -290,9 +281,8 @@ def time_losses(
 
     for form in (form for form in forms if form != "captured"):
         for bag, function in ((1, one_hot_loss), *((bag, fused_linear_multi_hot) for bag in BAG_SIZES)):
-            whole = function is fused_linear_multi_hot and has_fast_pass(
-                device.type
-            )  # as the step has it: not compiled
+            # as the step has it: not compiled where it is our own kernel
+            whole = function is fused_linear_multi_hot and has_fast_pass(device.type)
             chosen = compiled(function) if form == "compiled" and not whole else function
             calls.append((form, bag, call_of(chosen, bag)))
     turns = take_turns([call for _, _, call in calls], pace, device)

@@ -6,13 +6,13 @@ Nothing is measured here. Standard library and the contract's files only: a plan
 from __future__ import annotations
 
 import json
-import os
 import re
-import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from trainers.writing import write_atomically
 
 BENCH_SCHEMA = 1
 FOLDER = "bench"
@@ -258,11 +258,8 @@ def bench_file(folder: Path, device: str) -> Path:
 
 def keep_result(folder: Path, device: str, plain: Mapping[str, Any]) -> Path:
     """Write a result, replacing the device's last one; readers see the old file or the new one."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = bench_file(folder, device)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    temporary.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, json.dumps(plain, indent=1, allow_nan=False) + "\n")
     return path
 
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainers.batch import TokenStream, read_batch
+from trainers.batch import read_batch
+from trainers.bench.subject import Subject
 from trainers.compiling import compiled
 from trainers.model import Decoder
 from trainers.schedule import Phase
-from trainers.spec import TrialSpec
 
 Forward = Callable[[Tensor, Tensor], Tensor]
 
@@ -43,38 +43,27 @@ def plain_loss(model: Decoder, inputs_BLS: Tensor, targets_BLT: Tensor) -> Tenso
 class RivalStep:
     """One optimizer step with `loss_of`, eager or compiled as one graph; its own fused AdamW over the same weights."""
 
-    def __init__(
-        self,
-        spec: TrialSpec,
-        phases: tuple[Phase, ...],
-        model: Decoder,
-        optimizer: torch.optim.Optimizer,
-        stream: TokenStream,
-        device: torch.device,
-        loss_of: Callable[[Decoder, Tensor, Tensor], Tensor],
-        form: str,
-        micro_sequences: int,
-    ) -> None:
-        self.spec, self.phases, self.model, self.optimizer = spec, phases, model, optimizer
-        self.stream, self.device, self.micro_sequences = stream, device, micro_sequences
+    def __init__(self, subject: Subject, loss_of: Callable[[Decoder, Tensor, Tensor], Tensor], form: str) -> None:
+        self.subject = subject
+        model, kind, half = subject.model, subject.device.type, subject.spec.precision == "bf16"
 
         def forward(inputs_BLS: Tensor, targets_BLT: Tensor) -> Tensor:
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=spec.precision == "bf16"):
+            with torch.autocast(kind, dtype=torch.bfloat16, enabled=half):
                 return loss_of(model, inputs_BLS, targets_BLT)
 
         self._forward: Forward = compiled(forward) if form == "compiled" else forward
 
     def run(self, step: int, phase: Phase) -> Tensor:
         """Read, forward, backward, clip, update. Returns the loss, a device scalar."""
-        inputs, targets = read_batch(self.stream, self.spec, self.phases, phase, step, self.device)
-        parts = self.spec.sequences_per_step // self.micro_sequences
-        total = torch.zeros((), device=self.device)
-        for part in range(parts):
-            rows = slice(part * self.micro_sequences, (part + 1) * self.micro_sequences)
-            loss = self._forward(inputs[rows], targets[rows]) / parts
+        subject, spec = self.subject, self.subject.spec
+        inputs, targets = read_batch(subject.stream, spec, subject.phases, phase, step, subject.device)
+        parts = spec.sequences_per_step // subject.setting.micro_sequences
+        total = torch.zeros((), device=subject.device)
+        for micro_inputs, micro_targets in zip(inputs.chunk(parts), targets.chunk(parts), strict=True):
+            loss = self._forward(micro_inputs, micro_targets) / parts
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.optimizer.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        torch.nn.utils.clip_grad_norm_(subject.model.parameters(), spec.optimizer.clip_norm)
+        subject.optimizer.step()
+        subject.optimizer.zero_grad(set_to_none=True)
         return total

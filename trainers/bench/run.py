@@ -12,7 +12,7 @@ import torch
 from trainers.attention import attention_backend
 from trainers.bench.ceilings import measure_ceilings
 from trainers.bench.checks import Bench, check_all
-from trainers.bench.clock import Pace
+from trainers.bench.clock import pace_of
 from trainers.bench.measure import measure_scale, time_losses
 from trainers.bench.result import BenchResult, Environment, LossTimed
 from trainers.bench.subject import FORMS, available_forms, setting_of, usual_form
@@ -41,14 +41,6 @@ class BenchOptions:
     micro_sequences: int | None = None
     threads: int = 1
     seed: int = 0
-
-
-def pace_of(device: torch.device, steps: int) -> Pace:
-    """On a CPU turns of single steps, up to eight times as many where they are short; on a GPU blocks of steps, before
-    each of which a captured step may settle."""
-    if device.type == "cuda":
-        return Pace(rounds=3, block=-(-steps // 3), warm_up=0, settle=5, most_rounds=3, seconds=0.0)
-    return Pace(rounds=steps, block=1, warm_up=2, settle=0, most_rounds=8 * steps, seconds=0.5 * steps)
 
 
 def check_options(options: BenchOptions, device: torch.device) -> tuple[str, ...]:

@@ -177,11 +177,6 @@ def make_subject(
     return Subject(spec, phases, setting, model, optimizer, random_stream(spec, phases, seed), device)
 
 
-def stream_of(step: TrainingStep) -> torch.cuda.Stream | None:
-    """The stream that a captured step replays on, which is not the caller's; None for the other forms."""
-    return None if step._static is None else step._static.recorder.stream
-
-
 def counted(run: Callable[[int, Phase], object], phase: Phase) -> Callable[[], object]:
     """Calls `run` with one step of `phase` after the other."""
     steps = iter(range(phase.start, phase.end))
