@@ -89,9 +89,7 @@ def run(
     address: Annotated[str | None, typer.Option(help="Join this Ray cluster instead of starting one here.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Trials at once; 0: as many as there is room for.")] = 0,
     execution: Annotated[str, typer.Option(help="Form of the step: auto, eager, compiled or captured.")] = "auto",
-    stack: Annotated[
-        str, typer.Option(help="Most small trials in one step; auto: as many as were measured to pay here.")
-    ] = "auto",
+    stack: Annotated[str | None, typer.Option(hidden=True)] = None,
     micro_sequences: Annotated[int | None, typer.Option(min=1, help="Sequences in memory at once.")] = None,
     checkpoint_activations: Annotated[
         bool, typer.Option("--checkpoint-activations", help="Compute activations again instead of keeping them.")
@@ -103,6 +101,8 @@ def run(
     """Run a sweep to its report. The same command again goes on where it stopped."""
     if executor not in ("ray", "inline"):
         refuse(ValueError(f"--executor: {executor!r} is not one of ray, inline"))
+    if stack is not None:
+        refuse(ValueError("--stack: trials are no longer stacked; `resources: {gpus: 0.25}` shares a GPU among four"))
 
     def action() -> Any:
         from rich.console import Console
@@ -117,7 +117,6 @@ def run(
             address=address,
             workers=workers,
             execution=execution,
-            stack=stack,
             micro_sequences=micro_sequences,
             checkpoint_activations=checkpoint_activations,
             max_gpu_hours=max_gpu_hours,

@@ -6,7 +6,6 @@ Registered by `cli`. What is checked and measured is `trainers.bench`'s; the fig
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,8 +36,7 @@ def bench(
 
     Every form of the step, superposition against ordinary steps, the paper's own
     formulation and a plain PyTorch step by turns in one process. Exit code 1 when
-    a check fails. `sweeper plan` reckons with the figures that are kept, and
-    `sweeper run` trains small trials in stacks where they say that it pays.
+    a check fails. `sweeper plan` reckons with the figures that are kept.
     """
     from trainers.bench import prepare_environment
 
@@ -76,21 +74,14 @@ def _bench(options: BenchOptions, folder: Path, as_json: bool) -> bool:
 
     from sweeper.screen_bench import show_bench
     from trainers.bench.result import keep_result, result_to_json
-    from trainers.bench.run import measure_stacks, run_bench
-    from trainers.stack_bench import keep_figures, words_of
+    from trainers.bench.run import run_bench
 
     result = run_bench(options, _say)
-    stacks = measure_stacks(options, _say) if result.passed else ()
-    figures = result_to_json(result) | {"stacks": [asdict(stack) for stack in stacks]}
+    figures = result_to_json(result)
     if as_json:
         print_json(figures)
     else:
-        console = Console(highlight=False)
-        show_bench(console, result)
-        for stack in stacks:
-            console.print(words_of(stack), markup=False)
+        show_bench(Console(highlight=False), result)
     if result.passed:
         _say(str(keep_result(folder, result.environment.device, figures)))
-    if stacks:
-        _say(str(keep_figures(folder, result.environment.device, stacks)))
     return result.passed

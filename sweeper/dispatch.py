@@ -1,8 +1,9 @@
-"""Ray: a cluster to run on, and an executor in which every stage, or stack of stages, is a trial of Ray Tune.
+"""Ray: a cluster to run on, and an executor in which every stage is a trial of Ray Tune. The only file that imports ray,
+with `dispatch_ranks`, in which a stage has several processes.
 
-The only file that imports ray, with `dispatch_ranks`, in which a stage has several processes. The sweep is Tune's searcher:
-Tune asks it for a configuration whenever a worker is free, and tells it how the trial ended. Tune's own experiment state is not
-used for going on later (our ledger is the truth), so every run is a Tuner of its own. What to train and how are handed in.
+The sweep is Tune's searcher: Tune asks it for a configuration whenever a worker is free, and tells it how the trial ended.
+Tune's own experiment state is not used for going on later (our ledger is the truth), so every run is a Tuner of its own.
+What to train and how are handed in.
 """
 
 from __future__ import annotations
@@ -15,25 +16,15 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sweeper.dispatch_ranks import RankResources, train_on_ranks
-from sweeper.executors import MAX_FAILURES, StageSource, Train, TrainStack
+from sweeper.executors import MAX_FAILURES, StageSource, Train
 from sweeper.sweep import Idle
-from sweeper.worker import train_stack
 from trainers.loop import StagePoint
 from trainers.record import reason_of
-from trainers.stage import (
-    ParentLostError,
-    StageJob,
-    StageResult,
-    job_from_dict,
-    job_to_dict,
-    result_from_dict,
-    result_to_dict,
-)
+from trainers.stage import ParentLostError, StageJob, job_from_dict, job_to_dict, result_from_dict, result_to_dict
 
 QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -98,40 +89,31 @@ def _searcher(source: StageSource) -> Any:
         def __init__(self, source: StageSource) -> None:
             super().__init__(metric=None, mode=None)
             self.source = source
-            self.jobs: dict[str, dict[str, StageJob]] = {}
-            self.stacks: set[str] = set()
-            self.alone: list[StageJob] = []
+            self.jobs: dict[str, StageJob] = {}
 
         def __getstate__(self) -> dict[str, Any]:
             return {}
 
         def suggest(self, trial_id: str) -> Any:
-            jobs = [self.alone.pop()] if self.alone else self.source.next_jobs()
-            if isinstance(jobs, Idle):
-                return Searcher.FINISHED if jobs is Idle.OVER else None
-            self.jobs[trial_id] = {job.node: job for job in jobs}
-            if len(jobs) > 1:
-                self.stacks.add(trial_id)
-            return {"jobs": json.dumps([job_to_dict(job) for job in jobs])}
+            job = self.source.next_job()
+            if isinstance(job, StageJob):
+                self.jobs[trial_id] = job
+                return {"job": json.dumps(job_to_dict(job))}
+            return Searcher.FINISHED if job is Idle.OVER else None
 
         def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-            left = self.jobs.get(trial_id, {})
-            if "loss" in result and left:
-                self.source.point(result.get("node", next(iter(left))), result["step"], result["loss"])
-            if "end" in result:
-                ended = result_from_dict(json.loads(result["end"]))
-                if left.pop(ended.node, None) is not None:  # a stack that was begun anew tells its first ends again
-                    self.source.finish(ended)
+            if "loss" in result and trial_id in self.jobs:
+                self.source.point(self.jobs[trial_id].node, result["step"], result["loss"])
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-            self.on_trial_result(trial_id, result or {})
-            for job in self.jobs.pop(trial_id).values():
-                if trial_id in self.stacks:
-                    self.alone.append(job)
-                elif not error and "lost" in (result or {}):
-                    self.source.lose_parent(job)
-                else:
-                    self.source.fail(job.node, _reason(job))
+            job = self.jobs.pop(trial_id)
+            end = (result or {}).get("end")
+            if error or end is None:
+                self.source.fail(job.node, _reason(job))
+            elif end == "lost":
+                self.source.lose_parent(job)
+            else:
+                self.source.finish(result_from_dict(json.loads(end)))
 
         def save(self, checkpoint_path: str) -> None:
             """Nothing: the ledger and the store are the state."""
@@ -172,43 +154,34 @@ def _reason(job: StageJob) -> str:
         return "the worker process died"
 
 
-def _trainable(train: Train, train_stack: TrainStack, ranks: RankResources) -> Callable[[dict[str, Any]], None]:
-    def stages(config: dict[str, Any]) -> None:
+def _trainable(train: Train, ranks: RankResources) -> Callable[[dict[str, Any]], None]:
+    def stage(config: dict[str, Any]) -> None:
         from ray import tune
 
-        jobs = [job_from_dict(plain) for plain in json.loads(config["jobs"])]
-
-        def on_point(job: StageJob, point: StagePoint) -> None:
-            tune.report({"node": job.node, "step": point.step, "loss": point.loss})
-
-        def on_end(result: StageResult) -> None:
-            tune.report({"end": json.dumps(result_to_dict(result))})
-
-        if len(jobs) > 1:
-            try:
-                train_stack(jobs, on_point, on_end)
-            except Exception as error:  # what is left is trained alone, and fails there for good
-                tune.report({"apart": reason_of(error)})
-            return
-        (job,) = jobs
+        job = job_from_dict(json.loads(config["job"]))
         _failure_file(job).unlink(missing_ok=True)  # of an earlier attempt; this one may die without a word
-        point = partial(on_point, job)
+
+        def on_point(point: StagePoint) -> None:
+            tune.report({"step": point.step, "loss": point.loss})
+
         try:
-            on_end(train(job, point) if ranks.size == 1 else train_on_ranks(train, job, point, ranks))
-        except ParentLostError as error:
-            tune.report({"lost": reason_of(error)})
+            alone = ranks.size == 1
+            result = train(job, on_point) if alone else train_on_ranks(train, job, on_point, ranks)
+            end = json.dumps(result_to_dict(result))
+        except ParentLostError:
+            end = "lost"
         except Exception as error:
             _failure_file(job).parent.mkdir(parents=True, exist_ok=True)
             _failure_file(job).write_text(reason_of(error), encoding="utf-8")
             raise
+        tune.report({"end": end})
 
-    return stages
+    return stage
 
 
 @dataclass(frozen=True, slots=True)
 class RayExecutor:
-    """Stages on a Ray cluster that `attach` has joined, several in one trial where they are stacked. `scratch` must be
-    seen by every node.
+    """Stages on a Ray cluster that `attach` has joined. `scratch` must be seen by every node.
 
     `workers` is the number of stages at once; 0 means as many as the cluster has room for. With several `ranks` a stage is
     that many processes, which share its CPUs and have a GPU each; `workers` has then to be given.
@@ -220,7 +193,6 @@ class RayExecutor:
     workers: int = 0
     max_failures: int = MAX_FAILURES
     ranks: int = 1
-    train_stack: TrainStack = train_stack
 
     def run(self, source: StageSource, train: Train, watch: Callable[[], None]) -> None:
         """See `Executor`."""
@@ -234,7 +206,7 @@ class RayExecutor:
             resources = {"cpu": 0, "memory": 1}  # one byte: Tune refuses a trial without any resources
         ranks = RankResources(self.ranks, self.cpus / self.ranks, int(self.gpus > 0), str(storage))
         tuner = tune.Tuner(
-            tune.with_resources(_trainable(train, self.train_stack, ranks), resources),
+            tune.with_resources(_trainable(train, ranks), resources),
             tune_config=tune.TuneConfig(
                 search_alg=_searcher(source),
                 num_samples=-1,

@@ -6,13 +6,11 @@ debugging and tests, and the twin that the distributed one is held against: same
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from sweeper.sweep import Idle
-from sweeper.worker import train_stack
 from trainers.loop import StagePoint
 from trainers.record import reason_of
 from trainers.stage import ParentLostError, StageJob, StageResult
@@ -26,10 +24,6 @@ class StageSource(Protocol):
 
     def next_job(self) -> StageJob | Idle:
         """A stage to train, or why there is none now."""
-        ...
-
-    def next_jobs(self) -> list[StageJob] | Idle:
-        """Stages to train together in one stack, or a single one, or why there is none now."""
         ...
 
     def finish(self, result: StageResult) -> None:
@@ -52,11 +46,6 @@ class StageSource(Protocol):
 Train = Callable[[StageJob, Callable[[StagePoint], None]], StageResult]
 """Trains one stage wherever it is called; reports evaluations on the way."""
 
-TrainStack = Callable[
-    [list[StageJob], Callable[[StageJob, StagePoint], None], Callable[[StageResult], None]], list[StageResult]
-]
-"""Trains several stages in one stack; reports evaluations and ended stages on the way."""
-
 
 class Executor(Protocol):
     """Drives a source to its end (or to its stop)."""
@@ -68,32 +57,16 @@ class Executor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InlineExecutor:
-    """One stage, or stack of stages, after the other in this process."""
+    """One stage after the other in this process."""
 
     max_failures: int = MAX_FAILURES
-    train_stack: TrainStack = train_stack
 
     def run(self, source: StageSource, train: Train, watch: Callable[[], None]) -> None:
         """See `Executor`."""
-        while not isinstance(jobs := source.next_jobs(), Idle):
-            for job in jobs if len(jobs) == 1 else self._run_stack(source, watch, jobs):
-                self._run_one(source, train, watch, job)
+        while isinstance(job := source.next_job(), StageJob):
+            self._run_one(source, train, watch, job)
             watch()
-        assert jobs is Idle.OVER, "nothing runs in this process, and still the sweep waits"
-
-    def _run_stack(self, source: StageSource, watch: Callable[[], None], jobs: list[StageJob]) -> list[StageJob]:
-        """Train several stages at once; those left over by a failure are returned, to be trained one by one."""
-        ended: dict[str, StageResult] = {}
-
-        def on_point(job: StageJob, point: StagePoint) -> None:
-            source.point(job.node, point.step, point.loss)
-            watch()
-
-        with contextlib.suppress(Exception):  # a slice that fails again alone is its trials' outcome
-            self.train_stack(jobs, on_point, lambda result: ended.update({result.node: result}))
-        for result in ended.values():
-            source.finish(result)
-        return [job for job in jobs if job.node not in ended]
+        assert job is Idle.OVER, "nothing runs in this process, and still the sweep waits"
 
     def _run_one(self, source: StageSource, train: Train, watch: Callable[[], None], job: StageJob) -> None:
         def on_point(point: StagePoint) -> None:

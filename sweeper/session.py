@@ -28,7 +28,6 @@ from sweeper.memory_fit import ScaleFit, device_memory, fits_of, refuse_what_doe
 from sweeper.plan import UNPREPARED, Plan, make_plan
 from sweeper.site import Site
 from sweeper.space import SearchSpace, load_search_space
-from sweeper.stacking import stacks_of
 from sweeper.store import DiskStore
 from sweeper.sweep import CorpusFacts, Sweep
 from sweeper.view import SweepView, view_of
@@ -54,7 +53,6 @@ class RunOptions:
     address: str | None = None
     workers: int = 0
     execution: str = "auto"
-    stack: str = "auto"
     micro_sequences: int | None = None
     checkpoint_activations: bool = False
     tracking_uri: str | None = None
@@ -191,10 +189,10 @@ def _devices(space: SearchSpace, gpus: float) -> float:
 
 
 @contextlib.contextmanager
-def _executor(space: SearchSpace, options: RunOptions, folder: Path) -> Iterator[tuple[Executor, float, int]]:
-    """The executor, the GPUs that each of its trials gets, and how many run at once."""
+def _executor(space: SearchSpace, options: RunOptions, folder: Path) -> Iterator[tuple[Executor, float]]:
+    """The executor, and the GPUs that each of its trials gets."""
     if options.executor == "inline":
-        yield InlineExecutor(), math.ceil(_room(space, options)[0]), 1  # one at a time has the whole device
+        yield InlineExecutor(), math.ceil(_room(space, options)[0])  # one at a time has the whole device
         return
     from sweeper.dispatch import RayExecutor, attach
 
@@ -205,11 +203,9 @@ def _executor(space: SearchSpace, options: RunOptions, folder: Path) -> Iterator
         if space.resources.cpus > cluster.cpus:
             raise ValueError(f"resources.cpus: {space.resources.cpus} wanted, the cluster has {cluster.cpus}")
         ranks, workers = space.resources.num_ranks, options.workers
-        room = max(1, int(cluster.gpus / gpus if gpus else cluster.cpus / space.resources.cpus))
         if ranks > 1:
-            workers = workers or room
-        executor = RayExecutor(folder / "ray", space.resources.cpus, gpus, workers, ranks=ranks)
-        yield executor, gpus, workers or room
+            workers = workers or max(1, int(cluster.gpus / gpus if gpus else cluster.cpus / space.resources.cpus))
+        yield RayExecutor(folder / "ray", space.resources.cpus, gpus, workers, ranks=ranks), gpus
 
 
 @contextlib.contextmanager
@@ -276,9 +272,9 @@ def run_file(options: RunOptions, say: Say, watch: Watch) -> SessionEnd:
         sweep: Sweep | None = None
         complete = False
         try:
-            with _stopping(folder), _executor(space, options, folder) as (executor, gpus, workers):
+            with _stopping(folder), _executor(space, options, folder) as (executor, gpus):
                 refuse_what_does_not_fit(_fits(space, options, gpus))
-                sweep = _sweep(space, options, folder, ledger, corpus, gpus, workers, say)
+                sweep = _sweep(space, options, folder, ledger, corpus, gpus, say)
                 facts, words = corpus_facts(corpus), corpus.description
                 planned = _plan(space, options, facts, words, ledger.records()).planned_steps
                 executor.run(sweep, train_stage, lambda: _look(sweep, folder, planned, watch))
@@ -299,14 +295,7 @@ def _look(sweep: Sweep, folder: Path, planned: Mapping[tuple[str, str], int], wa
 
 
 def _sweep(
-    space: SearchSpace,
-    options: RunOptions,
-    folder: Path,
-    ledger: Ledger,
-    corpus: Any,
-    gpus: float,
-    workers: int,
-    say: Say,
+    space: SearchSpace, options: RunOptions, folder: Path, ledger: Ledger, corpus: Any, gpus: float, say: Say
 ) -> Sweep:
     import torch
 
@@ -317,9 +306,6 @@ def _sweep(
     execution = resolve_execution(options.execution, torch.device("cuda" if on_gpu else "cpu"), say, ranks)
     where = provenance(execution, "cuda" if on_gpu and torch.cuda.is_available() else None)
     ledger.begin(_about(space, options, corpus, where))
-    stacks = stacks_of(space, options.stack, options.results, where.device) if ranks == 1 else {}
-    for scale, width in stacks.items():
-        say(f"{scale}: up to {width} trials in one step")
     store = folder / STAGES
     site = Site(
         store=str(store),
@@ -330,8 +316,6 @@ def _sweep(
         micro_sequences=options.micro_sequences,
         checkpoint_activations=options.checkpoint_activations,
         disk_bytes=space.resources.disk_gb * 1e9,
-        stacks=stacks,
-        workers=workers,
     )
     return Sweep(
         space,

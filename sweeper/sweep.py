@@ -8,7 +8,6 @@ know as much as they can.
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,7 +31,6 @@ from trainers.lineage import ROOT, Segment, path_of
 from trainers.methods import BASELINE
 from trainers.record import Failed, Provenance, RunRecord, Stopped
 from trainers.spec import Scalar, TrialSpec
-from trainers.stack_stage import STACKED, stack_key
 from trainers.stage import StageJob, StageResult
 
 
@@ -153,27 +151,6 @@ class Sweep:
                 break
         return Idle.WAIT if self.book.running else Idle.OVER
 
-    def next_jobs(self) -> list[StageJob] | Idle:
-        """The stages that a free worker should train now, in one stack where there are several.
-
-        A free slice of a stack asks the searches as a free worker does. No worker takes more than its share of what there is
-        to do, so that others do not idle.
-        """
-        first = self.next_job()
-        if isinstance(first, Idle):
-            return first
-        jobs, key = [first], stack_key(first)
-        width = self.site.stacks.get(first.spec.scale, 1) if first.execution == STACKED else 1
-        while len(jobs) < width:
-            ready = self._affordable(self.book.ready())
-            share = math.ceil((len(ready) + len(self.book.running)) / self.site.workers)
-            fits = (segment for segment in ready if stack_key(self._job(segment)) == key)
-            if len(jobs) < share and (companion := next(fits, None)) is not None:
-                jobs.append(self._start(companion))
-            elif len(ready) >= width or not self._ask_tuning():
-                break
-        return jobs
-
     def _affordable(self, ready: list[Segment]) -> list[Segment]:
         """Stages that leave no state behind, or one for which the disk budget has room."""
         held = sum(self.store.states().values())
@@ -196,9 +173,6 @@ class Sweep:
             if spec_id not in self._begun:
                 self._begun.add(spec_id)
                 self.ledger.started(self.book.paths[spec_id].spec)
-        return self._job(segment)
-
-    def _job(self, segment: Segment) -> StageJob:
         return StageJob(
             node=segment.node,
             parent=None if segment.parent == ROOT else segment.parent,
@@ -210,7 +184,7 @@ class Sweep:
             corpus=self.corpus.directory,
             stop_file=self.site.stop_file,
             device="cuda:0" if self.site.on_gpu else "cpu",
-            execution=self.site.execution_of(segment.spec),
+            execution=self.site.execution,
             evaluate_every=self.space.evaluate_every,
             checkpoint_seconds=self.site.checkpoint_seconds,
             micro_sequences=self.site.micro_sequences,
@@ -330,7 +304,7 @@ class Sweep:
         for spec, stage in new:
             self.ledger.schedule(spec, stage)
             self._stage_of[spec.spec_id] = stage
-        self.book.add(path_of(spec, self.site.execution_of(spec)) for spec, _ in new)
+        self.book.add(path_of(spec, self.site.execution) for spec, _ in new)
         self.book.protected |= self._boundaries(spec for spec, stage in new if stage == "tuning")
         self._settle([spec.spec_id for spec, _ in new])
 
@@ -339,7 +313,7 @@ class Sweep:
         where the decay begins, as long as there is a higher rung."""
         nodes = set()
         for spec in specs:
-            path = path_of(spec, self.site.execution_of(spec))
+            path = path_of(spec, self.site.execution)
             steps = [phase.end for phase in path.phases[:-1]]
             if not steps and spec.schedule.total_steps < self.space.methods[spec.method].budgets.rungs[-1]:
                 steps = [spec.schedule.decay_start]
@@ -398,14 +372,14 @@ class Sweep:
             if spec_id in self.book.paths and self.book.chain(spec_id)[1]:
                 self._record(spec_id)
 
-    def _provenance(self, spec: TrialSpec, chain: Sequence[StageResult]) -> Provenance:
+    def _provenance(self, chain: Sequence[StageResult]) -> Provenance:
         """Where this trial ran: the workers know their device, the driver the rest."""
         devices = list(dict.fromkeys(part.device for part in chain)) or [self.provenance.device]
         return replace(
             self.provenance,
             device=" + ".join(devices),
             device_kind="cuda" if self.site.on_gpu else "cpu",
-            execution=self.site.execution_of(spec),
+            execution=self.site.execution,
         )
 
     def _record(self, spec_id: str, failure: str | None = None) -> None:
@@ -414,7 +388,7 @@ class Sweep:
             spec,
             self._stage_of[spec_id],
             chain,
-            self._provenance(spec, chain),
+            self._provenance(chain),
             devices=self.site.devices_per_trial,
             corpus_tokens=self.corpus.train_tokens,
             evaluate_every=self.space.evaluate_every,

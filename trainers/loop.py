@@ -99,7 +99,7 @@ def chunk_end(step: int, phase: Phase, end: int, evaluate_every: int) -> int:
     return min(stops)
 
 
-def is_due(step: int, phase: Phase, end: int, evaluate_every: int) -> bool:
+def _is_due(step: int, phase: Phase, end: int, evaluate_every: int) -> bool:
     """Whether a stage evaluates after `step` steps, the last of them in `phase`: on the grid, at a phase's end, at its own."""
     return step in (end, phase.end) or (evaluate_every > 0 and step % evaluate_every == 0)
 
@@ -146,7 +146,7 @@ class _Watch:
         seconds, self._mark = (now - self._mark) / len(losses), now
         clock = self._progress.clock(chunk.phase)
         (clock.samples if self._warm and clock.steps else clock.warm_up).append(seconds)
-        diverged = watch_steps(self._state, norms, losses)
+        diverged = _watch_steps(self._state, norms, losses)
         clock.steps, self._warm, self._state.step = clock.steps + len(losses), True, chunk.stop
         return diverged
 
@@ -168,7 +168,7 @@ def begin_phase(state: TrainState, phase: Phase, seed: int) -> None:
             moment.zero_()
 
 
-def watch_steps(state: TrainState, norms: list[float], losses: list[float]) -> Diverged | None:
+def _watch_steps(state: TrainState, norms: list[float], losses: list[float]) -> Diverged | None:
     """Count the steps from `state.step` on that changed nothing; diverged at the last of too many in a row."""
     for index, (norm, loss) in enumerate(zip(norms, losses, strict=True)):
         finite = math.isfinite(norm) and math.isfinite(loss)
@@ -179,7 +179,7 @@ def watch_steps(state: TrainState, norms: list[float], losses: list[float]) -> D
     return None
 
 
-def watch_validation(step: int, loss: float, vocab_size: int) -> Diverged | None:
+def _watch_validation(step: int, loss: float, vocab_size: int) -> Diverged | None:
     """Diverged where a validation loss is no number or above twice that of guessing."""
     bound = 2 * math.log(vocab_size)
     if not math.isfinite(loss):
@@ -222,14 +222,14 @@ def train(
         chunk = _launch(step, phase, launched, end, arguments.evaluate_every)
         waiting.append(chunk)
         launched = chunk.stop
-        at_evaluation = is_due(launched, phase, end, arguments.evaluate_every)
+        at_evaluation = _is_due(launched, phase, end, arguments.evaluate_every)
         goes_on = step.looks_ahead and not (at_evaluation or should_stop() or checkpoint_due())
         diverged = None
         while diverged is None and len(waiting) > goes_on:
             diverged = watch.look(waiting.popleft())
         if diverged is None and at_evaluation:
             loss = validation_loss(step.working, tokens, spec.context, step.device, step.ranks)
-            diverged = watch_validation(launched, loss, spec.shape.vocab_size)
+            diverged = _watch_validation(launched, loss, spec.shape.vocab_size)
             if diverged is None:
                 keep_load = keeps_load(launched, phase, arguments.evaluate_every)
                 point = StagePoint(launched, loss, phase.name, step.working.routing(keep_load=keep_load))

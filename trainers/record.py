@@ -91,8 +91,7 @@ class Timing:
     checkpoints and restarts; `incurred_seconds` is what this sweep paid after shared prefixes. All per device.
 
     `devices` below 1 is the trial's share of a device that several used at once: step times were measured under that
-    contention, and hours are that share of the time. A trial that ran in a stack has the step time of a stack of one, measured
-    beside it; its billed seconds are its part of the stack's wall time, which may be less."""
+    contention, and hours are that share of the time."""
 
     phases: tuple[PhaseTiming, ...]
     devices: float

@@ -172,7 +172,7 @@ def _progress_from(job: StageJob, note: dict[str, Any]) -> tuple[Progress, float
         return None
 
 
-def restore_stage(job: StageJob, state: TrainState) -> tuple[Progress, float]:
+def _restore_stage(job: StageJob, state: TrainState) -> tuple[Progress, float]:
     """Fill `state` from this stage's own checkpoint, else from its parent, else leave it at the seed.
 
     Ranks do the same, also where one of them sees a file that others do not.
@@ -239,19 +239,13 @@ def _fresh_state(job: StageJob, device: torch.device, ranks: Ranks) -> TrainStat
     return TrainState(model, build_optimizer(model, spec.optimizer), ranks=ranks)
 
 
-def done_before(job: StageJob) -> StageResult | None:
+def _done_before(job: StageJob) -> StageResult | None:
     """The result of a stage that needs no training: it ended, and its state is there where one is wanted."""
     done = read_result(Path(job.store), job.node)
     return done if not job.keep_state or (Path(job.store) / job.node / STATE).exists() else None
 
 
-def save_partial_state(job: StageJob, state: TrainState, progress: Progress, billed_seconds: float) -> None:
-    """Leave a checkpoint that the same stage goes on from."""
-    folder = Path(job.store) / job.node / PARTIAL
-    save_checkpoint(folder, state, _progress_note(job, progress, billed_seconds))
-
-
-def close_stage(
+def _close_stage(
     job: StageJob,
     outcome: Stopped | Diverged | None,
     state: TrainState,
@@ -282,11 +276,11 @@ def run_stage(job: StageJob, corpus: Any, on_point: Callable[[StagePoint], None]
     began = time.perf_counter()
     device, spec = torch.device(job.device), job.spec
     ranks, phases = ranks_here(device), phases_of(spec)
-    done = done_before(job)
+    done = _done_before(job)
     if ranks.every(done is not None) and done is not None:
         return done
     state = _fresh_state(job, device, ranks)
-    progress, billed_before = restore_stage(job, state)
+    progress, billed_before = _restore_stage(job, state)
     step = TrainingStep(
         spec,
         phases,
@@ -304,7 +298,8 @@ def run_stage(job: StageJob, corpus: Any, on_point: Callable[[StagePoint], None]
         return billed_before + time.perf_counter() - began
 
     def save_partial(state: TrainState, progress: Progress) -> None:
-        save_partial_state(job, state, progress, billed())
+        folder = Path(job.store) / job.node / PARTIAL
+        save_checkpoint(folder, state, _progress_note(job, progress, billed()))
 
     arguments = LoopArguments(
         evaluate_every=job.evaluate_every,
@@ -317,4 +312,4 @@ def run_stage(job: StageJob, corpus: Any, on_point: Callable[[StagePoint], None]
     validation = corpus.validation(spec.validation_tokens)
     with _fitting(step), closing(step):
         outcome = train(state, step, validation, job.end, progress, arguments)
-    return close_stage(job, outcome, state, progress, billed)
+    return _close_stage(job, outcome, state, progress, billed)

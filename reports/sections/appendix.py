@@ -165,17 +165,11 @@ def _environment(study: Study, summary: Summary) -> tuple[tuple[str, str], ...]:
 
 def _sharing(records: Sequence[RunRecord]) -> str:
     """How trials that used a device together were timed; empty where each had its own."""
-    said = []
     shares = sorted({record.timing.devices for record in records if record.timing.devices < 1})
-    if shares:
-        parts = ", ".join(f"{share:g}" for share in shares)
-        said.append(f"a trial had {parts} of a device; steps were timed under that contention, hours are that share")
-    if any(record.provenance.execution == "stacked" for record in records):
-        said.append(
-            "small trials ran several in one step; their step times are those of one alone in the same form, measured "
-            "beside the stack, and their billed hours a part of its wall time"
-        )
-    return "; ".join(said)
+    if not shares:
+        return ""
+    parts = ", ".join(f"{share:g}" for share in shares)
+    return f"a trial had {parts} of a device; steps were timed under that contention, hours are that share"
 
 
 def figure(shown: AppendixInfo) -> Sequence[Block]:

@@ -6,7 +6,6 @@ module level, so that workers in other processes find them.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from sweeper.session import corpus_facts
 from sweeper.site import Site
 from sweeper.store import DiskStore
 from sweeper.sweep import Sweep
-from sweeper.worker import train_stack, train_stage
+from sweeper.worker import train_stage
 from tests.strategies import PROVENANCE
 from tests.tiny_sweep import space_of
 from trainers.data import stdlib
@@ -79,7 +78,6 @@ class Bench:
     corpus: PreparedCorpus
     folder: Path
     ledger: MemoryLedger = field(default_factory=MemoryLedger)
-    stack: int = 1
 
     @property
     def stop_file(self) -> Path:
@@ -94,7 +92,6 @@ class Bench:
             stop_file=str(self.stop_file),
             execution="eager",
             checkpoint_seconds=0.0,
-            stacks={"nano": self.stack} if self.stack > 1 else {},
         )
         return Sweep(SPACE, corpus_facts(self.corpus), self.ledger, DiskStore(store), site, PROVENANCE, max_hours)
 
@@ -169,44 +166,6 @@ def train_and_damage(job: StageJob, on_point: Callable[[StagePoint], None]) -> S
             file.write_bytes(content)
             mark.touch()
     return result
-
-
-OnPoint = Callable[[StageJob, StagePoint], None]
-OnEnd = Callable[[StageResult], None]
-
-
-def stack_and_lose(jobs: list[StageJob], on_point: OnPoint, on_end: OnEnd) -> list[StageResult]:
-    """Stacks that end with an exception at their first evaluation: their stages have to be trained one by one."""
-
-    def fail(job: StageJob, point: StagePoint) -> None:
-        raise OSError("out of memory")
-
-    return train_stack(jobs, fail, on_end)
-
-
-def stack_and_die(jobs: list[StageJob], on_point: OnPoint, on_end: OnEnd) -> list[StageResult]:
-    """The first stack's process dies when one of its stages has ended, and dies again: the rest is trained alone."""
-    mark = Path(jobs[0].store) / "died"
-
-    def die(result: StageResult) -> None:
-        on_end(result)
-        deaths = mark.read_text().split() if mark.exists() else [jobs[0].node]
-        if deaths[0] == jobs[0].node and len(deaths) < 3:
-            mark.write_text(" ".join([*deaths, "again"]))
-            os._exit(1)
-
-    return train_stack(jobs, on_point, die)
-
-
-def stack_and_ask_for_a_stop(jobs: list[StageJob], on_point: OnPoint, on_end: OnEnd) -> list[StageResult]:
-    """While the first stack of longer stages trains, somebody asks the sweep to stop."""
-
-    def watched(job: StageJob, point: StagePoint) -> None:
-        if job.end - job.start > 4:
-            Path(job.stop_file).touch()
-        on_point(job, point)
-
-    return train_stack(jobs, watched, on_end)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import argparse
 import json
 import secrets
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from trainers.bench import prepare_environment
@@ -32,9 +31,8 @@ def main() -> int:
     """0: all checks passed; 1: one failed (nothing is kept); 2: the arguments are wrong."""
     arguments = _parser().parse_args()
     prepare_environment()
-    from trainers.bench.run import BenchOptions, measure_stacks, run_bench
+    from trainers.bench.run import BenchOptions, run_bench
     from trainers.bench.words import plain
-    from trainers.stack_bench import keep_figures, words_of
 
     options = BenchOptions(
         scales=tuple(arguments.scale),
@@ -51,19 +49,15 @@ def main() -> int:
 
     try:
         result = run_bench(options, say)
-        stacks = measure_stacks(options, say) if result.passed else ()
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    figures = result_to_json(result) | {"stacks": [asdict(stack) for stack in stacks]}
-    shown = "\n".join([plain(result), *map(words_of, stacks)])
-    print(json.dumps(figures, indent=1, allow_nan=False) if arguments.json else shown)
+    figures = result_to_json(result)
+    print(json.dumps(figures, indent=1, allow_nan=False) if arguments.json else plain(result))
     if not result.passed:
         print("a check failed; nothing is kept", file=sys.stderr)
         return 1
     say(str(keep_result(arguments.out, result.environment.device, figures)))
-    if stacks:
-        say(str(keep_figures(arguments.out, result.environment.device, stacks)))
     return 0
 
 

@@ -20,11 +20,9 @@ from trainers.devices import device_name
 from trainers.provenance import UNKNOWN, git_state
 from trainers.scales import SCALES
 from trainers.spec import ModelShape
-from trainers.stack_bench import StackFigures, measure_small
 
 CPU_SCALES: tuple[str, ...] = ("pico", "nano")
 GPU_SCALES: tuple[str, ...] = ("270m", "600m", "3b")
-LEAST_STEPS = 20
 WIDE = ModelShape(1, 256, 4, 4, 64, 688, 4_096)
 """On a CPU the loss is timed at this head too (512 rows): at a toy vocabulary calls cost more than arithmetic does."""
 WIDE_ROWS = 512
@@ -108,13 +106,3 @@ def run_bench(options: BenchOptions, say: Callable[[str], None]) -> BenchResult:
         unavailable=unavailable,
     )
     return BenchResult(environment, checks, ceilings, tuple(figures), losses)
-
-
-def measure_stacks(options: BenchOptions, say: Callable[[str], None]) -> tuple[StackFigures, ...]:
-    """What training several trials in one step gains at the scales that are small enough; `nano` stands for them on a GPU
-    where no scale was asked for. None in a bench of chosen forms, which is about those."""
-    if options.forms:
-        return ()
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    scales = options.scales or (CPU_SCALES if device.type != "cuda" else ("nano",))
-    return measure_small(scales, device, say, options.steps)

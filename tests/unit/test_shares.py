@@ -1,0 +1,41 @@
+"""What a share of a GPU costs, and that a file may ask for one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sweeper.executors import InlineExecutor
+from sweeper.session import RunOptions, plan_file
+from sweeper.site import Site
+from tests.tiny_sweep import Desk, result_of
+
+SITE = Site(store="memory", stop_file="never", execution="eager")
+
+
+def test_a_share_of_a_gpu_is_billed_as_that_share() -> None:
+    """Four trials that share a GPU cost a quarter of it each; the clock has run while the others did, and says so."""
+    whole, quarter = Desk(), Desk()
+    for desk, devices in ((whole, 1), (quarter, 0.25)):
+        sweep = desk.open(site=replace(SITE, on_gpu=True, devices_per_trial=devices))
+        InlineExecutor().run(sweep, lambda job, on_point: result_of(job), lambda: None)
+        assert sweep.spent_hours == pytest.approx(sum(r.timing.incurred_gpu_hours for r in desk.ledger.records()))
+    for spec_id, record in quarter.ledger.written.items():
+        assert record.timing.devices == 0.25
+        other = whole.ledger.written[spec_id].timing
+        assert record.timing.gpu_hours == pytest.approx(other.gpu_hours / 4)
+        assert record.timing.billed_gpu_hours == pytest.approx(other.billed_gpu_hours / 4)
+
+
+def test_a_file_may_ask_for_a_share_of_a_gpu(tmp_path: Path) -> None:
+    """Planned at no more than the device's rate between the trials that share it: a share costs what a whole one does."""
+    text = Path("search_spaces/quickstart.yaml").read_text(encoding="utf-8")
+    assert "gpus: 0" in text
+    hours = []
+    for gpus in ("1", "0.25"):
+        file = tmp_path / f"share-{gpus}.yaml"
+        file.write_text(text.replace("gpus: 0", f"gpus: {gpus}"), encoding="utf-8")
+        hours.append(plan_file(RunOptions(file, tmp_path / "results")).hours_shared)
+    assert hours[0] == pytest.approx(hours[1])
