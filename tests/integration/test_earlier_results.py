@@ -1,0 +1,104 @@
+"""Results that an earlier version left behind: a ledger, a corpus and a store of stages read the same, and are gone on with.
+
+`tests/golden/earlier_results/results.tar.gz` was written by commit 91a4dac with `--executor inline` in a folder of its own:
+`finished` is a whole sweep, `halfway` the same trials stopped after ten stages (two states and a stage cut in the middle are
+in its store), `theirs` an imported table. `expected.json` holds what that commit said of them, after it had ended `halfway`
+in a copy.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeper.ledger import Ledger
+
+SWEEPER = Path(sys.executable).with_name("sweeper")
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "earlier_results"
+EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    with tarfile.open(GOLDEN / "results.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path
+
+
+def sweeper(home: Path, *arguments: str) -> str:
+    done = subprocess.run([SWEEPER, *arguments], capture_output=True, text=True, timeout=600, check=False, cwd=home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def records(home: Path, name: str) -> dict[str, list[Any]]:
+    with Ledger.open(home / "results", name, create=False) as ledger:
+        return {record.spec.spec_id: [record.stage, record.final_loss] for record in ledger.records()}
+
+
+def stages(home: Path, name: str) -> dict[str, int]:
+    """When each stage's result was written."""
+    files = (home / "results" / name / "stages").glob("*/result.json")
+    return {file.parent.name: file.stat().st_mtime_ns for file in files}
+
+
+def assert_alike(found: Any, wanted: Any, at: str = "") -> None:
+    """Equal, but for the last digits of numbers."""
+    if isinstance(wanted, dict):
+        assert found.keys() == wanted.keys(), at
+        for key in wanted:
+            assert_alike(found[key], wanted[key], f"{at}.{key}")
+    elif isinstance(wanted, list):
+        assert len(found) == len(wanted), at
+        for index, (one, other) in enumerate(zip(found, wanted, strict=True)):
+            assert_alike(one, other, f"{at}[{index}]")
+    elif isinstance(wanted, float):
+        assert found == pytest.approx(wanted, rel=1e-9), at
+    else:
+        assert found == wanted, at
+
+
+@pytest.mark.parametrize("name", ["finished", "theirs"])
+def test_the_report_says_what_it_said(name: str, home: Path) -> None:
+    found = json.loads(sweeper(home, "report", name, "--json"))
+    assert_alike(found, EXPECTED["summaries"][name])
+
+
+def test_the_status_counts_what_is_there(home: Path) -> None:
+    lines = [line.split() for line in sweeper(home, "status", "halfway").splitlines() if line.startswith("pico")]
+    assert [line[:6] for line in lines] == [
+        ["pico", "baseline", "2", "0", "0", "6"],
+        ["pico", "tst", "2", "0", "0", "0"],
+    ]
+
+
+def test_a_finished_sweep_is_not_trained_again(home: Path) -> None:
+    before = stages(home, "finished")
+    sweeper(home, "run", "finished.yaml", "--executor", "inline")
+    assert stages(home, "finished") == before
+    assert records(home, "finished") == EXPECTED["records"]["finished"]
+
+
+def test_a_sweep_that_was_stopped_goes_on_from_its_states(home: Path) -> None:
+    before, known = stages(home, "halfway"), records(home, "halfway")
+    (cut,) = (home / "results" / "halfway" / "stages").glob("*/partial")
+    sweeper(home, "run", "halfway.yaml", "--executor", "inline")
+    after, found = stages(home, "halfway"), records(home, "halfway")
+    assert before.items() <= after.items()
+    assert len(after) == len(stages(home, "finished"))
+    assert not cut.exists()
+    assert cut.parent.name in after
+    assert {spec_id: found[spec_id] for spec_id in known} == known
+    wanted = EXPECTED["records"]["halfway"]
+    assert found.keys() == wanted.keys()
+    for spec_id, (purpose, loss) in wanted.items():
+        assert found[spec_id][0] == purpose
+        assert found[spec_id][1] == pytest.approx(loss, rel=1e-4), "a processor may round in another way"
