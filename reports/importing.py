@@ -17,8 +17,8 @@ from typing import Literal
 import numpy as np
 
 from reports.runs import BASELINE, DECAY_NOT_STATED, EMPTY_CURVE, FinishedRun, Parameters, RunCurve, trunk_name
-from trainers.record import STAGES
-from trainers.spec import Scalar
+from trainers.contract.record import STAGES
+from trainers.contract.spec import Scalar
 
 COLUMNS: dict[str, str] = {
     "scale": "name of the model size (270M, 3b, ...)",

@@ -21,7 +21,7 @@ from reports.embed import chart_library, figure_json, json_in_html
 from reports.sections import appendix, factors, headline, iso_loss, search, trust, verdict, what_if
 from reports.study import Study
 from reports.summary import Summary, summary_to_json
-from trainers.writing import write_atomically
+from trainers.contract.writing import write_atomically
 
 if TYPE_CHECKING:
     import jinja2

@@ -16,7 +16,7 @@ from reports import theme
 from reports.blocks import Block, Chart, Column, Fragment, Prose, Table
 from reports.charts import blank, label, linear_axis
 from reports.page import DrawnSection, render_sections, side_by_side
-from trainers.schedule import NEXT_TOKEN
+from trainers.contract.schedule import NEXT_TOKEN
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

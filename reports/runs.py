@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.flops import count_parameters
-from trainers.record import (
+from trainers.contract.flops import count_parameters
+from trainers.contract.record import (
     Diverged,
     Failed,
     Finished,
@@ -26,7 +26,7 @@ from trainers.record import (
     Stopped,
     outcome_name,
 )
-from trainers.spec import Scalar, fingerprint
+from trainers.contract.spec import Scalar, fingerprint
 
 BASELINE = "baseline"
 """The arm that every other method is compared with."""

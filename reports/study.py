@@ -15,7 +15,7 @@ import numpy as np
 
 from reports.clock import PooledStepTime, PoolKey, pool_step_times, pooled_curve_hours, pooled_gpu_hours
 from reports.runs import BASELINE, FinishedRun, FloatArray, Parameters, RunCurve, run_from_record
-from trainers.spec import Scalar
+from trainers.contract.spec import Scalar
 
 __all__ = [
     "BASELINE",

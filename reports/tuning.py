@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from reports.study import Arm, SweepContext
-from trainers.spec import Scalar
+from trainers.contract.spec import Scalar
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from sweeper.search import Domain, Proposal, Recommendation, Strategy
 from sweeper.search.domain import Parameters
 from sweeper.specs import LEARNING_RATE
-from trainers.record import RunRecord
-from trainers.spec import Scalar, TrialSpec
+from trainers.contract.record import RunRecord
+from trainers.contract.spec import Scalar, TrialSpec
 
 NOISE_FLOOR_SEEDS = 5
 """Seeds of the noise-floor cell, where confirmation has one seed and so shows no spread of its own (EVIDENCE)."""

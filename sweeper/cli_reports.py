@@ -128,7 +128,7 @@ def _report(
     from reports.exporting import runs_to_csv
     from reports.summary import summary_to_json
     from sweeper.reporting import REPORT, below, write_report_files
-    from trainers.writing import write_atomically
+    from trainers.contract.writing import write_atomically
 
     study = read()
     summary = write_report_files(study, folder)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from statistics import median
 
 from trainers.bench.result import DeviceFigures
-from trainers.flops import flops_per_position, flops_per_step
+from trainers.contract.flops import flops_per_position, flops_per_step
+from trainers.contract.record import RunRecord
+from trainers.contract.schedule import Phase
+from trainers.contract.spec import TrialSpec
 from trainers.methods import phases_of
-from trainers.record import RunRecord
-from trainers.schedule import Phase
-from trainers.spec import TrialSpec
 
 ASSUMED_CPU_FLOPS = 2.4e10
 """Useful FLOP/s of one CPU core on small models, float32, eager: measured at nano on a Zen 4 core."""

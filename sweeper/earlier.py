@@ -11,8 +11,8 @@ from dataclasses import asdict
 
 from sweeper.arms import proposal_of
 from sweeper.search.domain import Parameters
-from trainers.record import RunRecord
-from trainers.spec import TrialSpec, fingerprint
+from trainers.contract.record import RunRecord
+from trainers.contract.spec import TrialSpec, fingerprint
 
 
 def identity_of(spec: TrialSpec) -> str:

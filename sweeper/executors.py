@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sweeper.sweep import Idle
+from trainers.contract.record import reason_of
 from trainers.loop import StagePoint
-from trainers.record import reason_of
 from trainers.stage import ParentLostError, StageJob, StageResult
 
 MAX_FAILURES = 2

@@ -15,8 +15,8 @@ from typing import Any
 
 from sweeper.about import SweepAbout
 from sweeper.importing import Imported, check_name
-from trainers.record import RunRecord
-from trainers.record_lines import RECORDS_FILE, read_records, records_to_text
+from trainers.contract.record import RunRecord
+from trainers.contract.record_lines import RECORDS_FILE, read_records, records_to_text
 
 
 def import_records(
@@ -125,7 +125,7 @@ def corpus_words(records: Sequence[RunRecord], folder: Path) -> str:
 def write_records(results: Path, name: str, tracking_uri: str | None, path: Path) -> None:
     """The records of a sweep in the ledger as a file that can be imported or published. Raises `LedgerError`."""
     from sweeper.ledger import Ledger
-    from trainers.writing import write_atomically
+    from trainers.contract.writing import write_atomically
 
     with Ledger.open(results, name, tracking_uri, create=False) as ledger:
         records = ledger.records()

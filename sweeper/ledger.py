@@ -50,8 +50,8 @@ from sweeper.ledger_location import (
     refuse_unreachable,
 )
 from sweeper.ledger_rows import ForeignRun
-from trainers.record import RunRecord, outcome_name, record_from_dict, record_to_dict
-from trainers.spec import TrialSpec
+from trainers.contract.record import RunRecord, outcome_name, record_from_dict, record_to_dict
+from trainers.contract.spec import TrialSpec
 
 SWEEP_TAG = "sweeper.sweep"
 RECORD_FILE = "record.json"

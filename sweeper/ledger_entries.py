@@ -13,9 +13,9 @@ from datetime import datetime
 
 from reports.theme import method_style
 from sweeper.about import SweepAbout
+from trainers.contract.record import Diverged, EvalPoint, Failed, Finished, RunRecord, Stopped, outcome_name
+from trainers.contract.spec import TrialSpec, spec_from_dict, spec_to_dict
 from trainers.methods import METHODS
-from trainers.record import Diverged, EvalPoint, Failed, Finished, RunRecord, Stopped, outcome_name
-from trainers.spec import TrialSpec, spec_from_dict, spec_to_dict
 
 MAX_POINTS = 500
 """Points of a curve that are sent to the dashboard; `record.json` keeps them all."""

@@ -17,7 +17,7 @@ from sweeper.ledger import Ledger
 from sweeper.ledger_entries import KIND_TAG
 from sweeper.ledger_location import LedgerError, first_line
 from sweeper.ledger_rows import IMPORT_TAG, IMPORTED_KIND, ROW_TAG, LedgerRow
-from trainers.spec import fingerprint
+from trainers.contract.spec import fingerprint
 
 IMPORT_FILE = "import.json"
 IMPORT_SCHEMA = 1

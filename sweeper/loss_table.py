@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweeper.search.domain import Axis, Domain, Parameters
+from trainers.contract.spec import TrialSpec
 from trainers.methods import BASELINE
-from trainers.spec import TrialSpec
 
 TABLE_METHODS = (BASELINE, "tst")
 """What the published tables were trained with."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from trainers.record import RunRecord
-from trainers.spec import TrialSpec
+from trainers.contract.record import RunRecord
+from trainers.contract.spec import TrialSpec
 
 
 @dataclass

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from sweeper.space_schema import Grid, IntegerRange, LogUniformRange, Scalar, SearchSpace, UniformRange
 from sweeper.specs import make_spec
+from trainers.contract.spec import TrialSpec
 from trainers.footprint import MOST_GPUS, USABLE, Fit, fewest_gpus, footprint, way_to_fit
-from trainers.spec import TrialSpec
 
 ASSUMED_GPU_BYTES = 141e9
 """An H200's. Where a sweep will run on other GPUs, `resources.gpu_memory_gb` says so."""

@@ -24,12 +24,12 @@ from sweeper.site import Site, state_bytes
 from sweeper.space_schema import SearchSpace
 from sweeper.store import MemoryStore
 from sweeper.sweep import CorpusFacts, Sweep
-from trainers.flops import count_parameters, flops_at
+from trainers.contract.flops import count_parameters, flops_at
+from trainers.contract.record import Provenance, RunRecord
+from trainers.contract.schedule import data_position, phase_at
+from trainers.contract.spec import TrialSpec
 from trainers.lineage import path_of
 from trainers.methods import BASELINE, phases_of
-from trainers.record import Provenance, RunRecord
-from trainers.schedule import data_position, phase_at
-from trainers.spec import TrialSpec
 
 ASSUMED_DEVIATION = 0.01
 """Seed deviation in nats for the resolution, where no confirmation run has measured it. Tiny models are noisier, large

@@ -11,7 +11,7 @@ from typing import Any
 
 from reports.theme import hours
 from sweeper.plan import Plan, ScalePlan
-from trainers.writing import write_atomically
+from trainers.contract.writing import write_atomically
 
 PLAN_SCHEMA = 1
 

@@ -20,7 +20,7 @@ from sweeper.site import Site
 from sweeper.space import SearchSpace, load_search_space
 from sweeper.store import MemoryStore
 from sweeper.sweep import CorpusFacts, Sweep
-from trainers.record import Provenance, RunRecord
+from trainers.contract.record import Provenance, RunRecord
 from trainers.spec_lines import TUNING, TrialLine, trials_to_text
 from trainers.stage import StageJob
 
@@ -77,8 +77,8 @@ def list_trials(space: SearchSpace, corpus: CorpusFacts, known: Iterable[RunReco
 
 def write_specs(options: RunOptions, path: Path, say: Callable[[str], None]) -> SpecList:
     """Prepare the corpus where that is still to do, and write the list. Raises what a run raises before it trains."""
+    from trainers.contract.writing import write_atomically
     from trainers.data.prepare import prepare
-    from trainers.writing import write_atomically
 
     space = load_search_space(options.file)
     corpus = prepare(corpus_request(space), options.results / CORPORA, say)

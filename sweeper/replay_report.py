@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from sweeper.replay import ReplayResult, Standing
-from trainers.writing import write_atomically
+from trainers.contract.writing import write_atomically
 
 PAGE = "replay.html"
 NUMBERS = "replay.json"

@@ -22,9 +22,9 @@ from sweeper.site import Site
 from sweeper.space_schema import SearchSpace
 from sweeper.store import MemoryStore
 from sweeper.sweep import CorpusFacts, Sweep
+from trainers.contract.record import Failed, Provenance, RunRecord
+from trainers.contract.spec import TrialSpec
 from trainers.provenance import provenance
-from trainers.record import Failed, Provenance, RunRecord
-from trainers.spec import TrialSpec
 
 if TYPE_CHECKING:
     from reports.study import Study

@@ -17,9 +17,9 @@ from sweeper.importing import imported_runs
 from sweeper.ledger import Ledger
 from sweeper.ledger_imports import ImportLedger
 from sweeper.space import SearchSpaceError, parse_search_space
-from trainers.record import RunRecord
-from trainers.spec import Scalar
-from trainers.writing import write_atomically
+from trainers.contract.record import RunRecord
+from trainers.contract.spec import Scalar
+from trainers.contract.writing import write_atomically
 
 if TYPE_CHECKING:
     from reports.comparison import Comparison

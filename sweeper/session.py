@@ -34,10 +34,10 @@ from sweeper.view import SweepView, view_of
 from sweeper.worker import train_stage
 from trainers.bench.result import FOLDER as BENCH
 from trainers.bench.result import read_figures
+from trainers.contract.record import Provenance, RunRecord
 from trainers.data.request import CorpusRequest
 from trainers.devices import cpu_name, device_name
 from trainers.provenance import provenance
-from trainers.record import Provenance, RunRecord
 
 STAGES = "stages"
 CORPORA = "corpora"

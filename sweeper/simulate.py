@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 from sweeper.executors import StageSource, Train
 from sweeper.sweep import Idle
+from trainers.contract.record import PhaseTiming
+from trainers.contract.schedule import Phase, phase_at
+from trainers.contract.spec import TrialSpec
 from trainers.loop import StagePoint
 from trainers.methods import phases_of
-from trainers.record import PhaseTiming
-from trainers.schedule import Phase, phase_at
-from trainers.spec import TrialSpec
 from trainers.stage import StageJob, StageResult
 
 

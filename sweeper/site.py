@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from trainers.flops import count_parameters
+from trainers.contract.flops import count_parameters
+from trainers.contract.schedule import number_of_heads
+from trainers.contract.spec import TrialSpec
 from trainers.methods import phases_of
-from trainers.schedule import number_of_heads
-from trainers.spec import TrialSpec
 
 
 @dataclass(frozen=True, slots=True)

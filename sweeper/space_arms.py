@@ -17,8 +17,8 @@ from sweeper.space_findings import Draft, DraftArm, Finding
 from sweeper.space_schema import Axis, Grid, IntegerRange, LogUniformRange, Scalar, UniformRange
 from sweeper.space_yaml import Location
 from sweeper.specs import LEARNING_RATE, PARAMETER_KINDS
+from trainers.contract.spec import ModelShape, Optimizer, Schedule, TrialSpec
 from trainers.methods import BASELINE, METHODS, phases_of
-from trainers.spec import ModelShape, Optimizer, Schedule, TrialSpec
 
 LARGEST_COUNT = 64
 """Of tokens in a bag, and of anything else that a method counts."""

@@ -12,9 +12,9 @@ from typing import Any
 
 from sweeper.space_schema import SearchSpace
 from sweeper.specs import LEARNING_RATE
+from trainers.contract.scales import SCALES
 from trainers.data.sources import SOURCES
 from trainers.methods import BASELINE, METHODS
-from trainers.scales import SCALES
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

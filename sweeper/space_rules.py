@@ -15,10 +15,10 @@ from sweeper.space_errors import choose_from, closest, shown
 from sweeper.space_findings import Draft, Finding
 from sweeper.space_yaml import Location
 from sweeper.specs import decay_steps
+from trainers.contract.flops import count_parameters
+from trainers.contract.scales import SCALES
 from trainers.data.sources import SOURCES
-from trainers.flops import count_parameters
 from trainers.methods import BASELINE, METHODS
-from trainers.scales import SCALES
 
 LARGEST_EMBEDDING_SHARE = 0.95
 """Of a model's parameters. A vocabulary beyond it leaves no transformer to measure (nano with 128,256 tokens: 0.996)."""

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sweeper.space_schema import Scalar, ScheduleSettings, SearchSpace
+from trainers.contract.scales import SCALES
+from trainers.contract.spec import Optimizer, Schedule, TrialSpec
 from trainers.methods import phases_of
-from trainers.scales import SCALES
-from trainers.spec import Optimizer, Schedule, TrialSpec
 
 LEARNING_RATE = "learning_rate"
 """Searched like a parameter of every method, and kept in the spec's schedule."""

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from sweeper.store import StageStore
+from trainers.contract.record import Diverged
 from trainers.lineage import ROOT, Segment, Tree, TrialPath, build_tree
-from trainers.record import Diverged
 from trainers.stage import StageResult
 
 

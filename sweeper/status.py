@@ -12,7 +12,7 @@ from sweeper.importing import imported_runs
 from sweeper.ledger_entries import run_name
 from sweeper.ledger_imports import ImportLedger
 from sweeper.lock import Driver, current_driver
-from trainers.record import Diverged, Failed, Stopped
+from trainers.contract.record import Diverged, Failed, Stopped
 
 
 @dataclass(frozen=True, slots=True)

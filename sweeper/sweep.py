@@ -27,10 +27,10 @@ from sweeper.specs import make_spec
 from sweeper.stages import StageBook
 from sweeper.store import StageStore
 from trainers.assemble import assemble_record
+from trainers.contract.record import Failed, Provenance, RunRecord, Stopped
+from trainers.contract.spec import Scalar, TrialSpec
 from trainers.lineage import ROOT, Segment, path_of
 from trainers.methods import BASELINE
-from trainers.record import Failed, Provenance, RunRecord, Stopped
-from trainers.spec import Scalar, TrialSpec
 from trainers.stage import StageJob, StageResult
 
 

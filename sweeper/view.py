@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from sweeper.arms import NOISE_FLOOR_SEEDS, Arm
 from sweeper.sweep import Sweep
+from trainers.contract.record import RunRecord
 from trainers.methods import BASELINE
-from trainers.record import RunRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from reports.runs import FinishedRun, trunk_name
 from reports.study import Study, SweepContext, build_study
-from trainers.record import PhaseTiming
+from trainers.contract.record import PhaseTiming
 
 FLOOR, HEIGHT, EXPONENT = 2.0, 1.2, 0.3
 STEP_SECONDS = 0.36  # 10,000 steps are one hour

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from tests.tiny_training import SHAPE, tiny_spec
+from trainers.contract.spec import Scalar, TrialSpec
 from trainers.methods import METHODS
-from trainers.spec import Scalar, TrialSpec
 
 TYPICAL: dict[str, Scalar] = {
     "bag_size": 3,

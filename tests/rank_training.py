@@ -20,13 +20,13 @@ import torch.distributed as dist
 
 from tests.tiny_training import CORPUS, CPU, train_tiny
 from trainers.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from trainers.contract.schedule import phase_at
+from trainers.contract.spec import TrialSpec
 from trainers.loop import StagePoint
 from trainers.methods import phases_of
 from trainers.model import build_model
 from trainers.optim import build_optimizer
 from trainers.parallel import ranks_here, rows_here, shard_model
-from trainers.schedule import phase_at
-from trainers.spec import TrialSpec
 from trainers.stage import StageJob, StageResult
 from trainers.step import TrainingStep
 

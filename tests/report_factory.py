@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from reports.runs import run_from_record
 from reports.study import Study, StudyKind, SweepContext, build_study
 from tests.strategies import PROVENANCE, spec_of
-from trainers.flops import flops_per_position
-from trainers.methods import phases_of
-from trainers.record import (
+from trainers.contract.flops import flops_per_position
+from trainers.contract.record import (
     Diverged,
     EvalPoint,
     Failed,
@@ -27,8 +26,9 @@ from trainers.record import (
     Stopped,
     Timing,
 )
-from trainers.schedule import data_position, phase_at
-from trainers.spec import Scalar, TrialSpec
+from trainers.contract.schedule import data_position, phase_at
+from trainers.contract.spec import Scalar, TrialSpec
+from trainers.methods import phases_of
 
 LEARNING_RATES = (1e-3, 2e-3, 4e-3)
 CORPUS_TOKENS = 6_000_000

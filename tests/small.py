@@ -6,11 +6,11 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
+from trainers.contract.spec import ModelShape, Optimizer, Scalar, Schedule, TrialSpec
 from trainers.data import stdlib
 from trainers.data.prepare import prepare
 from trainers.data.request import CorpusRequest
 from trainers.data.shards import PreparedCorpus
-from trainers.spec import ModelShape, Optimizer, Scalar, Schedule, TrialSpec
 from trainers.stage import StageJob
 
 SHAPE = ModelShape(

@@ -10,10 +10,8 @@ import math
 
 from hypothesis import strategies as st
 
-from trainers.flops import flops_per_position
-from trainers.methods import phases_of
-from trainers.methods.parameters import WEIGHTINGS
-from trainers.record import (
+from trainers.contract.flops import flops_per_position
+from trainers.contract.record import (
     STAGES,
     Diverged,
     EvalPoint,
@@ -28,9 +26,11 @@ from trainers.record import (
     Timing,
     outcome_name,
 )
-from trainers.scales import SCALES
-from trainers.schedule import data_position, phase_at
-from trainers.spec import Optimizer, Scalar, Schedule, TrialSpec
+from trainers.contract.scales import SCALES
+from trainers.contract.schedule import data_position, phase_at
+from trainers.contract.spec import Optimizer, Scalar, Schedule, TrialSpec
+from trainers.methods import phases_of
+from trainers.methods.parameters import WEIGHTINGS
 
 SMALL_SCALES = ("nano", "micro", "mini")
 

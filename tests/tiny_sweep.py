@@ -18,11 +18,11 @@ from sweeper.space_schema import SearchSpace
 from sweeper.store import MemoryStore, StageStore
 from sweeper.sweep import CorpusFacts, Idle, Sweep
 from tests.strategies import PROVENANCE
+from trainers.contract.record import Diverged, PhaseTiming
+from trainers.contract.schedule import phase_at
+from trainers.contract.spec import TrialSpec
 from trainers.loop import StagePoint
 from trainers.methods import phases_of
-from trainers.record import Diverged, PhaseTiming
-from trainers.schedule import phase_at
-from trainers.spec import TrialSpec
 from trainers.stage import StageJob, StageResult
 
 FACTS = CorpusFacts("corpus", "tokenizer", 300, 100_000, "nowhere")

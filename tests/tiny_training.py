@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from trainers.checkpoint import NOTE
+from trainers.contract.spec import ModelShape, Optimizer, Schedule, TrialSpec
 from trainers.data.shards import TokenStream, piece_offsets
 from trainers.lineage import TrialPath
 from trainers.loop import StagePoint
-from trainers.spec import ModelShape, Optimizer, Schedule, TrialSpec
 from trainers.stage import STATE, StageJob, StageResult, run_stage
 
 torch.set_num_threads(1)

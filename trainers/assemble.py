@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from trainers.flops import flops_at
-from trainers.methods import phases_of
-from trainers.record import (
+from trainers.contract.flops import flops_at
+from trainers.contract.record import (
     Diverged,
     EvalPoint,
     Failed,
@@ -24,8 +23,9 @@ from trainers.record import (
     Stopped,
     Timing,
 )
-from trainers.schedule import Phase, data_position
-from trainers.spec import TrialSpec
+from trainers.contract.schedule import Phase, data_position
+from trainers.contract.spec import TrialSpec
+from trainers.methods import phases_of
 from trainers.stage import StageResult
 
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from trainers.spec import ModelShape
+from trainers.contract.spec import ModelShape
 
 GPU_ORDER = (
     SDPBackend.CUDNN_ATTENTION,

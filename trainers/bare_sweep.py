@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from trainers.assemble import assemble_record
+from trainers.contract.record import Diverged, Failed, Provenance, RunRecord, Stopped, outcome_name, reason_of
+from trainers.contract.record_lines import BadLinesError, RecordsFile
+from trainers.contract.spec import TrialSpec
 from trainers.lineage import ROOT, Segment, Tree, build_tree, path_of
 from trainers.provenance import UNKNOWN, provenance
-from trainers.record import Diverged, Failed, Provenance, RunRecord, Stopped, outcome_name, reason_of
-from trainers.record_lines import BadLinesError, RecordsFile
-from trainers.spec import TrialSpec
 from trainers.spec_lines import TrialLine, filled_in
 from trainers.stage import STATE, ParentLostError, StageJob, StageResult, run_stage
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.schedule import Phase, data_position
-from trainers.spec import TrialSpec
+from trainers.contract.schedule import Phase, data_position
+from trainers.contract.spec import TrialSpec
 
 
 class TokenStream(Protocol):

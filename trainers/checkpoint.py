@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainers.contract.writing import write_atomically
 from trainers.model import Decoder
 from trainers.parallel import ALONE, Ranks, first_row_here, rows_here, shard_like
-from trainers.writing import write_atomically
 
 NOTE = "note.json"
 

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from trainers.checkpoint import TrainState, load_checkpoint, read_note
+from trainers.contract.schedule import number_of_heads
+from trainers.contract.spec import ModelShape, TrialSpec, spec_from_dict
+from trainers.contract.writing import write_atomically
 from trainers.data.manifest import Manifest, read_manifest
 from trainers.data.prepare import TOKENIZER_FILE
 from trainers.methods import phases_of
 from trainers.model import Decoder, build_model
 from trainers.optim import build_optimizer
-from trainers.schedule import number_of_heads
-from trainers.spec import ModelShape, TrialSpec, spec_from_dict
-from trainers.writing import write_atomically
 
 WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_CONFIG_FILE = "model.safetensors", "config.json", "tokenizer_config.json"
 

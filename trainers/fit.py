@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 
+from trainers.contract.spec import TrialSpec
 from trainers.footprint import USABLE, divisors_down, footprint, largest_micro_batch
-from trainers.spec import TrialSpec
 
 
 class DoesNotFitError(RuntimeError):

@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from trainers.flops import count_parameters
+from trainers.contract.flops import count_parameters
+from trainers.contract.schedule import number_of_heads
+from trainers.contract.spec import ModelShape, TrialSpec
 from trainers.methods import phases_of
-from trainers.schedule import number_of_heads
-from trainers.spec import ModelShape, TrialSpec
 
 USABLE = 0.85
 """Share of a device's memory that a step may take by this estimate; the rest is context, workspaces and fragments."""

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from trainers.contract.schedule import Phase, number_of_heads
+from trainers.contract.spec import TrialSpec, fingerprint
 from trainers.methods import phases_of
-from trainers.schedule import Phase, number_of_heads
-from trainers.spec import TrialSpec, fingerprint
 
 ROOT = "root"
 """Parent of the segments that start from a seed."""

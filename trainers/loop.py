@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from trainers.checkpoint import TrainState
+from trainers.contract.record import Diverged, PhaseTiming, Stopped
+from trainers.contract.routing import RoutingPoint
+from trainers.contract.schedule import Phase, phase_at
+from trainers.contract.spec import TrialSpec, fingerprint
 from trainers.evaluate import validation_loss
 from trainers.model import initialise
-from trainers.record import Diverged, PhaseTiming, Stopped
-from trainers.routing import RoutingPoint
-from trainers.schedule import Phase, phase_at
-from trainers.spec import TrialSpec, fingerprint
 from trainers.step import TrainingStep
 
 CHUNK_STEPS = 10

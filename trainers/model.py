@@ -18,10 +18,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from trainers.contract.routing import RoutingPoint
+from trainers.contract.spec import ModelShape
 from trainers.moe import Mixture, routing_point
 from trainers.parallel import fill
-from trainers.routing import RoutingPoint
-from trainers.spec import ModelShape
 
 EMBEDDING_DEVIATION = 1.0
 """Standard deviation of the initial embeddings, as in TorchTitan; other weights get `1/sqrt(inputs)`, which is TorchTitan's

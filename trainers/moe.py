@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainers.routing import RoutingPoint, summarise
-from trainers.spec import ModelShape
+from trainers.contract.routing import RoutingPoint, summarise
+from trainers.contract.spec import ModelShape
 
 BALANCE_COEFFICIENT = 0.001
 """Weight of the load-balancing loss, Qwen3's (`router_aux_loss_coef` and `moe_aux_loss_coeff` of its configurations)."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from trainers.contract.spec import Optimizer
 from trainers.parallel import total_norm
-from trainers.spec import Optimizer
 
 
 def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:

@@ -13,13 +13,13 @@ from functools import cache
 import numpy as np
 import torch
 
+from trainers.contract.scales import SCALES
+from trainers.contract.schedule import phase_at
+from trainers.contract.spec import Optimizer, Schedule, TrialSpec
 from trainers.data.shards import TokenStream
 from trainers.methods import phases_of
 from trainers.model import build_model
 from trainers.optim import build_optimizer
-from trainers.scales import SCALES
-from trainers.schedule import phase_at
-from trainers.spec import Optimizer, Schedule, TrialSpec
 from trainers.step import TrainingStep
 
 LONGEST_SECONDS = 300

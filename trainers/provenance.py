@@ -1,6 +1,6 @@
 """Where a result comes from: commit, versions, device. Asked once a process, answered from memory afterwards.
 
-What a record needs to be comparable is decided by `trainers.record.Provenance`; this file only finds it out.
+What a record needs to be comparable is decided by `trainers.contract.record.Provenance`; this file only finds it out.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from trainers.contract.record import Provenance
 from trainers.devices import cpu_name, device_name
-from trainers.record import Provenance
 
 __all__ = ["UNKNOWN", "cpu_name", "git_state", "provenance", "versions"]
 

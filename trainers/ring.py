@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from trainers.batch import TokenStream, cut_batch, lane_position, lane_tokens
-from trainers.schedule import Phase
-from trainers.spec import TrialSpec
+from trainers.contract.schedule import Phase
+from trainers.contract.spec import TrialSpec
 
 WINDOW_TOKENS = 1 << 24
 """Most tokens of a window (64 MiB of int32), unless one step has more."""

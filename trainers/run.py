@@ -85,9 +85,9 @@ def _train(given: argparse.Namespace) -> int:
     import torch
 
     from trainers.bare_sweep import BareSite, BareSweep, refuse_unfit
+    from trainers.contract.record_lines import RecordsFile
     from trainers.data.shards import open_corpus
     from trainers.execution import resolve_execution
-    from trainers.record_lines import RecordsFile
     from trainers.spec_lines import read_trials
 
     trials = read_trials(given.specs)

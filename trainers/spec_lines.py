@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from trainers.contract.record import STAGES, RunRecord
+from trainers.contract.record_lines import BadLinesError, read_lines
+from trainers.contract.spec import NUMERICS_VERSION, TrialSpec, spec_from_dict, spec_to_dict
 from trainers.methods import phases_of
-from trainers.record import STAGES, RunRecord
-from trainers.record_lines import BadLinesError, read_lines
-from trainers.spec import NUMERICS_VERSION, TrialSpec, spec_from_dict, spec_to_dict
 
 CONFIRMATION, TUNING = "confirmation", "tuning"
 

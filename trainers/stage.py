@@ -27,6 +27,11 @@ from trainers.checkpoint import (
     read_note,
     save_checkpoint,
 )
+from trainers.contract.record import Diverged, PhaseTiming, Stopped
+from trainers.contract.routing import routing_from_dict
+from trainers.contract.schedule import number_of_heads
+from trainers.contract.spec import TrialSpec, spec_from_dict, spec_to_dict
+from trainers.contract.writing import write_atomically
 from trainers.devices import device_name
 from trainers.fit import DoesNotFitError, advice
 from trainers.loop import LoopArguments, PhaseClock, Progress, StagePoint, train
@@ -34,12 +39,7 @@ from trainers.methods import phases_of
 from trainers.model import build_model
 from trainers.optim import build_optimizer
 from trainers.parallel import Ranks, ranks_here, shard_model
-from trainers.record import Diverged, PhaseTiming, Stopped
-from trainers.routing import routing_from_dict
-from trainers.schedule import number_of_heads
-from trainers.spec import TrialSpec, spec_from_dict, spec_to_dict
 from trainers.step import TrainingStep
-from trainers.writing import write_atomically
 
 RESULT = "result.json"
 STATE = "state"

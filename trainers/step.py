@@ -17,6 +17,8 @@ from trainers.attention import forced_attention
 from trainers.batch import TokenStream, read_batch
 from trainers.captured import StaticStep
 from trainers.compiling import can_compile
+from trainers.contract.schedule import Phase, learning_rates
+from trainers.contract.spec import TrialSpec
 from trainers.fit import chosen_micro_sequences
 from trainers.losses import target_weights
 from trainers.model import Decoder
@@ -24,8 +26,6 @@ from trainers.objective import Objective
 from trainers.optim import clipped_step
 from trainers.parallel import ALONE, Ranks
 from trainers.precision import WorkingWeights
-from trainers.schedule import Phase, learning_rates
-from trainers.spec import TrialSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The published runs as runs of ours: the figures of the paper's headline table, nothing added but arithmetic.
 
 Efficient Pre-Training with Token Superposition (arXiv 2605.06546), table 1. Data tokens are counted from the steps, not
-from the rounded token counts; FLOPs from the shapes in `trainers.scales`. What the paper does not give stays None: one
+from the rounded token counts; FLOPs from the shapes in `trainers.contract.scales`. What the paper does not give stays None: one
 run each, so no seed deviation, and no record of how either arm was tuned.
 
 A folder beside this file holds the records of one of our own sweeps; its name is the date, what was trained, and on what.
@@ -15,9 +15,9 @@ from pathlib import Path
 
 from reports.runs import BASELINE, FinishedRun, Parameters
 from reports.study import Study, SweepContext, build_study
-from trainers.flops import count_parameters, flops_per_position
-from trainers.record_lines import RECORDS_FILE
-from trainers.scales import SCALES
+from trainers.contract.flops import count_parameters, flops_per_position
+from trainers.contract.record_lines import RECORDS_FILE
+from trainers.contract.scales import SCALES
 
 TOKENS_PER_STEP = {"270M": 2_097_152, "600M": 2_097_152, "3B": 2_097_152, "10B-A1B": 8_388_608}
 """Latent positions a step, from the paper's recipe table."""
@@ -46,7 +46,7 @@ def published_folders() -> dict[str, Path]:
 
 
 def published_runs() -> tuple[FinishedRun, ...]:
-    """The runs of the headline table, scales named as in `trainers.scales` (`270m`, `600m`, `3b`, `10b-a1b`)."""
+    """The runs of the headline table, scales named as in `trainers.contract.scales` (`270m`, `600m`, `3b`, `10b-a1b`)."""
     with files(__package__).joinpath("table1_runs.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     return tuple(_run(row, number) for number, row in enumerate(rows, start=1))

@@ -12,8 +12,8 @@ from reports.runs import FinishedRun, describe_parameters
 from reports.study import ScaleStudy, Study
 from reports.summary import Summary, summary_to_json
 from reports.verdict import LadderCurve
+from trainers.contract.record import RunRecord
 from trainers.methods import METHODS
-from trainers.record import RunRecord
 
 SPEEDUP_IN_WORDS = (
     "The speedup at a loss is the device-hours in which finished, decayed baseline runs reach it over the device-hours "

@@ -17,10 +17,10 @@ from reports.charts import axis, blank, label, log_axis, padded_log
 from reports.runs import FinishedRun
 from reports.study import PooledStepTime, ScaleStudy, Study
 from reports.summary import Summary
-from trainers.flops import flops_per_step
+from trainers.contract.flops import flops_per_step
+from trainers.contract.schedule import Phase
+from trainers.contract.spec import TrialSpec
 from trainers.methods import phases_of
-from trainers.schedule import Phase
-from trainers.spec import TrialSpec
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

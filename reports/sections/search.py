@@ -18,7 +18,7 @@ from reports.sections import search_figures
 from reports.sections.search_figures import LossMap, Slice, Spending
 from reports.study import Arm, ScaleStudy, Study
 from reports.summary import Summary
-from trainers.spec import Scalar
+from trainers.contract.spec import Scalar
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from reports import theme
 from reports.blocks import Chart, Column, Table
 from reports.charts import axis, blank, label, linear_axis, padded, plain, round_ticks
 from reports.runs import describe_parameters, parameter_name
-from trainers.spec import Scalar
+from trainers.contract.spec import Scalar
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -36,7 +36,7 @@ BREACHES = [
     ("reports/page.py", "import torch", {REPORTS}),
     ("trainers/model.py", "import pydantic", {BARE}),
     ("trainers/data/files.py", "import yaml", {BARE}),
-    ("trainers/schedule.py", "import torch", {CORE, REPORTS}),
+    ("trainers/contract/schedule.py", "import torch", {CORE, REPORTS}),
     ("trainers/methods/tst.py", "from trainers import losses", {CORE, REPORTS}),
     ("sweeper/sweep.py", "import ray", {RAY}),
     ("sweeper/worker.py", "import ray.tune", {RAY}),
@@ -69,7 +69,7 @@ def test_records_are_read_where_torch_is_not_installed() -> None:
     done = python(
         "import sys\n"
         "for name in ('torch', 'ray', 'mlflow'): sys.modules[name] = None\n"
-        "import trainers.record, trainers.methods, reports.study, reports.summary, reports.page"
+        "import trainers.contract.record, trainers.methods, reports.study, reports.summary, reports.page"
     )
     assert done.returncode == 0, done.stderr
 

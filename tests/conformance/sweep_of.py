@@ -23,12 +23,12 @@ from sweeper.sweep import Sweep
 from sweeper.worker import train_stage
 from tests.strategies import PROVENANCE
 from tests.tiny_sweep import space_of
+from trainers.contract.record import Failed, RunRecord
 from trainers.data import stdlib
 from trainers.data.prepare import prepare
 from trainers.data.request import CorpusRequest
 from trainers.data.shards import PreparedCorpus
 from trainers.loop import StagePoint
-from trainers.record import Failed, RunRecord
 from trainers.stage import StageJob, StageResult
 
 SPACE = space_of(

@@ -17,8 +17,8 @@ from tests.conformance.sweep_of import (
     train_and_damage,
     train_but_fail_in_bags,
 )
+from trainers.contract.record import Finished
 from trainers.data.shards import PreparedCorpus
-from trainers.record import Finished
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from trainers.spec import ModelShape, TrialSpec
+from trainers.contract.spec import ModelShape, TrialSpec
 
 NEEDS_A_GPU = [
     pytest.mark.gpu,

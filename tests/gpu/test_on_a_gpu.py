@@ -16,15 +16,15 @@ from tests.tiny_training import CORPUS, job_of, tiny_spec, train_tiny
 from trainers import losses
 from trainers.attention import attention_backend
 from trainers.captured import Calls
+from trainers.contract.record import Stopped
+from trainers.contract.schedule import phase_at
+from trainers.contract.spec import TrialSpec
 from trainers.execution import resolve_execution
 from trainers.loop import StagePoint
 from trainers.losses import chunk_rows, fused_linear_multi_hot, multi_hot_reference, target_weights
 from trainers.methods import phases_of
 from trainers.model import build_model
 from trainers.optim import build_optimizer
-from trainers.record import Stopped
-from trainers.schedule import phase_at
-from trainers.spec import TrialSpec
 from trainers.step import TrainingStep
 
 pytestmark = NEEDS_A_GPU

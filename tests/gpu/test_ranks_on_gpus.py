@@ -10,7 +10,7 @@ import torch
 
 from tests.rank_training import run_ranks, train_each_on_gpus
 from tests.tiny_training import job_of, tiny_spec, train_tiny
-from trainers.spec import ModelShape
+from trainers.contract.spec import ModelShape
 
 pytestmark = [
     pytest.mark.gpu,

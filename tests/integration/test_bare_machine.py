@@ -14,8 +14,8 @@ from sweeper.cli import app
 from sweeper.ledger import Ledger
 from tests.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
 from tests.strategies import record_of, spec_of
-from trainers.record import Diverged, Failed, RunRecord, record_to_dict
-from trainers.record_lines import read_records
+from trainers.contract.record import Diverged, Failed, RunRecord, record_to_dict
+from trainers.contract.record_lines import read_records
 from trainers.run import main
 from trainers.spec_lines import read_trials
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.ledger import Ledger
-from trainers.record import Finished
+from trainers.contract.record import Finished
 
 SWEEPER = Path(sys.executable).with_name("sweeper")
 FILE = Path(__file__).with_name("tiny.yaml")

@@ -19,7 +19,7 @@ from sweeper.ledger import Ledger, list_sweeps
 from sweeper.ledger_location import ARTIFACTS, LedgerError, default_tracking_uri
 from tests.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
 from tests.strategies import record_of, spec_of
-from trainers.record import Diverged, Failed, Stopped
+from trainers.contract.record import Diverged, Failed, Stopped
 
 pytestmark = MLFLOW_WARNINGS
 NAME = "quickstart"

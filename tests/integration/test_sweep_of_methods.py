@@ -24,9 +24,9 @@ from tests.conformance.sweep_of import prepare_text
 from tests.method_specs import TYPICAL
 from tests.strategies import PROVENANCE
 from tests.tiny_sweep import space_of
+from trainers.contract.record import Finished, RunRecord
+from trainers.contract.schedule import NEXT_TOKEN
 from trainers.methods import BASELINE, METHODS, phases_of
-from trainers.record import Finished, RunRecord
-from trainers.schedule import NEXT_TOKEN
 
 RATES = {"grid": (0.004, 0.008)}
 SPACE = space_of(

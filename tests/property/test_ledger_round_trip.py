@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sweeper.ledger import Ledger
 from tests.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
 from tests.strategies import run_records, trial_specs
-from trainers.record import STAGES, RunRecord
-from trainers.spec import TrialSpec
+from trainers.contract.record import STAGES, RunRecord
+from trainers.contract.spec import TrialSpec
 
 pytestmark = MLFLOW_WARNINGS
 

@@ -15,8 +15,8 @@ from tests import small
 from tests.property.test_training import assert_equal_states
 from tests.strategies import PROVENANCE
 from trainers.assemble import assemble_record
+from trainers.contract.spec import TrialSpec
 from trainers.lineage import ROOT, Segment, build_tree, path_alone, path_of
-from trainers.spec import TrialSpec
 from trainers.stage import STATE, StageJob, StageResult, run_stage
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper.space import SearchSpace, SearchSpaceError, parse_search_space
-from trainers.scales import SCALES
+from trainers.contract.scales import SCALES
 
 SHIPPED = Path(__file__).parents[2] / "search_spaces"
 TEXTS = [path.read_text(encoding="utf-8") for path in sorted(SHIPPED.glob("*.yaml"))]

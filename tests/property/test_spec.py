@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.strategies import trial_specs
-from trainers.spec import TrialSpec, fingerprint, spec_from_dict, spec_to_dict
+from trainers.contract.spec import TrialSpec, fingerprint, spec_from_dict, spec_to_dict
 
 plain_json = st.recursive(
     st.none()

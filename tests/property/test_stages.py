@@ -13,10 +13,10 @@ from sweeper.store import MemoryStore
 from sweeper.sweep import Idle
 from tests.method_specs import method_spec
 from tests.tiny_sweep import Desk, Workers, result_of, space_of
+from trainers.contract.schedule import learning_rates, phase_at
+from trainers.contract.spec import TrialSpec
 from trainers.lineage import ROOT, Segment, TrialPath, build_tree, path_of
 from trainers.methods import METHODS
-from trainers.schedule import learning_rates, phase_at
-from trainers.spec import TrialSpec
 from trainers.stage import StageJob, StageResult
 
 

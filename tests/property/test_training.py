@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from tests import small
 from trainers.batch import cut_batch, lane_position, read_batch
 from trainers.checkpoint import TrainState
-from trainers.flops import flops_per_position
+from trainers.contract.flops import flops_per_position
+from trainers.contract.schedule import Phase, boundary_step, data_position, phase_at
 from trainers.loop import CHUNK_STEPS
 from trainers.methods import phases_of
 from trainers.model import build_model
 from trainers.optim import build_optimizer
-from trainers.schedule import Phase, boundary_step, data_position, phase_at
 from trainers.stage import PARTIAL, STATE, run_stage
 from trainers.step import TrainingStep
 
@@ -163,10 +163,13 @@ def test_flops_of_a_position_match_an_independent_count() -> None:
 
 def test_spec_id_is_the_same_in_another_process() -> None:
     trial = small.spec("tst", bag_size=3, step_ratio=0.25)
-    code = "import json, sys; from trainers.spec import spec_from_dict; print(spec_from_dict(json.load(sys.stdin)).spec_id)"
+    code = (
+        "import json, sys; from trainers.contract.spec import spec_from_dict; "
+        "print(spec_from_dict(json.load(sys.stdin)).spec_id)"
+    )
     import json
 
-    from trainers.spec import spec_to_dict
+    from trainers.contract.spec import spec_to_dict
 
     for hash_seed in ("1", "2"):
         done = subprocess.run(
@@ -197,7 +200,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing_and_is_counted() -> No
 
 
 def test_divergence_is_an_outcome(tmp_path: Path) -> None:
-    from trainers.record import Diverged
+    from trainers.contract.record import Diverged
 
     trial = small.spec(total_steps=60, decay_steps=0, warmup_steps=0, learning_rate=1e6)
     result = run_stage(small.job(trial, tmp_path), small.corpus())

@@ -11,8 +11,8 @@ from sweeper.arms import Arm, proposal_of
 from sweeper.space_schema import Grid, IntegerRange, LogUniformRange, UniformRange
 from tests.strategies import record_of
 from tests.tiny_sweep import Desk, loss_of, space_of
-from trainers.record import Diverged, RunRecord
-from trainers.spec import TrialSpec
+from trainers.contract.record import Diverged, RunRecord
+from trainers.contract.spec import TrialSpec
 
 
 def arm_of(method: str, **changes: object) -> Arm:

@@ -43,12 +43,12 @@ from trainers.bench.rivals import paper_loss, plain_loss
 from trainers.bench.run import BenchOptions, run_bench
 from trainers.bench.subject import Setting, available_forms, bench_phases, make_subject, setting_of
 from trainers.bench.words import plain
+from trainers.contract.flops import flops_per_position
+from trainers.contract.scales import SCALES
+from trainers.contract.spec import TrialSpec
 from trainers.devices import cpu_name
-from trainers.flops import flops_per_position
 from trainers.losses import multi_hot_reference
 from trainers.methods import phases_of
-from trainers.scales import SCALES
-from trainers.spec import TrialSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICE = "Some GPU (80 GB)"

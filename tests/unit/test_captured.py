@@ -13,13 +13,13 @@ import torch
 from tests.tiny_training import CORPUS, CPU, VALIDATION_TOKENS, job_of, state_digest, tiny_spec, train_tiny
 from trainers import captured, ring
 from trainers.checkpoint import TrainState
+from trainers.contract.record import Diverged, Stopped
+from trainers.contract.schedule import phase_at
+from trainers.contract.spec import TrialSpec
 from trainers.loop import LoopArguments, Progress, StagePoint, train
 from trainers.methods import phases_of
 from trainers.model import build_model
 from trainers.optim import build_optimizer
-from trainers.record import Diverged, Stopped
-from trainers.schedule import phase_at
-from trainers.spec import TrialSpec
 from trainers.step import TrainingStep
 
 

@@ -17,11 +17,11 @@ from trainers.checkpoint import (
     read_note,
     save_checkpoint,
 )
+from trainers.contract.writing import write_atomically
 from trainers.methods import phases_of
 from trainers.model import build_model
 from trainers.optim import build_optimizer
 from trainers.step import TrainingStep
-from trainers.writing import write_atomically
 
 SPEC = tiny_spec()
 

@@ -10,8 +10,8 @@ import pytest
 
 from sweeper.executors import MAX_FAILURES, InlineExecutor
 from tests.tiny_sweep import Desk, result_of
+from trainers.contract.record import Failed, Finished, Stopped, reason_of
 from trainers.loop import StagePoint
-from trainers.record import Failed, Finished, Stopped, reason_of
 from trainers.stage import ParentLostError, StageJob, StageResult
 
 OnPoint = Callable[[StagePoint], None]

@@ -17,11 +17,11 @@ from torch import Tensor
 from tests import small
 from trainers.bare_sweep import BareSite, BareSweep
 from trainers.checkpoint import CheckpointError
+from trainers.contract.record_lines import RecordsFile
+from trainers.contract.scales import SCALES
+from trainers.contract.spec import ModelShape
 from trainers.export import configuration, export_model, export_state, main
 from trainers.model import build_model
-from trainers.record_lines import RecordsFile
-from trainers.scales import SCALES
-from trainers.spec import ModelShape
 from trainers.spec_lines import TrialLine
 from trainers.stage import STATE, run_stage
 

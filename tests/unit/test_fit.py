@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tiny_training import CPU, job_of, tiny_spec, train_tiny
+from trainers.contract.scales import SCALES
+from trainers.contract.spec import TrialSpec
 from trainers.fit import DoesNotFitError, advice, chosen_micro_sequences
 from trainers.footprint import USABLE, divisors_down, footprint, largest_micro_batch
-from trainers.scales import SCALES
-from trainers.spec import TrialSpec
 
 H200 = 141e9
 

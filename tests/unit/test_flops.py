@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.tiny_training import SHAPE
-from trainers.flops import count_parameters, flops_per_position
-from trainers.spec import ModelShape
+from trainers.contract.flops import count_parameters, flops_per_position
+from trainers.contract.spec import ModelShape
 
 
 def test_parameters_of_one_layer_by_hand() -> None:

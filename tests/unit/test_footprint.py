@@ -10,7 +10,10 @@ import pytest
 
 from tests.live_bytes import peak_of
 from tests.tiny_training import CPU, tiny_spec
-from trainers.flops import count_parameters
+from trainers.contract.flops import count_parameters
+from trainers.contract.scales import SCALES
+from trainers.contract.schedule import number_of_heads
+from trainers.contract.spec import ModelShape, TrialSpec
 from trainers.footprint import (
     USABLE,
     chunk_rows,
@@ -22,9 +25,6 @@ from trainers.footprint import (
 from trainers.methods import phases_of
 from trainers.model import build_model
 from trainers.optim import build_optimizer
-from trainers.scales import SCALES
-from trainers.schedule import number_of_heads
-from trainers.spec import ModelShape, TrialSpec
 from trainers.step import TrainingStep
 
 

@@ -19,8 +19,8 @@ from sweeper.ledger_entries import (
     trial_tags,
 )
 from tests.strategies import record_of, run_records, spec_of
-from trainers.record import Diverged, Failed, Finished, Outcome, RunRecord, Stopped
-from trainers.spec import spec_from_dict
+from trainers.contract.record import Diverged, Failed, Finished, Outcome, RunRecord, Stopped
+from trainers.contract.spec import spec_from_dict
 
 
 def test_run_name_of_the_method() -> None:

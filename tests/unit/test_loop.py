@@ -11,6 +11,9 @@ import torch
 
 from tests.tiny_training import CORPUS, CPU, VALIDATION_TOKENS, tiny_spec
 from trainers.checkpoint import TrainState
+from trainers.contract.record import Diverged, Stopped
+from trainers.contract.schedule import Phase
+from trainers.contract.spec import TrialSpec
 from trainers.loop import (
     CHUNK_STEPS,
     DIVERGED_SKIPS,
@@ -24,9 +27,6 @@ from trainers.loop import (
 from trainers.methods import phases_of
 from trainers.model import build_model
 from trainers.optim import build_optimizer
-from trainers.record import Diverged, Stopped
-from trainers.schedule import Phase
-from trainers.spec import TrialSpec
 from trainers.step import TrainingStep
 
 NEVER = LoopArguments(

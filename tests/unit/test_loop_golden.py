@@ -1,6 +1,6 @@
 """Losses of whole tiny runs against those that were written down: the numerics of a spec do not drift unseen.
 
-When they change on purpose, raise `trainers.spec.NUMERICS_VERSION` and write the new ones with
+When they change on purpose, raise `trainers.contract.spec.NUMERICS_VERSION` and write the new ones with
 `python -m tests.unit.test_loop_golden`.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.tiny_training import job_of, tiny_spec, train_tiny
-from trainers.spec import NUMERICS_VERSION, TrialSpec
+from trainers.contract.spec import NUMERICS_VERSION, TrialSpec
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "losses_cpu.json"
 LENGTHS: dict[str, Any] = {"total_steps": 40, "warmup_steps": 4, "decay_steps": 10, "sequences": 4}

@@ -14,8 +14,9 @@ from tests.method_specs import TWO_LAYERS, method_spec
 from tests.tiny_training import CORPUS, CPU, job_of, train_tiny
 from trainers.batch import cut_batch, read_batch
 from trainers.checkpoint import CheckpointError, TrainState, load_checkpoint, save_checkpoint
+from trainers.contract.flops import flops_at, flops_per_step
+from trainers.contract.schedule import Phase, data_position
 from trainers.evaluate import validation_loss
-from trainers.flops import flops_at, flops_per_step
 from trainers.lineage import path_of
 from trainers.loop import begin_phase
 from trainers.methods import phases_of
@@ -23,7 +24,6 @@ from trainers.methods.tst_fresh_embedding import FRESH
 from trainers.model import Decoder, build_model
 from trainers.objective import Objective
 from trainers.optim import build_optimizer
-from trainers.schedule import Phase, data_position
 from trainers.step import TrainingStep
 
 

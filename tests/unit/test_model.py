@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tests import small
-from trainers.flops import count_parameters
+from trainers.contract.flops import count_parameters
+from trainers.contract.scales import SCALES
 from trainers.model import Decoder, build_model, initialise, mean_of_bags, rotary_table, rotate
-from trainers.scales import SCALES
 
 CPU = torch.device("cpu")
 

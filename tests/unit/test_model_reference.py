@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.tiny_training import CPU, SHAPE
-from trainers.flops import count_parameters
+from trainers.contract.flops import count_parameters
+from trainers.contract.spec import ModelShape
 from trainers.model import Attention, Decoder, build_model, rotary_table, rotate
-from trainers.spec import ModelShape
 
 SHAPES = [
     SHAPE,

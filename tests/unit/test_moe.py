@@ -17,16 +17,16 @@ from tests.strategies import PROVENANCE
 from tests.tiny_training import CORPUS, CPU, SHAPE, VOCABULARY, job_of, state_digest, tiny_spec, train_tiny
 from trainers import moe
 from trainers.assemble import assemble_record
+from trainers.contract.flops import count_parameters
+from trainers.contract.record import record_from_dict, record_to_dict
+from trainers.contract.scales import SCALES
+from trainers.contract.schedule import phase_at
+from trainers.contract.spec import ModelShape, TrialSpec
 from trainers.execution import resolve_execution
-from trainers.flops import count_parameters
 from trainers.methods import phases_of
 from trainers.model import Decoder, build_model
 from trainers.moe import BALANCE_COEFFICIENT, Mixture
 from trainers.optim import build_optimizer
-from trainers.record import record_from_dict, record_to_dict
-from trainers.scales import SCALES
-from trainers.schedule import phase_at
-from trainers.spec import ModelShape, TrialSpec
 from trainers.stage import PARTIAL
 from trainers.step import TrainingStep
 

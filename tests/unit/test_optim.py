@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from tests.tiny_training import CPU, SHAPE
+from trainers.contract.spec import Optimizer
 from trainers.model import build_model
 from trainers.optim import build_optimizer, clipped_step
-from trainers.spec import Optimizer
 
 
 def one_matrix(values: list[list[float]], settings: Optimizer) -> tuple[nn.Linear, torch.optim.AdamW]:

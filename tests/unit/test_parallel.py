@@ -15,11 +15,11 @@ from tests.method_specs import method_spec
 from tests.rank_training import Steps, copy_here, run_ranks, skip_one_here, steps_here, train_and_kill, train_each
 from tests.tiny_training import CORPUS, CPU, job_of, tiny_spec, train_tiny
 from trainers.checkpoint import NOTE, CheckpointError
+from trainers.contract.spec import ModelShape
 from trainers.methods import METHODS, phases_of
 from trainers.model import build_model
 from trainers.optim import build_optimizer
 from trainers.parallel import ALONE, Ranks
-from trainers.spec import ModelShape
 from trainers.stage import PARTIAL, STATE, ParentLostError, StageResult, read_result
 from trainers.step import TrainingStep
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sweeper.plan_specs import list_trials
 from tests.strategies import record_of
 from tests.tiny_sweep import FACTS, loss_of, space_of
-from trainers.record import RunRecord
+from trainers.contract.record import RunRecord
 from trainers.spec_lines import TrialLine, filled_in
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.strategies import record_of, spec_of
+from trainers.contract.record import record_from_dict, record_to_dict
 from trainers.provenance import UNKNOWN, cpu_name, git_state, provenance, versions
-from trainers.record import record_from_dict, record_to_dict
 
 
 def git(root: Path, *arguments: str) -> str:

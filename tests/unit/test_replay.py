@@ -11,7 +11,7 @@ import pytest
 
 from sweeper.loss_table import LossTable, benchmark_domain, read_tables, seed_noise, truth_of
 from sweeper.replay import Contestant, Rules, compare_strategies, run_race
-from trainers.spec import ModelShape, Optimizer, Schedule, TrialSpec
+from trainers.contract.spec import ModelShape, Optimizer, Schedule, TrialSpec
 
 PUBLISHED = Path(__file__).parents[2] / "reports" / "published" / "final_loss_by_r_and_s.csv"
 HEADER = "table,params,total_steps,bag_weighting,step_ratio,bag_size,final_loss\n"

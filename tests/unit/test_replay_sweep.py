@@ -19,7 +19,7 @@ from sweeper.replay_sweep import TableSurface, race_domain, replay_sweep, tables
 from sweeper.space import SearchSpace, load_search_space
 from sweeper.specs import make_spec
 from tests.tiny_sweep import space_of
-from trainers.spec import TrialSpec
+from trainers.contract.spec import TrialSpec
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "reports" / "published" / "final_loss_by_r_and_s.csv"

@@ -16,8 +16,8 @@ from reports.study import build_study
 from reports.summary import summarize
 from sweeper.ledger_entries import metric_points
 from tests.report_factory import Invented, context_of, records_of
-from trainers.record import LossCurve, RunRecord, record_from_dict, record_to_dict
-from trainers.routing import RoutingPoint, load_shift, summarise
+from trainers.contract.record import LossCurve, RunRecord, record_from_dict, record_to_dict
+from trainers.contract.routing import RoutingPoint, load_shift, summarise
 
 counts = st.lists(st.integers(0, 1_000), min_size=2, max_size=6).filter(any)
 

@@ -13,8 +13,8 @@ from sweeper.search import Axis, Domain
 from sweeper.space import Budgets, SearchSpace, SearchSpaceError, parse_search_space, search_space_schema
 from sweeper.space_yaml import read_yaml
 from tests.tiny_sweep import Desk, Workers, result_of, space_of
-from trainers.record import Diverged, RunRecord
-from trainers.schedule import boundary_step
+from trainers.contract.record import Diverged, RunRecord
+from trainers.contract.schedule import boundary_step
 
 QUICKSTART = (Path(__file__).parents[2] / "search_spaces" / "quickstart.yaml").read_text(encoding="utf-8")
 RUNGS = (8, 16, 32)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from trainers.flops import count_parameters
-from trainers.scales import LLAMA3_VOCABULARY, QWEN3_VOCABULARY, SCALES
+from trainers.contract.flops import count_parameters
+from trainers.contract.scales import LLAMA3_VOCABULARY, QWEN3_VOCABULARY, SCALES
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.tiny_training import tiny_spec
+from trainers.contract.schedule import Phase, boundary_step, data_position, learning_rates, phase_at
+from trainers.contract.spec import Schedule
 from trainers.methods import METHODS, phases_of
-from trainers.schedule import Phase, boundary_step, data_position, learning_rates, phase_at
-from trainers.spec import Schedule
 
 
 def test_warm_up_stable_decay_by_hand() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from sweeper.space import Scalar, ScheduleSettings, load_search_space
 from sweeper.specs import decay_steps, make_spec
-from trainers.spec import Optimizer, TrialSpec
+from trainers.contract.spec import Optimizer, TrialSpec
 
 SPACE = load_search_space(Path(__file__).parents[2] / "search_spaces" / "tst-270m.yaml")
 TST: dict[str, Scalar] = {"bag_size": 6, "step_ratio": 0.3, "bag_weighting": "uniform", "learning_rate": 0.002}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.tiny_training import SHAPE, tiny_spec
-from trainers.spec import Optimizer, Schedule, TrialSpec, fingerprint, spec_from_dict, spec_to_dict
+from trainers.contract.spec import Optimizer, Schedule, TrialSpec, fingerprint, spec_from_dict, spec_to_dict
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import pytest
 
 from tests.tiny_training import job_of, state_digest, tiny_spec, train_tiny
 from trainers.checkpoint import read_note
+from trainers.contract.record import Diverged, Stopped
+from trainers.contract.spec import TrialSpec
 from trainers.loop import StagePoint
-from trainers.record import Diverged, Stopped
-from trainers.spec import TrialSpec
 from trainers.stage import (
     PARTIAL,
     RESULT,

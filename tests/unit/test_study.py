@@ -11,7 +11,7 @@ from reports.clock import clock_error, clock_shares
 from reports.runs import FinishedRun, run_from_record
 from reports.study import Configuration, Exclusion, Study
 from tests.finished_runs import STEP_SECONDS, ladder, make_run, make_study, sweep, tuning
-from trainers.record import PhaseTiming
+from trainers.contract.record import PhaseTiming
 
 
 def reasons(study: Study) -> list[str]:

@@ -13,10 +13,10 @@ from sweeper.store import MemoryStore
 from sweeper.sweep import MAX_DAMAGES, Idle
 from tests.tiny_sweep import Desk, Workers, loss_of, result_of, space_of
 from tests.tiny_training import tiny_spec
+from trainers.contract.record import Diverged, Failed, Finished, RunRecord, Stopped
+from trainers.contract.schedule import boundary_step, phase_at
 from trainers.lineage import path_of
 from trainers.methods import phases_of
-from trainers.record import Diverged, Failed, Finished, RunRecord, Stopped
-from trainers.schedule import boundary_step, phase_at
 from trainers.stage import StageJob, StageResult
 
 WHOLE = 4 + 4 + 3 * 2 + 1 * 2

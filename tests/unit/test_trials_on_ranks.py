@@ -14,7 +14,7 @@ from sweeper.space_schema import Resources
 from tests.strategies import PROVENANCE
 from tests.tiny_sweep import Desk, result_of
 from tests.tiny_training import tiny_spec
-from trainers.record import Failed, LossCurve, PhaseTiming, RunRecord, Timing
+from trainers.contract.record import Failed, LossCurve, PhaseTiming, RunRecord, Timing
 from trainers.stage import StageJob
 
 TINY = Path(__file__).parents[1] / "integration" / "tiny.yaml"

@@ -19,10 +19,10 @@ from torch import Tensor
 from trainers.bench.result import FAIL, OK, SKIPPED, Check
 from trainers.bench.subject import Setting, Subject, bench_phases, make_subject
 from trainers.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from trainers.contract.scales import SCALES
+from trainers.contract.schedule import Phase, phase_at
 from trainers.devices import synchronise
 from trainers.losses import fused_linear_multi_hot, target_weights
-from trainers.scales import SCALES
-from trainers.schedule import Phase, phase_at
 
 STEPS = 10
 FORM_TOLERANCES = {"cpu": 1e-5, "cuda": 1e-2}

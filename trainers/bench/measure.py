@@ -18,15 +18,15 @@ from trainers.bench.result import LossTimed, ScaleFigures, Timed
 from trainers.bench.rivals import RivalStep, paper_loss, plain_loss
 from trainers.bench.subject import Setting, Subject, bench_phases, bench_spec, counted, make_subject
 from trainers.compiling import compiled
+from trainers.contract.flops import count_parameters, flops_per_position
+from trainers.contract.scales import SCALES
+from trainers.contract.schedule import Phase
+from trainers.contract.spec import ModelShape
 from trainers.devices import synchronise
 from trainers.fit import advice
-from trainers.flops import count_parameters, flops_per_position
 from trainers.losses import fused_linear_multi_hot, has_fast_pass, target_weights
 from trainers.optim import clipped_step
 from trainers.precision import WorkingWeights
-from trainers.scales import SCALES
-from trainers.schedule import Phase
-from trainers.spec import ModelShape
 from trainers.step import TrainingStep
 
 Value = TypeVar("Value")

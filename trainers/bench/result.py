@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trainers.writing import write_atomically
+from trainers.contract.writing import write_atomically
 
 BENCH_SCHEMA = 1
 FOLDER = "bench"

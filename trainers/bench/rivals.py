@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from trainers.batch import read_batch
 from trainers.bench.subject import Subject
 from trainers.compiling import compiled
+from trainers.contract.schedule import Phase
 from trainers.model import Decoder
-from trainers.schedule import Phase
 
 Forward = Callable[[Tensor, Tensor], Tensor]
 

@@ -16,10 +16,10 @@ from trainers.bench.clock import pace_of
 from trainers.bench.measure import measure_scale, time_losses
 from trainers.bench.result import BenchResult, Environment, LossTimed
 from trainers.bench.subject import FORMS, available_forms, setting_of, usual_form
+from trainers.contract.scales import SCALES
+from trainers.contract.spec import ModelShape
 from trainers.devices import device_name
 from trainers.provenance import UNKNOWN, git_state
-from trainers.scales import SCALES
-from trainers.spec import ModelShape
 
 CPU_SCALES: tuple[str, ...] = ("pico", "nano")
 GPU_SCALES: tuple[str, ...] = ("270m", "600m", "3b")

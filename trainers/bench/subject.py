@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from trainers.contract.scales import SCALES
+from trainers.contract.schedule import Phase
+from trainers.contract.spec import ModelShape, Optimizer, Schedule, TrialSpec
 from trainers.data.shards import TokenStream, piece_offsets
 from trainers.execution import EXECUTIONS, resolve_execution
 from trainers.model import Decoder, build_model
 from trainers.optim import build_optimizer
-from trainers.scales import SCALES
-from trainers.schedule import Phase
-from trainers.spec import ModelShape, Optimizer, Schedule, TrialSpec
 from trainers.stage import PIECE_CONTEXTS
 from trainers.step import TrainingStep
 

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainers.contract.spec import fingerprint
 from trainers.data.documents import SPLIT_RULE, HashedDocument, Split, hash_document, split_documents
 from trainers.data.manifest import FORMAT_VERSION, BrokenCorpus, Manifest, file_entry, read_manifest, write_manifest
 from trainers.data.request import CorpusRequest
 from trainers.data.shards import PreparedCorpus, SplitWriter, open_corpus
 from trainers.data.sources import SOURCES
-from trainers.spec import fingerprint
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -4,7 +4,7 @@ A split is one file of raw little-endian tokens, every document followed by the 
 Epoch `e` of the stream holds positions `[e * train_tokens, (e + 1) * train_tokens)`: all training documents, each
 once, in an order drawn from (seed, e). Long documents are cut into pieces that are ordered each for itself.
 Nothing is shuffled below the piece, so that bags of tokens and sequences of bags stay whole.
-Which documents are trained on is decided in `documents`, how far a run reads in `trainers.schedule`.
+Which documents are trained on is decided in `documents`, how far a run reads in `trainers.contract.schedule`.
 
 The order is made of raw Philox words and a stable sort: numpy keeps a bit generator's words fixed over versions, and
 makes no such promise for `Generator.permutation`.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trainers.spec import fingerprint
+from trainers.contract.spec import fingerprint
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

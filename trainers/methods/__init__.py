@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 
+from trainers.contract.schedule import Phase
+from trainers.contract.spec import TrialSpec
 from trainers.methods import (
     baseline,
     input_superposition,
@@ -20,8 +22,6 @@ from trainers.methods import (
     tst,
     tst_fresh_embedding,
 )
-from trainers.schedule import Phase
-from trainers.spec import TrialSpec
 
 BASELINE = "baseline"
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from trainers.contract.schedule import Phase
+from trainers.contract.spec import TrialSpec
 from trainers.methods.parameters import next_token
-from trainers.schedule import Phase
-from trainers.spec import TrialSpec
 
 LABEL = "Baseline"
 PARAMETERS: tuple[str, ...] = ()

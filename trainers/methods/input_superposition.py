@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from trainers.contract.schedule import Phase
+from trainers.contract.spec import TrialSpec
 from trainers.methods.parameters import boundary_of, next_token, positive
-from trainers.schedule import Phase
-from trainers.spec import TrialSpec
 
 LABEL = "Input superposition"
 PARAMETERS: tuple[str, ...] = ("bag_size", "step_ratio")

@@ -6,9 +6,9 @@ and its order stay the baseline's.
 
 from __future__ import annotations
 
+from trainers.contract.schedule import Phase
+from trainers.contract.spec import TrialSpec
 from trainers.methods.parameters import boundary_of, divisor, next_token
-from trainers.schedule import Phase
-from trainers.spec import TrialSpec
 
 LABEL = "Length warm-up"
 PARAMETERS: tuple[str, ...] = ("pieces", "step_ratio")

@@ -6,9 +6,9 @@ are shared. The loss is the mean of the heads' losses. Evaluation knows the ordi
 
 from __future__ import annotations
 
+from trainers.contract.schedule import NEXT_TOKEN, Phase
+from trainers.contract.spec import TrialSpec
 from trainers.methods.parameters import positive
-from trainers.schedule import NEXT_TOKEN, Phase
-from trainers.spec import TrialSpec
 
 LABEL = "Multi-token prediction"
 PARAMETERS: tuple[str, ...] = ("heads",)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from trainers.contract.schedule import Phase
+from trainers.contract.spec import TrialSpec
 from trainers.methods.parameters import bag_weighting, boundary_of, next_token, positive
-from trainers.schedule import Phase
-from trainers.spec import TrialSpec
 
 LABEL = "Output superposition"
 PARAMETERS: tuple[str, ...] = ("bag_size", "bag_weighting", "step_ratio")

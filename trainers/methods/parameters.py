@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from trainers.schedule import NEXT_TOKEN, Phase, boundary_step
-from trainers.spec import TrialSpec
+from trainers.contract.schedule import NEXT_TOKEN, Phase, boundary_step
+from trainers.contract.spec import TrialSpec
 
 WEIGHTINGS: tuple[str, ...] = ("uniform", "power_law", "exponential", "first_token")
 

@@ -6,9 +6,9 @@ patch with the ordinary head. A step reads what an ordinary step reads, for abou
 
 from __future__ import annotations
 
+from trainers.contract.schedule import Phase
+from trainers.contract.spec import TrialSpec
 from trainers.methods.parameters import boundary_of, divisor, next_token
-from trainers.schedule import Phase
-from trainers.spec import TrialSpec
 
 LABEL = "Patch-level training"
 PARAMETERS: tuple[str, ...] = ("patch_size", "step_ratio")

@@ -6,9 +6,9 @@ superposition phase reads `s` times the data instead.
 
 from __future__ import annotations
 
+from trainers.contract.schedule import Phase
+from trainers.contract.spec import TrialSpec
 from trainers.methods.parameters import bag_weighting, boundary_of, next_token, positive
-from trainers.schedule import Phase
-from trainers.spec import TrialSpec
 
 LABEL = "TST"
 PARAMETERS: tuple[str, ...] = ("bag_size", "bag_weighting", "step_ratio")

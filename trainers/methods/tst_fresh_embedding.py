@@ -6,11 +6,11 @@ above the baseline. Up to the boundary it is TST, so that both share their super
 
 from __future__ import annotations
 
+from trainers.contract.schedule import Phase
+from trainers.contract.spec import TrialSpec
 from trainers.methods.parameters import next_token
 from trainers.methods.tst import PARAMETERS as PARAMETERS
 from trainers.methods.tst import superposition
-from trainers.schedule import Phase
-from trainers.spec import TrialSpec
 
 LABEL = "TST with fresh embeddings"
 FRESH: tuple[str, ...] = ("embedding.weight", "head.weight")

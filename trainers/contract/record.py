@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, assert_never
 
-from trainers.routing import RoutingPoint, RoutingShift, load_shift, routing_from_dict
-from trainers.spec import TrialSpec, spec_from_dict, spec_to_dict
+from trainers.contract.routing import RoutingPoint, RoutingShift, load_shift, routing_from_dict
+from trainers.contract.spec import TrialSpec, spec_from_dict, spec_to_dict
 
 STAGES: tuple[str, ...] = ("tuning", "confirmation", "noise_floor")
 """Why a trial was run. Only `confirmation` runs (and `noise_floor`, for the seed deviation) may enter a claim."""

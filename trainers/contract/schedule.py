@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainers.spec import Schedule
+from trainers.contract.spec import Schedule
 
 NEXT_TOKEN = "next-token"
 """Name of ordinary training, in whichever method it is a phase of."""

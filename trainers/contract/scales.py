@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from trainers.spec import ModelShape
+from trainers.contract.spec import ModelShape
 
 LLAMA3_VOCABULARY = 128_256
 QWEN3_VOCABULARY = 151_936

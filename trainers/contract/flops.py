@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainers.schedule import Phase
-from trainers.spec import ModelShape, TrialSpec
+from trainers.contract.schedule import Phase
+from trainers.contract.spec import ModelShape, TrialSpec
 
 
 @dataclass(frozen=True, slots=True)

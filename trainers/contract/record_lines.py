@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar
 
-from trainers.record import RunRecord, record_from_dict, record_to_dict
+from trainers.contract.record import RunRecord, record_from_dict, record_to_dict
 
 Value = TypeVar("Value")
 RECORDS_FILE = "records.jsonl"
