@@ -1,6 +1,6 @@
 """Whether each scale of a sweep fits the devices that its trials get, and on how many it would: said before anything starts.
 
-The arithmetic is `trainers.footprint`'s; here it meets what the search space asks for and what a device has.
+The arithmetic is `trainers.planning.footprint`'s; here it meets what the search space asks for and what a device has.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sweeper.space_schema import Grid, IntegerRange, LogUniformRange, Scalar, SearchSpace, UniformRange
 from sweeper.specs import make_spec
 from trainers.contract.spec import TrialSpec
-from trainers.footprint import MOST_GPUS, USABLE, Fit, fewest_gpus, footprint, way_to_fit
+from trainers.planning.footprint import MOST_GPUS, USABLE, Fit, fewest_gpus, footprint, way_to_fit
 
 ASSUMED_GPU_BYTES = 141e9
 """An H200's. Where a sweep will run on other GPUs, `resources.gpu_memory_gb` says so."""

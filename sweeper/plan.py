@@ -22,14 +22,14 @@ from sweeper.memory_fit import ScaleFit
 from sweeper.simulate import SimulatedExecutor, trains_nothing
 from sweeper.site import Site, state_bytes
 from sweeper.space_schema import SearchSpace
-from sweeper.store import MemoryStore
 from sweeper.sweep import CorpusFacts, Sweep
 from trainers.contract.flops import count_parameters, flops_at
 from trainers.contract.record import Provenance, RunRecord
 from trainers.contract.schedule import data_position, phase_at
 from trainers.contract.spec import TrialSpec
-from trainers.lineage import path_of
 from trainers.methods import BASELINE, phases_of
+from trainers.planning.lineage import path_of
+from trainers.planning.store import MemoryStore
 
 ASSUMED_DEVIATION = 0.01
 """Seed deviation in nats for the resolution, where no confirmation run has measured it. Tiny models are noisier, large

@@ -1,7 +1,7 @@
 """A sweep as a list of trials, for a machine where no orchestrator runs: what the sweep would ask for before any result.
 
 Trials that the ledger has no record of, tuning first. While the search is open, confirmations stand for the winner that
-the list itself finds (`trainers.spec_lines`); once the ledger holds the tuning, they are the sweep's own. Every record
+the list itself finds (`trainers.planning.spec_lines`); once the ledger holds the tuning, they are the sweep's own. Every record
 that comes back through `sweeper import` is one that the sweep would have trained.
 """
 
@@ -18,10 +18,10 @@ from sweeper.memory import MemoryLedger
 from sweeper.session import CORPORA, RunOptions, corpus_facts, corpus_request
 from sweeper.site import Site
 from sweeper.space import SearchSpace, load_search_space
-from sweeper.store import MemoryStore
 from sweeper.sweep import CorpusFacts, Sweep
 from trainers.contract.record import Provenance, RunRecord
-from trainers.spec_lines import TUNING, TrialLine, trials_to_text
+from trainers.planning.spec_lines import TUNING, TrialLine, trials_to_text
+from trainers.planning.store import MemoryStore
 from trainers.stage import StageJob
 
 

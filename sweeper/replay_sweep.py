@@ -20,10 +20,10 @@ from sweeper.search import Axis, Domain
 from sweeper.simulate import SimulatedExecutor, trains_nothing
 from sweeper.site import Site
 from sweeper.space_schema import SearchSpace
-from sweeper.store import MemoryStore
 from sweeper.sweep import CorpusFacts, Sweep
 from trainers.contract.record import Failed, Provenance, RunRecord
 from trainers.contract.spec import TrialSpec
+from trainers.planning.store import MemoryStore
 from trainers.provenance import provenance
 
 if TYPE_CHECKING:

@@ -28,7 +28,6 @@ from sweeper.memory_fit import ScaleFit, device_memory, fits_of, refuse_what_doe
 from sweeper.plan import UNPREPARED, Plan, make_plan
 from sweeper.site import Site
 from sweeper.space import SearchSpace, load_search_space
-from sweeper.store import DiskStore
 from sweeper.sweep import CorpusFacts, Sweep
 from sweeper.view import SweepView, view_of
 from sweeper.worker import train_stage
@@ -37,6 +36,7 @@ from trainers.bench.result import read_figures
 from trainers.contract.record import Provenance, RunRecord
 from trainers.data.request import CorpusRequest
 from trainers.devices import cpu_name, device_name
+from trainers.planning.store import DiskStore
 from trainers.provenance import provenance
 
 STAGES = "stages"

@@ -24,13 +24,13 @@ from sweeper.search.warm_start import starting_points
 from sweeper.site import Site, state_bytes
 from sweeper.space_schema import SearchSpace
 from sweeper.specs import make_spec
-from sweeper.stages import StageBook
-from sweeper.store import StageStore
-from trainers.assemble import assemble_record
 from trainers.contract.record import Failed, Provenance, RunRecord, Stopped
 from trainers.contract.spec import Scalar, TrialSpec
-from trainers.lineage import ROOT, Segment, path_of
 from trainers.methods import BASELINE
+from trainers.planning.assemble import assemble_record
+from trainers.planning.lineage import ROOT, Segment, path_of
+from trainers.planning.stages import StageBook
+from trainers.planning.store import StageStore
 from trainers.stage import StageJob, StageResult
 
 

@@ -15,7 +15,6 @@ from typing import Any
 from sweeper.memory import MemoryLedger
 from sweeper.site import Site
 from sweeper.space_schema import SearchSpace
-from sweeper.store import MemoryStore, StageStore
 from sweeper.sweep import CorpusFacts, Idle, Sweep
 from tests.strategies import PROVENANCE
 from trainers.contract.record import Diverged, PhaseTiming
@@ -23,6 +22,7 @@ from trainers.contract.schedule import phase_at
 from trainers.contract.spec import TrialSpec
 from trainers.loop import StagePoint
 from trainers.methods import phases_of
+from trainers.planning.store import MemoryStore, StageStore
 from trainers.stage import StageJob, StageResult
 
 FACTS = CorpusFacts("corpus", "tokenizer", 300, 100_000, "nowhere")

@@ -17,8 +17,8 @@ import torch
 from trainers.checkpoint import NOTE
 from trainers.contract.spec import ModelShape, Optimizer, Schedule, TrialSpec
 from trainers.data.shards import TokenStream, piece_offsets
-from trainers.lineage import TrialPath
 from trainers.loop import StagePoint
+from trainers.planning.lineage import TrialPath
 from trainers.stage import STATE, StageJob, StageResult, run_stage
 
 torch.set_num_threads(1)

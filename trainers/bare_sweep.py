@@ -14,13 +14,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from trainers.assemble import assemble_record
 from trainers.contract.record import Diverged, Failed, Provenance, RunRecord, Stopped, outcome_name, reason_of
 from trainers.contract.record_lines import BadLinesError, RecordsFile
 from trainers.contract.spec import TrialSpec
-from trainers.lineage import ROOT, Segment, Tree, build_tree, path_of
+from trainers.planning.assemble import assemble_record
+from trainers.planning.lineage import ROOT, Segment, Tree, build_tree, path_of
+from trainers.planning.spec_lines import TrialLine, filled_in
 from trainers.provenance import UNKNOWN, provenance
-from trainers.spec_lines import TrialLine, filled_in
 from trainers.stage import STATE, ParentLostError, StageJob, StageResult, run_stage
 
 PARENT_ATTEMPTS = 2

@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from trainers.attention import forced_attention
-from trainers.footprint import chunk_rows
 from trainers.model import Decoder
 from trainers.parallel import ALONE, Ranks, release
+from trainers.planning.footprint import chunk_rows
 
 EVALUATION_POSITIONS = 16_384
 """Positions a forward pass; bounds the memory of the logits."""

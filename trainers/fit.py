@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from trainers.contract.spec import TrialSpec
-from trainers.footprint import USABLE, divisors_down, footprint, largest_micro_batch
+from trainers.planning.footprint import USABLE, divisors_down, footprint, largest_micro_batch
 
 
 class DoesNotFitError(RuntimeError):

@@ -88,7 +88,7 @@ def _train(given: argparse.Namespace) -> int:
     from trainers.contract.record_lines import RecordsFile
     from trainers.data.shards import open_corpus
     from trainers.execution import resolve_execution
-    from trainers.spec_lines import read_trials
+    from trainers.planning.spec_lines import read_trials
 
     trials = read_trials(given.specs)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if given.device == "auto" else given.device

@@ -18,7 +18,6 @@ from sweeper.executors import Executor, InlineExecutor, Train
 from sweeper.memory import MemoryLedger
 from sweeper.session import corpus_facts
 from sweeper.site import Site
-from sweeper.store import DiskStore
 from sweeper.sweep import Sweep
 from sweeper.worker import train_stage
 from tests.strategies import PROVENANCE
@@ -29,6 +28,7 @@ from trainers.data.prepare import prepare
 from trainers.data.request import CorpusRequest
 from trainers.data.shards import PreparedCorpus
 from trainers.loop import StagePoint
+from trainers.planning.store import DiskStore
 from trainers.stage import StageJob, StageResult
 
 SPACE = space_of(

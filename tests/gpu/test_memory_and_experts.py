@@ -12,11 +12,11 @@ from tests.tiny_training import tiny_spec
 from trainers import moe
 from trainers.contract.scales import SCALES
 from trainers.contract.spec import ModelShape
-from trainers.footprint import footprint
 from trainers.methods import phases_of
 from trainers.model import build_model
 from trainers.moe import Mixture
 from trainers.optim import build_optimizer
+from trainers.planning.footprint import footprint
 from trainers.step import TrainingStep
 
 pytestmark = [

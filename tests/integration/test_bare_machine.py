@@ -16,8 +16,8 @@ from tests.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
 from tests.strategies import record_of, spec_of
 from trainers.contract.record import Diverged, Failed, RunRecord, record_to_dict
 from trainers.contract.record_lines import read_records
+from trainers.planning.spec_lines import read_trials
 from trainers.run import main
-from trainers.spec_lines import read_trials
 
 pytestmark = MLFLOW_WARNINGS
 FILE = Path(__file__).with_name("tiny.yaml")

@@ -17,7 +17,6 @@ from sweeper.memory import MemoryLedger
 from sweeper.plan import UNPREPARED, make_plan
 from sweeper.session import corpus_facts
 from sweeper.site import Site
-from sweeper.store import DiskStore
 from sweeper.sweep import Sweep
 from sweeper.worker import train_stage
 from tests.conformance.sweep_of import prepare_text
@@ -27,6 +26,7 @@ from tests.tiny_sweep import space_of
 from trainers.contract.record import Finished, RunRecord
 from trainers.contract.schedule import NEXT_TOKEN
 from trainers.methods import BASELINE, METHODS, phases_of
+from trainers.planning.store import DiskStore
 
 RATES = {"grid": (0.004, 0.008)}
 SPACE = space_of(

@@ -9,14 +9,14 @@ from tempfile import TemporaryDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeper.stages import StageBook
-from sweeper.store import DiskStore, MemoryStore
 from tests import small
 from tests.property.test_training import assert_equal_states
 from tests.strategies import PROVENANCE
-from trainers.assemble import assemble_record
 from trainers.contract.spec import TrialSpec
-from trainers.lineage import ROOT, Segment, build_tree, path_alone, path_of
+from trainers.planning.assemble import assemble_record
+from trainers.planning.lineage import ROOT, Segment, build_tree, path_alone, path_of
+from trainers.planning.stages import StageBook
+from trainers.planning.store import DiskStore, MemoryStore
 from trainers.stage import STATE, StageJob, StageResult, run_stage
 
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeper.stages import StageBook
-from sweeper.store import MemoryStore
 from sweeper.sweep import Idle
 from tests.method_specs import method_spec
 from tests.tiny_sweep import Desk, Workers, result_of, space_of
 from trainers.contract.schedule import learning_rates, phase_at
 from trainers.contract.spec import TrialSpec
-from trainers.lineage import ROOT, Segment, TrialPath, build_tree, path_of
 from trainers.methods import METHODS
+from trainers.planning.lineage import ROOT, Segment, TrialPath, build_tree, path_of
+from trainers.planning.stages import StageBook
+from trainers.planning.store import MemoryStore
 from trainers.stage import StageJob, StageResult
 
 

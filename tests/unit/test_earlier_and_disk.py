@@ -11,11 +11,11 @@ from sweeper.memory import MemoryLedger
 from sweeper.session import corpus_facts
 from sweeper.site import Site, state_bytes
 from sweeper.space import SearchSpace, parse_search_space
-from sweeper.store import DiskStore
 from sweeper.sweep import Sweep
 from sweeper.worker import train_stage
 from tests import small
 from tests.strategies import PROVENANCE
+from trainers.planning.store import DiskStore
 
 TEXT = """
 name: disk

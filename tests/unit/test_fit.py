@@ -14,7 +14,7 @@ from tests.tiny_training import CPU, job_of, tiny_spec, train_tiny
 from trainers.contract.scales import SCALES
 from trainers.contract.spec import TrialSpec
 from trainers.fit import DoesNotFitError, advice, chosen_micro_sequences
-from trainers.footprint import USABLE, divisors_down, footprint, largest_micro_batch
+from trainers.planning.footprint import USABLE, divisors_down, footprint, largest_micro_batch
 
 H200 = 141e9
 

@@ -14,7 +14,10 @@ from trainers.contract.flops import count_parameters
 from trainers.contract.scales import SCALES
 from trainers.contract.schedule import number_of_heads
 from trainers.contract.spec import ModelShape, TrialSpec
-from trainers.footprint import (
+from trainers.methods import phases_of
+from trainers.model import build_model
+from trainers.optim import build_optimizer
+from trainers.planning.footprint import (
     USABLE,
     chunk_rows,
     fewest_gpus,
@@ -22,9 +25,6 @@ from trainers.footprint import (
     largest_micro_batch,
     way_to_fit,
 )
-from trainers.methods import phases_of
-from trainers.model import build_model
-from trainers.optim import build_optimizer
 from trainers.step import TrainingStep
 
 

@@ -10,7 +10,6 @@ import torch
 from torch.nn import functional as F
 
 from tests.live_bytes import peak_of
-from trainers.footprint import CHUNK_BYTES, CHUNK_ROWS, chunk_rows
 from trainers.losses import (
     fused_linear_multi_hot,
     multi_hot_cross_entropy,
@@ -18,6 +17,7 @@ from trainers.losses import (
     target_weights,
 )
 from trainers.methods.parameters import WEIGHTINGS
+from trainers.planning.footprint import CHUNK_BYTES, CHUNK_ROWS, chunk_rows
 
 
 @pytest.mark.parametrize(

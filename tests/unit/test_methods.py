@@ -17,13 +17,13 @@ from trainers.checkpoint import CheckpointError, TrainState, load_checkpoint, sa
 from trainers.contract.flops import flops_at, flops_per_step
 from trainers.contract.schedule import Phase, data_position
 from trainers.evaluate import validation_loss
-from trainers.lineage import path_of
 from trainers.loop import begin_phase
 from trainers.methods import phases_of
 from trainers.methods.tst_fresh_embedding import FRESH
 from trainers.model import Decoder, build_model
 from trainers.objective import Objective
 from trainers.optim import build_optimizer
+from trainers.planning.lineage import path_of
 from trainers.step import TrainingStep
 
 

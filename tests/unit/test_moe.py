@@ -16,7 +16,6 @@ from torch.utils.checkpoint import checkpoint
 from tests.strategies import PROVENANCE
 from tests.tiny_training import CORPUS, CPU, SHAPE, VOCABULARY, job_of, state_digest, tiny_spec, train_tiny
 from trainers import moe
-from trainers.assemble import assemble_record
 from trainers.contract.flops import count_parameters
 from trainers.contract.record import record_from_dict, record_to_dict
 from trainers.contract.scales import SCALES
@@ -27,6 +26,7 @@ from trainers.methods import phases_of
 from trainers.model import Decoder, build_model
 from trainers.moe import BALANCE_COEFFICIENT, Mixture
 from trainers.optim import build_optimizer
+from trainers.planning.assemble import assemble_record
 from trainers.stage import PARTIAL
 from trainers.step import TrainingStep
 

@@ -6,7 +6,7 @@ from sweeper.plan_specs import list_trials
 from tests.strategies import record_of
 from tests.tiny_sweep import FACTS, loss_of, space_of
 from trainers.contract.record import RunRecord
-from trainers.spec_lines import TrialLine, filled_in
+from trainers.planning.spec_lines import TrialLine, filled_in
 
 
 def trained(trials: list[TrialLine]) -> list[RunRecord]:

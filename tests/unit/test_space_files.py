@@ -14,7 +14,7 @@ from sweeper.space_json_schema import schema_text
 from sweeper.space_yaml import read_yaml
 from sweeper.specs import make_spec
 from trainers.contract.spec import TrialSpec
-from trainers.lineage import build_tree, path_of
+from trainers.planning.lineage import build_tree, path_of
 
 SHIPPED = Path(__file__).parents[2] / "search_spaces"
 FILES = sorted(path.name for path in SHIPPED.glob("*.yaml"))

@@ -8,15 +8,15 @@ from dataclasses import replace
 
 import pytest
 
-from sweeper.stages import StageBook
-from sweeper.store import MemoryStore
 from sweeper.sweep import MAX_DAMAGES, Idle
 from tests.tiny_sweep import Desk, Workers, loss_of, result_of, space_of
 from tests.tiny_training import tiny_spec
 from trainers.contract.record import Diverged, Failed, Finished, RunRecord, Stopped
 from trainers.contract.schedule import boundary_step, phase_at
-from trainers.lineage import path_of
 from trainers.methods import phases_of
+from trainers.planning.lineage import path_of
+from trainers.planning.stages import StageBook
+from trainers.planning.store import MemoryStore
 from trainers.stage import StageJob, StageResult
 
 WHOLE = 4 + 4 + 3 * 2 + 1 * 2

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from sweeper.store import StageStore
 from trainers.contract.record import Diverged
-from trainers.lineage import ROOT, Segment, Tree, TrialPath, build_tree
+from trainers.planning.lineage import ROOT, Segment, Tree, TrialPath, build_tree
+from trainers.planning.store import StageStore
 from trainers.stage import StageResult
 
 
