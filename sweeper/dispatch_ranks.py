@@ -2,7 +2,7 @@
 
 The trial itself holds no resources; its ranks do, a GPU each (or CPUs), and Ray Train joins them in a process group before
 they train. A rank that dies ends the attempt; Tune tries the trial again, and it goes on from the ranks' last checkpoint.
-What to train is handed in; what ranks do together is `trainers.parallel`'s.
+What to train is handed in; what ranks do together is `trainers.model.ranks`'s.
 """
 
 from __future__ import annotations

@@ -24,9 +24,9 @@ from trainers.contract.schedule import phase_at
 from trainers.contract.spec import TrialSpec
 from trainers.loop import StagePoint
 from trainers.methods import phases_of
-from trainers.model import build_model
+from trainers.model.decoder import build_model
+from trainers.model.ranks import ranks_here, rows_here, shard_model
 from trainers.optim import build_optimizer
-from trainers.parallel import ranks_here, rows_here, shard_model
 from trainers.stage import StageJob, StageResult
 from trainers.step import TrainingStep
 

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from trainers.contract.writing import write_atomically
-from trainers.model import Decoder
-from trainers.parallel import ALONE, Ranks, first_row_here, rows_here, shard_like
+from trainers.model.decoder import Decoder
+from trainers.model.ranks import ALONE, Ranks, first_row_here, rows_here, shard_like
 
 NOTE = "note.json"
 

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
-from trainers.losses import HAS_TRITON
+from trainers.model.losses import HAS_TRITON
 
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 MOST_VARIANTS = 256

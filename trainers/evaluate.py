@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from trainers.attention import forced_attention
-from trainers.model import Decoder
-from trainers.parallel import ALONE, Ranks, release
+from trainers.model.attention import forced_attention
+from trainers.model.decoder import Decoder
+from trainers.model.ranks import ALONE, Ranks, release
 from trainers.planning.footprint import chunk_rows
 
 EVALUATION_POSITIONS = 16_384

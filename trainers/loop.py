@@ -23,7 +23,7 @@ from trainers.contract.routing import RoutingPoint
 from trainers.contract.schedule import Phase, phase_at
 from trainers.contract.spec import TrialSpec, fingerprint
 from trainers.evaluate import validation_loss
-from trainers.model import initialise
+from trainers.model.decoder import initialise
 from trainers.step import TrainingStep
 
 CHUNK_STEPS = 10

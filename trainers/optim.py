@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.contract.spec import Optimizer
-from trainers.parallel import total_norm
+from trainers.model.ranks import total_norm
 
 
 def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:

@@ -12,7 +12,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from trainers.model import Decoder
+from trainers.model.decoder import Decoder
 
 
 class WorkingWeights:

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 
-from trainers.attention import attention_backend
 from trainers.checkpoint import (
     CheckpointError,
     TrainState,
@@ -36,9 +35,10 @@ from trainers.devices import device_name
 from trainers.fit import DoesNotFitError, advice
 from trainers.loop import LoopArguments, PhaseClock, Progress, StagePoint, train
 from trainers.methods import phases_of
-from trainers.model import build_model
+from trainers.model.attention import attention_backend
+from trainers.model.decoder import build_model
+from trainers.model.ranks import Ranks, ranks_here, shard_model
 from trainers.optim import build_optimizer
-from trainers.parallel import Ranks, ranks_here, shard_model
 from trainers.step import TrainingStep
 
 RESULT = "result.json"

@@ -13,18 +13,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainers.attention import forced_attention
 from trainers.batch import TokenStream, read_batch
 from trainers.captured import StaticStep
 from trainers.compiling import can_compile
 from trainers.contract.schedule import Phase, learning_rates
 from trainers.contract.spec import TrialSpec
 from trainers.fit import chosen_micro_sequences
-from trainers.losses import target_weights
-from trainers.model import Decoder
+from trainers.model.attention import forced_attention
+from trainers.model.decoder import Decoder
+from trainers.model.losses import target_weights
+from trainers.model.ranks import ALONE, Ranks
 from trainers.objective import Objective
 from trainers.optim import clipped_step
-from trainers.parallel import ALONE, Ranks
 from trainers.precision import WorkingWeights
 
 

@@ -23,7 +23,7 @@ from trainers.contract.schedule import data_position, number_of_heads, phase_at
 from trainers.contract.spec import TrialSpec, spec_from_dict, spec_to_dict
 from trainers.loop import StagePoint
 from trainers.methods import METHODS, phases_of
-from trainers.model import build_model
+from trainers.model.decoder import build_model
 from trainers.planning.assemble import assemble_record
 from trainers.planning.lineage import ROOT, build_tree, path_alone, path_of
 from trainers.stage import PARTIAL, StageResult

@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from tests.tiny_training import tiny_spec
-from trainers import moe
 from trainers.contract.scales import SCALES
 from trainers.contract.spec import ModelShape
 from trainers.methods import phases_of
-from trainers.model import build_model
-from trainers.moe import Mixture
+from trainers.model.decoder import build_model, moe
+from trainers.model.moe import Mixture
 from trainers.optim import build_optimizer
 from trainers.planning.footprint import footprint
 from trainers.step import TrainingStep

@@ -13,17 +13,16 @@ from torch import Tensor
 
 from tests.gpu.a_gpu import CUDA, NEEDS_A_GPU, SHAPE, for_a_gpu
 from tests.tiny_training import CORPUS, job_of, tiny_spec, train_tiny
-from trainers import losses
-from trainers.attention import attention_backend
 from trainers.captured import Calls
 from trainers.contract.record import Stopped
 from trainers.contract.schedule import phase_at
 from trainers.contract.spec import TrialSpec
 from trainers.execution import resolve_execution
 from trainers.loop import StagePoint
-from trainers.losses import chunk_rows, fused_linear_multi_hot, multi_hot_reference, target_weights
 from trainers.methods import phases_of
-from trainers.model import build_model
+from trainers.model.attention import attention_backend
+from trainers.model.decoder import build_model, losses
+from trainers.model.losses import chunk_rows, fused_linear_multi_hot, multi_hot_reference, target_weights
 from trainers.optim import build_optimizer
 from trainers.step import TrainingStep
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainers.losses import fused_linear_multi_hot, multi_hot_cross_entropy, multi_hot_reference, target_weights
 from trainers.methods.parameters import WEIGHTINGS
+from trainers.model.losses import fused_linear_multi_hot, multi_hot_cross_entropy, multi_hot_reference, target_weights
 
 torch.set_num_threads(1)
 

@@ -20,7 +20,7 @@ from trainers.contract.flops import flops_per_position
 from trainers.contract.schedule import Phase, boundary_step, data_position, phase_at
 from trainers.loop import CHUNK_STEPS
 from trainers.methods import phases_of
-from trainers.model import build_model
+from trainers.model.decoder import build_model
 from trainers.optim import build_optimizer
 from trainers.stage import PARTIAL, STATE, run_stage
 from trainers.step import TrainingStep

@@ -18,7 +18,7 @@ from trainers.contract.schedule import phase_at
 from trainers.contract.spec import TrialSpec
 from trainers.loop import LoopArguments, Progress, StagePoint, train
 from trainers.methods import phases_of
-from trainers.model import build_model
+from trainers.model.decoder import build_model
 from trainers.optim import build_optimizer
 from trainers.step import TrainingStep
 

@@ -19,7 +19,7 @@ from trainers.checkpoint import (
 )
 from trainers.contract.writing import write_atomically
 from trainers.methods import phases_of
-from trainers.model import build_model
+from trainers.model.decoder import build_model
 from trainers.optim import build_optimizer
 from trainers.step import TrainingStep
 

@@ -21,7 +21,7 @@ from trainers.contract.record_lines import RecordsFile
 from trainers.contract.scales import SCALES
 from trainers.contract.spec import ModelShape
 from trainers.export import configuration, export_model, export_state, main
-from trainers.model import build_model
+from trainers.model.decoder import build_model
 from trainers.planning.spec_lines import TrialLine
 from trainers.stage import STATE, run_stage
 

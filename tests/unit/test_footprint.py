@@ -15,7 +15,7 @@ from trainers.contract.scales import SCALES
 from trainers.contract.schedule import number_of_heads
 from trainers.contract.spec import ModelShape, TrialSpec
 from trainers.methods import phases_of
-from trainers.model import build_model
+from trainers.model.decoder import build_model
 from trainers.optim import build_optimizer
 from trainers.planning.footprint import (
     USABLE,

@@ -25,7 +25,7 @@ from trainers.loop import (
     train,
 )
 from trainers.methods import phases_of
-from trainers.model import build_model
+from trainers.model.decoder import build_model
 from trainers.optim import build_optimizer
 from trainers.step import TrainingStep
 

@@ -10,13 +10,13 @@ import torch
 from torch.nn import functional as F
 
 from tests.live_bytes import peak_of
-from trainers.losses import (
+from trainers.methods.parameters import WEIGHTINGS
+from trainers.model.losses import (
     fused_linear_multi_hot,
     multi_hot_cross_entropy,
     multi_hot_reference,
     target_weights,
 )
-from trainers.methods.parameters import WEIGHTINGS
 from trainers.planning.footprint import CHUNK_BYTES, CHUNK_ROWS, chunk_rows
 
 

@@ -20,7 +20,7 @@ from trainers.evaluate import validation_loss
 from trainers.loop import begin_phase
 from trainers.methods import phases_of
 from trainers.methods.tst_fresh_embedding import FRESH
-from trainers.model import Decoder, build_model
+from trainers.model.decoder import Decoder, build_model
 from trainers.objective import Objective
 from trainers.optim import build_optimizer
 from trainers.planning.lineage import path_of

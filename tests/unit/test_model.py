@@ -8,7 +8,7 @@ import torch
 from tests import small
 from trainers.contract.flops import count_parameters
 from trainers.contract.scales import SCALES
-from trainers.model import Decoder, build_model, initialise, mean_of_bags, rotary_table, rotate
+from trainers.model.decoder import Decoder, build_model, initialise, mean_of_bags, rotary_table, rotate
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from tests.tiny_training import CPU, SHAPE
 from trainers.contract.flops import count_parameters
 from trainers.contract.spec import ModelShape
-from trainers.model import Attention, Decoder, build_model, rotary_table, rotate
+from trainers.model.decoder import Attention, Decoder, build_model, rotary_table, rotate
 
 SHAPES = [
     SHAPE,

@@ -15,7 +15,6 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.strategies import PROVENANCE
 from tests.tiny_training import CORPUS, CPU, SHAPE, VOCABULARY, job_of, state_digest, tiny_spec, train_tiny
-from trainers import moe
 from trainers.contract.flops import count_parameters
 from trainers.contract.record import record_from_dict, record_to_dict
 from trainers.contract.scales import SCALES
@@ -23,8 +22,8 @@ from trainers.contract.schedule import phase_at
 from trainers.contract.spec import ModelShape, TrialSpec
 from trainers.execution import resolve_execution
 from trainers.methods import phases_of
-from trainers.model import Decoder, build_model
-from trainers.moe import BALANCE_COEFFICIENT, Mixture
+from trainers.model.decoder import Decoder, build_model, moe
+from trainers.model.moe import BALANCE_COEFFICIENT, Mixture
 from trainers.optim import build_optimizer
 from trainers.planning.assemble import assemble_record
 from trainers.stage import PARTIAL

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tests.tiny_training import CPU, SHAPE
 from trainers.contract.spec import Optimizer
-from trainers.model import build_model
+from trainers.model.decoder import build_model
 from trainers.optim import build_optimizer, clipped_step
 
 

@@ -17,9 +17,9 @@ from tests.tiny_training import CORPUS, CPU, job_of, tiny_spec, train_tiny
 from trainers.checkpoint import NOTE, CheckpointError
 from trainers.contract.spec import ModelShape
 from trainers.methods import METHODS, phases_of
-from trainers.model import build_model
+from trainers.model.decoder import build_model
+from trainers.model.ranks import ALONE, Ranks
 from trainers.optim import build_optimizer
-from trainers.parallel import ALONE, Ranks
 from trainers.stage import PARTIAL, STATE, ParentLostError, StageResult, read_result
 from trainers.step import TrainingStep
 

@@ -22,7 +22,7 @@ from trainers.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from trainers.contract.scales import SCALES
 from trainers.contract.schedule import Phase, phase_at
 from trainers.devices import synchronise
-from trainers.losses import fused_linear_multi_hot, target_weights
+from trainers.model.losses import fused_linear_multi_hot, target_weights
 
 STEPS = 10
 FORM_TOLERANCES = {"cpu": 1e-5, "cuda": 1e-2}

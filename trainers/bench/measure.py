@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainers.attention import forced_attention
 from trainers.batch import read_batch
 from trainers.bench.clock import Pace, Turns, paired_ratio, take_turns, time_calls
 from trainers.bench.result import LossTimed, ScaleFigures, Timed
@@ -24,7 +23,8 @@ from trainers.contract.schedule import Phase
 from trainers.contract.spec import ModelShape
 from trainers.devices import synchronise
 from trainers.fit import advice
-from trainers.losses import fused_linear_multi_hot, has_fast_pass, target_weights
+from trainers.model.attention import forced_attention
+from trainers.model.losses import fused_linear_multi_hot, has_fast_pass, target_weights
 from trainers.optim import clipped_step
 from trainers.precision import WorkingWeights
 from trainers.step import TrainingStep

@@ -16,7 +16,7 @@ from trainers.batch import read_batch
 from trainers.bench.subject import Subject
 from trainers.compiling import compiled
 from trainers.contract.schedule import Phase
-from trainers.model import Decoder
+from trainers.model.decoder import Decoder
 
 Forward = Callable[[Tensor, Tensor], Tensor]
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from trainers.attention import attention_backend
 from trainers.bench.ceilings import measure_ceilings
 from trainers.bench.checks import Bench, check_all
 from trainers.bench.clock import pace_of
@@ -19,6 +18,7 @@ from trainers.bench.subject import FORMS, available_forms, setting_of, usual_for
 from trainers.contract.scales import SCALES
 from trainers.contract.spec import ModelShape
 from trainers.devices import device_name
+from trainers.model.attention import attention_backend
 from trainers.provenance import UNKNOWN, git_state
 
 CPU_SCALES: tuple[str, ...] = ("pico", "nano")

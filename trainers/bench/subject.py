@@ -17,7 +17,7 @@ from trainers.contract.schedule import Phase
 from trainers.contract.spec import ModelShape, Optimizer, Schedule, TrialSpec
 from trainers.data.shards import TokenStream, piece_offsets
 from trainers.execution import EXECUTIONS, resolve_execution
-from trainers.model import Decoder, build_model
+from trainers.model.decoder import Decoder, build_model
 from trainers.optim import build_optimizer
 from trainers.stage import PIECE_CONTEXTS
 from trainers.step import TrainingStep

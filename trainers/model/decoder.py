@@ -20,8 +20,8 @@ from torch.utils.checkpoint import checkpoint
 
 from trainers.contract.routing import RoutingPoint
 from trainers.contract.spec import ModelShape
-from trainers.moe import Mixture, routing_point
-from trainers.parallel import fill
+from trainers.model.moe import Mixture, routing_point
+from trainers.model.ranks import fill
 
 EMBEDDING_DEVIATION = 1.0
 """Standard deviation of the initial embeddings, as in TorchTitan; other weights get `1/sqrt(inputs)`, which is TorchTitan's

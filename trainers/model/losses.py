@@ -72,7 +72,7 @@ def _portable_pass(logits_CV: Tensor, targets_CS: Tensor, weights_S: Tensor, row
 
 def _fast_pass(logits_CV: Tensor, targets_CS: Tensor, weights_S: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """`_portable_pass` as one kernel that turns the logits into their gradient where they lie."""
-    from trainers.losses_triton import softmax_less_targets
+    from trainers.model.losses_triton import softmax_less_targets
 
     return softmax_less_targets(logits_CV, targets_CS, weights_S, 1 / rows), logits_CV
 

@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from trainers.compiling import compiled
 
 if TYPE_CHECKING:
-    from trainers.model import Decoder
+    from trainers.model.decoder import Decoder
 
 Value = TypeVar("Value")
 
@@ -92,7 +92,7 @@ def shard_model(model: Decoder, ranks: Ranks, precision: str, execution: str) ->
         return
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    from trainers.moe import Mixture
+    from trainers.model.moe import Mixture
 
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if precision == "bf16" else None,
