@@ -26,9 +26,9 @@ from trainers.loop import StagePoint
 from trainers.methods import phases_of
 from trainers.model.decoder import build_model
 from trainers.model.ranks import ranks_here, rows_here, shard_model
-from trainers.optim import build_optimizer
 from trainers.stage import StageJob, StageResult
-from trainers.step import TrainingStep
+from trainers.step.optim import build_optimizer
+from trainers.step.step import TrainingStep
 
 CONTEXT = multiprocessing.get_context("forkserver")
 LONGEST_WAIT = timedelta(seconds=120)

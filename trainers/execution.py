@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from trainers.compiling import can_compile
 from trainers.probe import failure_elsewhere
+from trainers.step.compiling import can_compile
 
 EXECUTIONS: tuple[str, ...] = ("auto", "eager", "compiled", "captured")
 """What may be asked for."""

@@ -26,7 +26,7 @@ from trainers.data.manifest import Manifest, read_manifest
 from trainers.data.prepare import TOKENIZER_FILE
 from trainers.methods import phases_of
 from trainers.model.decoder import Decoder, build_model
-from trainers.optim import build_optimizer
+from trainers.step.optim import build_optimizer
 
 WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_CONFIG_FILE = "model.safetensors", "config.json", "tokenizer_config.json"
 

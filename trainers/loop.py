@@ -24,7 +24,7 @@ from trainers.contract.schedule import Phase, phase_at
 from trainers.contract.spec import TrialSpec, fingerprint
 from trainers.evaluate import validation_loss
 from trainers.model.decoder import initialise
-from trainers.step import TrainingStep
+from trainers.step.step import TrainingStep
 
 CHUNK_STEPS = 10
 """Steps between two looks at the clock, the losses and the stop request."""

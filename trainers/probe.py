@@ -19,8 +19,8 @@ from trainers.contract.spec import Optimizer, Schedule, TrialSpec
 from trainers.data.shards import TokenStream
 from trainers.methods import phases_of
 from trainers.model.decoder import build_model
-from trainers.optim import build_optimizer
-from trainers.step import TrainingStep
+from trainers.step.optim import build_optimizer
+from trainers.step.step import TrainingStep
 
 LONGEST_SECONDS = 300
 """A first compilation takes less; what takes longer does not work."""

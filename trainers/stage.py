@@ -32,14 +32,14 @@ from trainers.contract.schedule import number_of_heads
 from trainers.contract.spec import TrialSpec, spec_from_dict, spec_to_dict
 from trainers.contract.writing import write_atomically
 from trainers.devices import device_name
-from trainers.fit import DoesNotFitError, advice
 from trainers.loop import LoopArguments, PhaseClock, Progress, StagePoint, train
 from trainers.methods import phases_of
 from trainers.model.attention import attention_backend
 from trainers.model.decoder import build_model
 from trainers.model.ranks import Ranks, ranks_here, shard_model
-from trainers.optim import build_optimizer
-from trainers.step import TrainingStep
+from trainers.step.fit import DoesNotFitError, advice
+from trainers.step.optim import build_optimizer
+from trainers.step.step import TrainingStep
 
 RESULT = "result.json"
 STATE = "state"

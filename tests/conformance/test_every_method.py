@@ -16,7 +16,6 @@ from sweeper.specs import PARAMETER_KINDS
 from tests.method_specs import NEUTRAL, TYPICAL, method_spec
 from tests.strategies import PROVENANCE
 from tests.tiny_training import CORPUS, CPU, VOCABULARY, job_of, state_digest, train_tiny
-from trainers.batch import lane_position, read_batch
 from trainers.contract.flops import flops_at, flops_per_step
 from trainers.contract.record import Finished, record_from_dict, record_to_dict
 from trainers.contract.schedule import data_position, number_of_heads, phase_at
@@ -27,6 +26,7 @@ from trainers.model.decoder import build_model
 from trainers.planning.assemble import assemble_record
 from trainers.planning.lineage import ROOT, build_tree, path_alone, path_of
 from trainers.stage import PARTIAL, StageResult
+from trainers.step.batch import lane_position, read_batch
 
 RATIOS = (0.0, 0.25, 0.4, 1.0)
 every_method = pytest.mark.parametrize("method", METHODS)

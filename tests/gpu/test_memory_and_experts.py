@@ -14,9 +14,9 @@ from trainers.contract.spec import ModelShape
 from trainers.methods import phases_of
 from trainers.model.decoder import build_model, moe
 from trainers.model.moe import Mixture
-from trainers.optim import build_optimizer
 from trainers.planning.footprint import footprint
-from trainers.step import TrainingStep
+from trainers.step.optim import build_optimizer
+from trainers.step.step import TrainingStep
 
 pytestmark = [
     pytest.mark.gpu,

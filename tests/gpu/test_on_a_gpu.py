@@ -13,7 +13,6 @@ from torch import Tensor
 
 from tests.gpu.a_gpu import CUDA, NEEDS_A_GPU, SHAPE, for_a_gpu
 from tests.tiny_training import CORPUS, job_of, tiny_spec, train_tiny
-from trainers.captured import Calls
 from trainers.contract.record import Stopped
 from trainers.contract.schedule import phase_at
 from trainers.contract.spec import TrialSpec
@@ -23,8 +22,9 @@ from trainers.methods import phases_of
 from trainers.model.attention import attention_backend
 from trainers.model.decoder import build_model, losses
 from trainers.model.losses import chunk_rows, fused_linear_multi_hot, multi_hot_reference, target_weights
-from trainers.optim import build_optimizer
-from trainers.step import TrainingStep
+from trainers.step.captured import Calls
+from trainers.step.optim import build_optimizer
+from trainers.step.step import TrainingStep
 
 pytestmark = NEEDS_A_GPU
 needs_triton = pytest.mark.skipif(not losses.HAS_TRITON, reason="needs a CUDA device with Triton")

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.tiny_training import CORPUS, CPU, tiny_spec
-from trainers.batch import cut_batch, lane_position, read_batch
 from trainers.contract.schedule import Phase, data_position, phase_at
 from trainers.methods import phases_of
+from trainers.step.batch import cut_batch, lane_position, read_batch
 
 
 def slow_cut(tokens: list[int], context: int, bag: int, num_targets: int) -> tuple[list[list[int]], list[list[int]]]:

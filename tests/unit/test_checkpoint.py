@@ -20,8 +20,8 @@ from trainers.checkpoint import (
 from trainers.contract.writing import write_atomically
 from trainers.methods import phases_of
 from trainers.model.decoder import build_model
-from trainers.optim import build_optimizer
-from trainers.step import TrainingStep
+from trainers.step.optim import build_optimizer
+from trainers.step.step import TrainingStep
 
 SPEC = tiny_spec()
 

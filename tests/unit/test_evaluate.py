@@ -13,7 +13,7 @@ from tests.tiny_training import CPU, SHAPE
 from trainers import evaluate
 from trainers.evaluate import validation_loss
 from trainers.model.decoder import build_model
-from trainers.precision import WorkingWeights
+from trainers.step.precision import WorkingWeights
 
 TOKENS = np.random.default_rng(0).integers(0, SHAPE.vocab_size, 45).astype(np.int64)
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tests.tiny_training import CPU, job_of, tiny_spec, train_tiny
 from trainers.contract.scales import SCALES
 from trainers.contract.spec import TrialSpec
-from trainers.fit import DoesNotFitError, advice, chosen_micro_sequences
 from trainers.planning.footprint import USABLE, divisors_down, footprint, largest_micro_batch
+from trainers.step.fit import DoesNotFitError, advice, chosen_micro_sequences
 
 H200 = 141e9
 

@@ -16,7 +16,6 @@ from trainers.contract.schedule import number_of_heads
 from trainers.contract.spec import ModelShape, TrialSpec
 from trainers.methods import phases_of
 from trainers.model.decoder import build_model
-from trainers.optim import build_optimizer
 from trainers.planning.footprint import (
     USABLE,
     chunk_rows,
@@ -25,7 +24,8 @@ from trainers.planning.footprint import (
     largest_micro_batch,
     way_to_fit,
 )
-from trainers.step import TrainingStep
+from trainers.step.optim import build_optimizer
+from trainers.step.step import TrainingStep
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from trainers.loop import (
 )
 from trainers.methods import phases_of
 from trainers.model.decoder import build_model
-from trainers.optim import build_optimizer
-from trainers.step import TrainingStep
+from trainers.step.optim import build_optimizer
+from trainers.step.step import TrainingStep
 
 NEVER = LoopArguments(
     evaluate_every=0,

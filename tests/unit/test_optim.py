@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tests.tiny_training import CPU, SHAPE
 from trainers.contract.spec import Optimizer
 from trainers.model.decoder import build_model
-from trainers.optim import build_optimizer, clipped_step
+from trainers.step.optim import build_optimizer, clipped_step
 
 
 def one_matrix(values: list[list[float]], settings: Optimizer) -> tuple[nn.Linear, torch.optim.AdamW]:

@@ -19,9 +19,9 @@ from trainers.contract.spec import ModelShape
 from trainers.methods import METHODS, phases_of
 from trainers.model.decoder import build_model
 from trainers.model.ranks import ALONE, Ranks
-from trainers.optim import build_optimizer
 from trainers.stage import PARTIAL, STATE, ParentLostError, StageResult, read_result
-from trainers.step import TrainingStep
+from trainers.step.optim import build_optimizer
+from trainers.step.step import TrainingStep
 
 # Nine rows leave the last of four ranks none, fifty and twenty-six do not divide by four either.
 AWKWARD = ModelShape(

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from tests.tiny_training import CORPUS, CPU, tiny_spec
-from trainers.batch import read_batch
 from trainers.contract.spec import TrialSpec
 from trainers.execution import first_that_works, resolve_execution
 from trainers.methods import phases_of
 from trainers.model.decoder import build_model
 from trainers.model.losses import multi_hot_reference, target_weights
-from trainers.optim import build_optimizer
 from trainers.probe import failure_elsewhere, failure_of
-from trainers.step import TrainingStep
+from trainers.step.batch import read_batch
+from trainers.step.optim import build_optimizer
+from trainers.step.step import TrainingStep
 
 
 def step_of(spec: TrialSpec, execution: str = "eager", micro_sequences: int | None = None) -> TrainingStep:

@@ -11,23 +11,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainers.batch import read_batch
 from trainers.bench.clock import Pace, Turns, paired_ratio, take_turns, time_calls
 from trainers.bench.result import LossTimed, ScaleFigures, Timed
 from trainers.bench.rivals import RivalStep, paper_loss, plain_loss
 from trainers.bench.subject import Setting, Subject, bench_phases, bench_spec, counted, make_subject
-from trainers.compiling import compiled
 from trainers.contract.flops import count_parameters, flops_per_position
 from trainers.contract.scales import SCALES
 from trainers.contract.schedule import Phase
 from trainers.contract.spec import ModelShape
 from trainers.devices import synchronise
-from trainers.fit import advice
 from trainers.model.attention import forced_attention
 from trainers.model.losses import fused_linear_multi_hot, has_fast_pass, target_weights
-from trainers.optim import clipped_step
-from trainers.precision import WorkingWeights
-from trainers.step import TrainingStep
+from trainers.step.batch import read_batch
+from trainers.step.compiling import compiled
+from trainers.step.fit import advice
+from trainers.step.optim import clipped_step
+from trainers.step.precision import WorkingWeights
+from trainers.step.step import TrainingStep
 
 Value = TypeVar("Value")
 

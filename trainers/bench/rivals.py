@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainers.batch import read_batch
 from trainers.bench.subject import Subject
-from trainers.compiling import compiled
 from trainers.contract.schedule import Phase
 from trainers.model.decoder import Decoder
+from trainers.step.batch import read_batch
+from trainers.step.compiling import compiled
 
 Forward = Callable[[Tensor, Tensor], Tensor]
 

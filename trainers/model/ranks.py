@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from trainers.compiling import compiled
+from trainers.step.compiling import compiled
 
 if TYPE_CHECKING:
     from trainers.model.decoder import Decoder

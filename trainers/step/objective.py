@@ -13,10 +13,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from trainers.compiling import compiled
 from trainers.model.decoder import Decoder
 from trainers.model.losses import fused_linear_multi_hot, has_fast_pass
 from trainers.model.ranks import is_sharded
+from trainers.step.compiling import compiled
 
 UNROLLED_BAG = 64
 """Largest bag whose mean is written out term by term in compiled code for a CPU: a loop of 8 look-ups takes 2.6 times as long,

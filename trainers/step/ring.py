@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.batch import TokenStream, cut_batch, lane_position, lane_tokens
 from trainers.contract.schedule import Phase
 from trainers.contract.spec import TrialSpec
+from trainers.step.batch import TokenStream, cut_batch, lane_position, lane_tokens
 
 WINDOW_TOKENS = 1 << 24
 """Most tokens of a window (64 MiB of int32), unless one step has more."""

@@ -13,19 +13,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainers.batch import TokenStream, read_batch
-from trainers.captured import StaticStep
-from trainers.compiling import can_compile
 from trainers.contract.schedule import Phase, learning_rates
 from trainers.contract.spec import TrialSpec
-from trainers.fit import chosen_micro_sequences
 from trainers.model.attention import forced_attention
 from trainers.model.decoder import Decoder
 from trainers.model.losses import target_weights
 from trainers.model.ranks import ALONE, Ranks
-from trainers.objective import Objective
-from trainers.optim import clipped_step
-from trainers.precision import WorkingWeights
+from trainers.step.batch import TokenStream, read_batch
+from trainers.step.captured import StaticStep
+from trainers.step.compiling import can_compile
+from trainers.step.fit import chosen_micro_sequences
+from trainers.step.objective import Objective
+from trainers.step.optim import clipped_step
+from trainers.step.precision import WorkingWeights
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor
 
-from trainers.batch import TokenStream
 from trainers.contract.schedule import Phase, learning_rates
 from trainers.contract.spec import TrialSpec
-from trainers.optim import allocate, clipped_step
-from trainers.precision import WorkingWeights
-from trainers.ring import TokenRing
+from trainers.step.batch import TokenStream
+from trainers.step.optim import allocate, clipped_step
+from trainers.step.precision import WorkingWeights
+from trainers.step.ring import TokenRing
 
 HISTORY = 4_096
 """Steps whose loss and gradient norm stay on the device. They have to be looked at before as many more have run."""

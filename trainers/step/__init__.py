@@ -1,0 +1,1 @@
+"""One training step with one meaning, in three forms: eager, compiled, captured."""
