@@ -23,8 +23,15 @@ from sweeper.dispatch_ranks import RankResources, train_on_ranks
 from sweeper.executors import MAX_FAILURES, StageSource, Train
 from sweeper.sweep import Idle
 from trainers.contract.record import reason_of
-from trainers.loop import StagePoint
-from trainers.stage import ParentLostError, StageJob, job_from_dict, job_to_dict, result_from_dict, result_to_dict
+from trainers.training.loop import StagePoint
+from trainers.training.stage import (
+    ParentLostError,
+    StageJob,
+    job_from_dict,
+    job_to_dict,
+    result_from_dict,
+    result_to_dict,
+)
 
 QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

@@ -39,7 +39,7 @@ def _packages() -> list[Finding]:
 def _devices() -> list[Finding]:
     import torch
 
-    from trainers.devices import cpu_name
+    from trainers.training.devices import cpu_name
 
     findings = [Finding("ok", "processor", f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores for us")]
     memory = psutil.virtual_memory()

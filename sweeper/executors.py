@@ -12,8 +12,8 @@ from typing import Protocol
 
 from sweeper.sweep import Idle
 from trainers.contract.record import reason_of
-from trainers.loop import StagePoint
-from trainers.stage import ParentLostError, StageJob, StageResult
+from trainers.training.loop import StagePoint
+from trainers.training.stage import ParentLostError, StageJob, StageResult
 
 MAX_FAILURES = 2
 """How often a stage is tried again after a crash of program or machine; it goes on from its last checkpoint."""

@@ -22,7 +22,7 @@ from sweeper.sweep import CorpusFacts, Sweep
 from trainers.contract.record import Provenance, RunRecord
 from trainers.planning.spec_lines import TUNING, TrialLine, trials_to_text
 from trainers.planning.store import MemoryStore
-from trainers.stage import StageJob
+from trainers.training.stage import StageJob
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from sweeper.sweep import CorpusFacts, Sweep
 from trainers.contract.record import Failed, Provenance, RunRecord
 from trainers.contract.spec import TrialSpec
 from trainers.planning.store import MemoryStore
-from trainers.provenance import provenance
+from trainers.training.provenance import provenance
 
 if TYPE_CHECKING:
     from reports.study import Study

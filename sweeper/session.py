@@ -35,9 +35,9 @@ from trainers.bench.result import FOLDER as BENCH
 from trainers.bench.result import read_figures
 from trainers.contract.record import Provenance, RunRecord
 from trainers.data.request import CorpusRequest
-from trainers.devices import cpu_name, device_name
 from trainers.planning.store import DiskStore
-from trainers.provenance import provenance
+from trainers.training.devices import cpu_name, device_name
+from trainers.training.provenance import provenance
 
 STAGES = "stages"
 CORPORA = "corpora"
@@ -299,7 +299,7 @@ def _sweep(
 ) -> Sweep:
     import torch
 
-    from trainers.execution import resolve_execution
+    from trainers.training.execution import resolve_execution
 
     on_gpu = gpus > 0
     ranks = space.resources.num_ranks

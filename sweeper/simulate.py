@@ -15,9 +15,9 @@ from sweeper.sweep import Idle
 from trainers.contract.record import PhaseTiming
 from trainers.contract.schedule import Phase, phase_at
 from trainers.contract.spec import TrialSpec
-from trainers.loop import StagePoint
 from trainers.methods import phases_of
-from trainers.stage import StageJob, StageResult
+from trainers.training.loop import StagePoint
+from trainers.training.stage import StageJob, StageResult
 
 
 def trains_nothing(job: StageJob, on_point: Callable[[StagePoint], None]) -> StageResult:

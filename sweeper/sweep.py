@@ -31,7 +31,7 @@ from trainers.planning.assemble import assemble_record
 from trainers.planning.lineage import ROOT, Segment, path_of
 from trainers.planning.stages import StageBook
 from trainers.planning.store import StageStore
-from trainers.stage import StageJob, StageResult
+from trainers.training.stage import StageJob, StageResult
 
 
 class SweepLedger(Protocol):

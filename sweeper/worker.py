@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from trainers.loop import StagePoint
-from trainers.stage import StageJob, StageResult, run_stage
+from trainers.training.loop import StagePoint
+from trainers.training.stage import StageJob, StageResult, run_stage
 
 
 @cache
@@ -22,7 +22,7 @@ def _corpus(directory: str) -> Any:
 def train_stage(job: StageJob, on_point: Callable[[StagePoint], None]) -> StageResult:
     """Train `job` here, with as many threads as the executor gave (`OMP_NUM_THREADS`, else one).
 
-    Raises what `trainers.stage.run_stage` raises.
+    Raises what `trainers.training.stage.run_stage` raises.
     """
     import torch
 

@@ -14,7 +14,7 @@ from reports.runs import run_from_record
 from reports.study import build_study
 from reports.summary import summarize
 from tests.report_factory import Invented, context_of, records_of
-from trainers.devices import cpu_name
+from trainers.training.devices import cpu_name
 
 POINTS = 10_000
 """Evaluations a run."""

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainers.checkpoint import NOTE
 from trainers.contract.spec import ModelShape, Optimizer, Schedule, TrialSpec
 from trainers.data.shards import TokenStream, piece_offsets
-from trainers.loop import StagePoint
 from trainers.planning.lineage import TrialPath
-from trainers.stage import STATE, StageJob, StageResult, run_stage
+from trainers.training.checkpoint import NOTE
+from trainers.training.loop import StagePoint
+from trainers.training.stage import STATE, StageJob, StageResult, run_stage
 
 torch.set_num_threads(1)
 

@@ -20,8 +20,8 @@ from trainers.contract.spec import TrialSpec
 from trainers.planning.assemble import assemble_record
 from trainers.planning.lineage import ROOT, Segment, Tree, build_tree, path_of
 from trainers.planning.spec_lines import TrialLine, filled_in
-from trainers.provenance import UNKNOWN, provenance
-from trainers.stage import STATE, ParentLostError, StageJob, StageResult, run_stage
+from trainers.training.provenance import UNKNOWN, provenance
+from trainers.training.stage import STATE, ParentLostError, StageJob, StageResult, run_stage
 
 PARENT_ATTEMPTS = 2
 """How often a trial whose parent's state is damaged goes back and trains the parent again."""

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainers.checkpoint import TrainState, load_checkpoint, read_note
 from trainers.contract.schedule import number_of_heads
 from trainers.contract.spec import ModelShape, TrialSpec, spec_from_dict
 from trainers.contract.writing import write_atomically
@@ -27,6 +26,7 @@ from trainers.data.prepare import TOKENIZER_FILE
 from trainers.methods import phases_of
 from trainers.model.decoder import Decoder, build_model
 from trainers.step.optim import build_optimizer
+from trainers.training.checkpoint import TrainState, load_checkpoint, read_note
 
 WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_CONFIG_FILE = "model.safetensors", "config.json", "tokenizer_config.json"
 

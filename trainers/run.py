@@ -87,8 +87,8 @@ def _train(given: argparse.Namespace) -> int:
     from trainers.bare_sweep import BareSite, BareSweep, refuse_unfit
     from trainers.contract.record_lines import RecordsFile
     from trainers.data.shards import open_corpus
-    from trainers.execution import resolve_execution
     from trainers.planning.spec_lines import read_trials
+    from trainers.training.execution import resolve_execution
 
     trials = read_trials(given.specs)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if given.device == "auto" else given.device

@@ -30,9 +30,9 @@ RAY, MLFLOW, PLOTLY, SCREEN = (
     "the screen is the command line's",
 )
 BREACHES = [
-    ("trainers/loop.py", "import reports.study", {LAYERS}),
+    ("trainers/training/loop.py", "import reports.study", {LAYERS}),
     ("reports/page.py", "import sweeper.plan", {LAYERS, REPORTS}),
-    ("reports/study.py", "import trainers.loop", {REPORTS}),
+    ("reports/study.py", "import trainers.training.loop", {REPORTS}),
     ("reports/page.py", "import torch", {REPORTS}),
     ("trainers/model/decoder.py", "import pydantic", {BARE}),
     ("trainers/data/files.py", "import yaml", {BARE}),

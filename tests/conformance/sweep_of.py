@@ -27,9 +27,9 @@ from trainers.data import stdlib
 from trainers.data.prepare import prepare
 from trainers.data.request import CorpusRequest
 from trainers.data.shards import PreparedCorpus
-from trainers.loop import StagePoint
 from trainers.planning.store import DiskStore
-from trainers.stage import StageJob, StageResult
+from trainers.training.loop import StagePoint
+from trainers.training.stage import StageJob, StageResult
 
 SPACE = space_of(
     seeds={"tuning": (0,), "confirmation": (1000,)},

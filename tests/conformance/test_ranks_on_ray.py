@@ -16,8 +16,8 @@ from sweeper.dispatch_ranks import RankLostError, cause_of
 from sweeper.executors import InlineExecutor
 from sweeper.sweep import Idle
 from tests.tiny_training import job_of, tiny_spec, train_tiny
-from trainers.loop import StagePoint
-from trainers.stage import ParentLostError, StageJob, StageResult, read_result
+from trainers.training.loop import StagePoint
+from trainers.training.stage import ParentLostError, StageJob, StageResult, read_result
 
 SPEC = tiny_spec("baseline", sequences=4, total_steps=16, decay_steps=4)
 KILLED_AT = 6

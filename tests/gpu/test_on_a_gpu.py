@@ -16,8 +16,6 @@ from tests.tiny_training import CORPUS, job_of, tiny_spec, train_tiny
 from trainers.contract.record import Stopped
 from trainers.contract.schedule import phase_at
 from trainers.contract.spec import TrialSpec
-from trainers.execution import resolve_execution
-from trainers.loop import StagePoint
 from trainers.methods import phases_of
 from trainers.model.attention import attention_backend
 from trainers.model.decoder import build_model, losses
@@ -25,6 +23,8 @@ from trainers.model.losses import chunk_rows, fused_linear_multi_hot, multi_hot_
 from trainers.step.captured import Calls
 from trainers.step.optim import build_optimizer
 from trainers.step.step import TrainingStep
+from trainers.training.execution import resolve_execution
+from trainers.training.loop import StagePoint
 
 pytestmark = NEEDS_A_GPU
 needs_triton = pytest.mark.skipif(not losses.HAS_TRITON, reason="needs a CUDA device with Triton")

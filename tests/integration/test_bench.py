@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from trainers.bench.result import read_figures
-from trainers.devices import cpu_name
+from trainers.training.devices import cpu_name
 
 ROOT = Path(__file__).resolve().parents[2]
 BARE = """

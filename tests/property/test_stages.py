@@ -17,7 +17,7 @@ from trainers.methods import METHODS
 from trainers.planning.lineage import ROOT, Segment, TrialPath, build_tree, path_of
 from trainers.planning.stages import StageBook
 from trainers.planning.store import MemoryStore
-from trainers.stage import StageJob, StageResult
+from trainers.training.stage import StageJob, StageResult
 
 
 @st.composite

@@ -14,16 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import small
-from trainers.checkpoint import TrainState
 from trainers.contract.flops import flops_per_position
 from trainers.contract.schedule import Phase, boundary_step, data_position, phase_at
-from trainers.loop import CHUNK_STEPS
 from trainers.methods import phases_of
 from trainers.model.decoder import build_model
-from trainers.stage import PARTIAL, STATE, run_stage
 from trainers.step.batch import cut_batch, lane_position, read_batch
 from trainers.step.optim import build_optimizer
 from trainers.step.step import TrainingStep
+from trainers.training.checkpoint import TrainState
+from trainers.training.loop import CHUNK_STEPS
+from trainers.training.stage import PARTIAL, STATE, run_stage
 
 CPU = torch.device("cpu")
 bag_sizes = st.integers(1, 7)

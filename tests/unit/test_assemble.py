@@ -11,10 +11,10 @@ from tests.strategies import PROVENANCE
 from tests.tiny_training import SHAPE, tiny_spec
 from trainers.contract.flops import flops_per_position
 from trainers.contract.record import Diverged, Failed, Finished, PhaseTiming, RunRecord, Stopped
-from trainers.loop import StagePoint
 from trainers.methods import phases_of
 from trainers.planning.assemble import assemble_record, is_evaluated
-from trainers.stage import StageResult
+from trainers.training.loop import StagePoint
+from trainers.training.stage import StageResult
 
 SPEC = tiny_spec(total_steps=12, decay_steps=4, step_ratio=0.4, bag_size=3)  # superposition to 5, decay from 8
 

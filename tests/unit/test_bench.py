@@ -46,9 +46,9 @@ from trainers.bench.words import plain
 from trainers.contract.flops import flops_per_position
 from trainers.contract.scales import SCALES
 from trainers.contract.spec import TrialSpec
-from trainers.devices import cpu_name
 from trainers.methods import phases_of
 from trainers.model.losses import multi_hot_reference
+from trainers.training.devices import cpu_name
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICE = "Some GPU (80 GB)"

@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from tests.tiny_training import CORPUS, CPU, VALIDATION_TOKENS, job_of, state_digest, tiny_spec, train_tiny
-from trainers.checkpoint import TrainState
 from trainers.contract.record import Diverged, Stopped
 from trainers.contract.schedule import phase_at
 from trainers.contract.spec import TrialSpec
-from trainers.loop import LoopArguments, Progress, StagePoint, train
 from trainers.methods import phases_of
 from trainers.model.decoder import build_model
 from trainers.step.optim import build_optimizer
 from trainers.step.step import TrainingStep, captured, ring
+from trainers.training.checkpoint import TrainState
+from trainers.training.loop import LoopArguments, Progress, StagePoint, train
 
 
 def step_of(spec: TrialSpec, execution: str, micro_sequences: int | None = None) -> TrainingStep:

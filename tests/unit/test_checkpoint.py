@@ -9,7 +9,12 @@ import pytest
 import torch
 
 from tests.tiny_training import CORPUS, CPU, tiny_spec
-from trainers.checkpoint import (
+from trainers.contract.writing import write_atomically
+from trainers.methods import phases_of
+from trainers.model.decoder import build_model
+from trainers.step.optim import build_optimizer
+from trainers.step.step import TrainingStep
+from trainers.training.checkpoint import (
     NOTE,
     CheckpointError,
     TrainState,
@@ -17,11 +22,6 @@ from trainers.checkpoint import (
     read_note,
     save_checkpoint,
 )
-from trainers.contract.writing import write_atomically
-from trainers.methods import phases_of
-from trainers.model.decoder import build_model
-from trainers.step.optim import build_optimizer
-from trainers.step.step import TrainingStep
 
 SPEC = tiny_spec()
 

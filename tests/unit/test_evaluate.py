@@ -10,10 +10,10 @@ import torch
 from torch.nn import functional as F
 
 from tests.tiny_training import CPU, SHAPE
-from trainers import evaluate
-from trainers.evaluate import validation_loss
 from trainers.model.decoder import build_model
 from trainers.step.precision import WorkingWeights
+from trainers.training import evaluate
+from trainers.training.evaluate import validation_loss
 
 TOKENS = np.random.default_rng(0).integers(0, SHAPE.vocab_size, 45).astype(np.int64)
 

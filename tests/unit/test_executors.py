@@ -11,8 +11,8 @@ import pytest
 from sweeper.executors import MAX_FAILURES, InlineExecutor
 from tests.tiny_sweep import Desk, result_of
 from trainers.contract.record import Failed, Finished, Stopped, reason_of
-from trainers.loop import StagePoint
-from trainers.stage import ParentLostError, StageJob, StageResult
+from trainers.training.loop import StagePoint
+from trainers.training.stage import ParentLostError, StageJob, StageResult
 
 OnPoint = Callable[[StagePoint], None]
 

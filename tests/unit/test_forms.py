@@ -74,6 +74,6 @@ def test_compilation_hands_the_cache_to_the_compiler(monkeypatch: pytest.MonkeyP
 
 
 def test_eager_steps_import_no_compiler() -> None:
-    code = "import sys, trainers.stage; print('torch._inductor.compile_fx' in sys.modules, 'triton' in sys.modules)"
+    code = "import sys, trainers.training.stage; print('torch._inductor.compile_fx' in sys.modules, 'triton' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

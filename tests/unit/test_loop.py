@@ -10,11 +10,15 @@ import pytest
 import torch
 
 from tests.tiny_training import CORPUS, CPU, VALIDATION_TOKENS, tiny_spec
-from trainers.checkpoint import TrainState
 from trainers.contract.record import Diverged, Stopped
 from trainers.contract.schedule import Phase
 from trainers.contract.spec import TrialSpec
-from trainers.loop import (
+from trainers.methods import phases_of
+from trainers.model.decoder import build_model
+from trainers.step.optim import build_optimizer
+from trainers.step.step import TrainingStep
+from trainers.training.checkpoint import TrainState
+from trainers.training.loop import (
     CHUNK_STEPS,
     DIVERGED_SKIPS,
     LoopArguments,
@@ -24,10 +28,6 @@ from trainers.loop import (
     chunk_end,
     train,
 )
-from trainers.methods import phases_of
-from trainers.model.decoder import build_model
-from trainers.step.optim import build_optimizer
-from trainers.step.step import TrainingStep
 
 NEVER = LoopArguments(
     evaluate_every=0,

@@ -12,11 +12,8 @@ from torch.nn import functional as F
 
 from tests.method_specs import TWO_LAYERS, method_spec
 from tests.tiny_training import CORPUS, CPU, job_of, train_tiny
-from trainers.checkpoint import CheckpointError, TrainState, load_checkpoint, save_checkpoint
 from trainers.contract.flops import flops_at, flops_per_step
 from trainers.contract.schedule import Phase, data_position
-from trainers.evaluate import validation_loss
-from trainers.loop import begin_phase
 from trainers.methods import phases_of
 from trainers.methods.tst_fresh_embedding import FRESH
 from trainers.model.decoder import Decoder, build_model
@@ -25,6 +22,9 @@ from trainers.step.batch import cut_batch, read_batch
 from trainers.step.objective import Objective
 from trainers.step.optim import build_optimizer
 from trainers.step.step import TrainingStep
+from trainers.training.checkpoint import CheckpointError, TrainState, load_checkpoint, save_checkpoint
+from trainers.training.evaluate import validation_loss
+from trainers.training.loop import begin_phase
 
 
 def first_phase(method: str) -> Phase:

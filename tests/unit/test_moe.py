@@ -20,14 +20,14 @@ from trainers.contract.record import record_from_dict, record_to_dict
 from trainers.contract.scales import SCALES
 from trainers.contract.schedule import phase_at
 from trainers.contract.spec import ModelShape, TrialSpec
-from trainers.execution import resolve_execution
 from trainers.methods import phases_of
 from trainers.model.decoder import Decoder, build_model, moe
 from trainers.model.moe import BALANCE_COEFFICIENT, Mixture
 from trainers.planning.assemble import assemble_record
-from trainers.stage import PARTIAL
 from trainers.step.optim import build_optimizer
 from trainers.step.step import TrainingStep
+from trainers.training.execution import resolve_execution
+from trainers.training.stage import PARTIAL
 
 EXPERTS = replace(SHAPE, num_layers=2, qk_norm=True, num_experts=4, experts_per_token=2)
 TWIN = replace(SCALES["nano-moe"].shape, vocab_size=VOCABULARY)

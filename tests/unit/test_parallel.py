@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from tests.method_specs import method_spec
 from tests.rank_training import Steps, copy_here, run_ranks, skip_one_here, steps_here, train_and_kill, train_each
 from tests.tiny_training import CORPUS, CPU, job_of, tiny_spec, train_tiny
-from trainers.checkpoint import NOTE, CheckpointError
 from trainers.contract.spec import ModelShape
 from trainers.methods import METHODS, phases_of
 from trainers.model.decoder import build_model
 from trainers.model.ranks import ALONE, Ranks
-from trainers.stage import PARTIAL, STATE, ParentLostError, StageResult, read_result
 from trainers.step.optim import build_optimizer
 from trainers.step.step import TrainingStep
+from trainers.training.checkpoint import NOTE, CheckpointError
+from trainers.training.stage import PARTIAL, STATE, ParentLostError, StageResult, read_result
 
 # Nine rows leave the last of four ranks none, fifty and twenty-six do not divide by four either.
 AWKWARD = ModelShape(

@@ -11,7 +11,7 @@ import pytest
 
 from tests.strategies import record_of, spec_of
 from trainers.contract.record import record_from_dict, record_to_dict
-from trainers.provenance import UNKNOWN, cpu_name, git_state, provenance, versions
+from trainers.training.provenance import UNKNOWN, cpu_name, git_state, provenance, versions
 
 
 def git(root: Path, *arguments: str) -> str:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.tiny_training import job_of, state_digest, tiny_spec, train_tiny
-from trainers.checkpoint import read_note
 from trainers.contract.record import Diverged, Stopped
 from trainers.contract.spec import TrialSpec
-from trainers.loop import StagePoint
-from trainers.stage import (
+from trainers.training.checkpoint import read_note
+from trainers.training.loop import StagePoint
+from trainers.training.stage import (
     PARTIAL,
     RESULT,
     STATE,

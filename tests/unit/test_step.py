@@ -11,14 +11,14 @@ from torch import Tensor
 
 from tests.tiny_training import CORPUS, CPU, tiny_spec
 from trainers.contract.spec import TrialSpec
-from trainers.execution import first_that_works, resolve_execution
 from trainers.methods import phases_of
 from trainers.model.decoder import build_model
 from trainers.model.losses import multi_hot_reference, target_weights
-from trainers.probe import failure_elsewhere, failure_of
 from trainers.step.batch import read_batch
 from trainers.step.optim import build_optimizer
 from trainers.step.step import TrainingStep
+from trainers.training.execution import first_that_works, resolve_execution
+from trainers.training.probe import failure_elsewhere, failure_of
 
 
 def step_of(spec: TrialSpec, execution: str = "eager", micro_sequences: int | None = None) -> TrainingStep:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.tiny_training import job_of, tiny_spec, train_tiny
 from trainers.planning.store import DiskStore, MemoryStore, StageStore
-from trainers.stage import RESULT, STATE
+from trainers.training.stage import RESULT, STATE
 
 SPEC = tiny_spec("baseline", total_steps=4, decay_steps=1)
 

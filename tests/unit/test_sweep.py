@@ -17,7 +17,7 @@ from trainers.methods import phases_of
 from trainers.planning.lineage import path_of
 from trainers.planning.stages import StageBook
 from trainers.planning.store import MemoryStore
-from trainers.stage import StageJob, StageResult
+from trainers.training.stage import StageJob, StageResult
 
 WHOLE = 4 + 4 + 3 * 2 + 1 * 2
 """Trials of `space_of()`: two arms of four, three baseline budgets and one of the method on two seeds."""

@@ -15,7 +15,7 @@ from tests.strategies import PROVENANCE
 from tests.tiny_sweep import Desk, result_of
 from tests.tiny_training import tiny_spec
 from trainers.contract.record import Failed, LossCurve, PhaseTiming, RunRecord, Timing
-from trainers.stage import StageJob
+from trainers.training.stage import StageJob
 
 TINY = Path(__file__).parents[1] / "integration" / "tiny.yaml"
 SPEC = tiny_spec()

@@ -11,7 +11,7 @@ import torch
 
 from trainers.bench.clock import time_calls
 from trainers.bench.result import Ceilings
-from trainers.devices import synchronise
+from trainers.training.devices import synchronise
 
 DENSE_BF16_PEAKS: tuple[tuple[str, float], ...] = (
     ("B200", 2.25e15),

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from trainers.bench.result import FAIL, OK, SKIPPED, Check
 from trainers.bench.subject import Setting, Subject, bench_phases, make_subject
-from trainers.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from trainers.contract.scales import SCALES
 from trainers.contract.schedule import Phase, phase_at
-from trainers.devices import synchronise
 from trainers.model.losses import fused_linear_multi_hot, target_weights
+from trainers.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from trainers.training.devices import synchronise
 
 STEPS = 10
 FORM_TOLERANCES = {"cpu": 1e-5, "cuda": 1e-2}

@@ -16,7 +16,7 @@ from statistics import median, quantiles
 
 import torch
 
-from trainers.devices import synchronise
+from trainers.training.devices import synchronise
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,6 @@ from trainers.contract.flops import count_parameters, flops_per_position
 from trainers.contract.scales import SCALES
 from trainers.contract.schedule import Phase
 from trainers.contract.spec import ModelShape
-from trainers.devices import synchronise
 from trainers.model.attention import forced_attention
 from trainers.model.losses import fused_linear_multi_hot, has_fast_pass, target_weights
 from trainers.step.batch import read_batch
@@ -28,6 +27,7 @@ from trainers.step.fit import advice
 from trainers.step.optim import clipped_step
 from trainers.step.precision import WorkingWeights
 from trainers.step.step import TrainingStep
+from trainers.training.devices import synchronise
 
 Value = TypeVar("Value")
 

@@ -17,9 +17,9 @@ from trainers.bench.result import BenchResult, Environment, LossTimed
 from trainers.bench.subject import FORMS, available_forms, setting_of, usual_form
 from trainers.contract.scales import SCALES
 from trainers.contract.spec import ModelShape
-from trainers.devices import device_name
 from trainers.model.attention import attention_backend
-from trainers.provenance import UNKNOWN, git_state
+from trainers.training.devices import device_name
+from trainers.training.provenance import UNKNOWN, git_state
 
 CPU_SCALES: tuple[str, ...] = ("pico", "nano")
 GPU_SCALES: tuple[str, ...] = ("270m", "600m", "3b")

@@ -16,11 +16,11 @@ from trainers.contract.scales import SCALES
 from trainers.contract.schedule import Phase
 from trainers.contract.spec import ModelShape, Optimizer, Schedule, TrialSpec
 from trainers.data.shards import TokenStream, piece_offsets
-from trainers.execution import EXECUTIONS, resolve_execution
 from trainers.model.decoder import Decoder, build_model
-from trainers.stage import PIECE_CONTEXTS
 from trainers.step.optim import build_optimizer
 from trainers.step.step import TrainingStep
+from trainers.training.execution import EXECUTIONS, resolve_execution
+from trainers.training.stage import PIECE_CONTEXTS
 
 LEAST_TOKENS = 1_000_000
 FORMS: tuple[str, ...] = ("eager", "compiled", "captured")

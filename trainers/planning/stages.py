@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from trainers.contract.record import Diverged
 from trainers.planning.lineage import ROOT, Segment, Tree, TrialPath, build_tree
 from trainers.planning.store import StageStore
-from trainers.stage import StageResult
+from trainers.training.stage import StageResult
 
 
 @dataclass

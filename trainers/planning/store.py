@@ -1,6 +1,6 @@
 """Where stages leave their results and states: a folder shared by all workers, or memory for simulated sweeps.
 
-Decides what is deleted; which stages there are is `lineage`'s, what is in a folder is `trainers.stage`'s.
+Decides what is deleted; which stages there are is `lineage`'s, what is in a folder is `trainers.training.stage`'s.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from trainers.stage import RESULT, STATE, StageResult, read_result
+from trainers.training.stage import RESULT, STATE, StageResult, read_result
 
 
 class StageStore(Protocol):

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from trainers.contract.record import Provenance
-from trainers.devices import cpu_name, device_name
+from trainers.training.devices import cpu_name, device_name
 
 __all__ = ["UNKNOWN", "cpu_name", "git_state", "provenance", "versions"]
 
@@ -27,7 +27,7 @@ def provenance(execution: str, device: str | None = None, now: datetime | None =
 
     `execution` is the step's form (eager, compiled, captured). Outside a checkout the commit is `unknown`.
     """
-    commit, dirty = git_state(Path(__file__).resolve().parent.parent)
+    commit, dirty = git_state(Path(__file__).resolve().parents[2])
     device = device or "cpu"
     return Provenance(
         git_commit=commit,

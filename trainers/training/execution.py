@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from trainers.probe import failure_elsewhere
 from trainers.step.compiling import can_compile
+from trainers.training.probe import failure_elsewhere
 
 EXECUTIONS: tuple[str, ...] = ("auto", "eager", "compiled", "captured")
 """What may be asked for."""

@@ -19,20 +19,11 @@ from typing import Any
 
 import torch
 
-from trainers.checkpoint import (
-    CheckpointError,
-    TrainState,
-    load_checkpoint,
-    read_note,
-    save_checkpoint,
-)
 from trainers.contract.record import Diverged, PhaseTiming, Stopped
 from trainers.contract.routing import routing_from_dict
 from trainers.contract.schedule import number_of_heads
 from trainers.contract.spec import TrialSpec, spec_from_dict, spec_to_dict
 from trainers.contract.writing import write_atomically
-from trainers.devices import device_name
-from trainers.loop import LoopArguments, PhaseClock, Progress, StagePoint, train
 from trainers.methods import phases_of
 from trainers.model.attention import attention_backend
 from trainers.model.decoder import build_model
@@ -40,6 +31,15 @@ from trainers.model.ranks import Ranks, ranks_here, shard_model
 from trainers.step.fit import DoesNotFitError, advice
 from trainers.step.optim import build_optimizer
 from trainers.step.step import TrainingStep
+from trainers.training.checkpoint import (
+    CheckpointError,
+    TrainState,
+    load_checkpoint,
+    read_note,
+    save_checkpoint,
+)
+from trainers.training.devices import device_name
+from trainers.training.loop import LoopArguments, PhaseClock, Progress, StagePoint, train
 
 RESULT = "result.json"
 STATE = "state"

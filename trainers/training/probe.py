@@ -64,7 +64,7 @@ def failure_elsewhere(execution: str, device: str) -> str | None:
     """`failure_of` in a process of its own, asked once: it compiles, which takes its time."""
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "trainers.probe", execution, device],
+            [sys.executable, "-m", "trainers.training.probe", execution, device],
             capture_output=True,
             text=True,
             check=False,

@@ -17,14 +17,14 @@ from typing import Any
 
 import torch
 
-from trainers.checkpoint import TrainState
 from trainers.contract.record import Diverged, PhaseTiming, Stopped
 from trainers.contract.routing import RoutingPoint
 from trainers.contract.schedule import Phase, phase_at
 from trainers.contract.spec import TrialSpec, fingerprint
-from trainers.evaluate import validation_loss
 from trainers.model.decoder import initialise
 from trainers.step.step import TrainingStep
+from trainers.training.checkpoint import TrainState
+from trainers.training.evaluate import validation_loss
 
 CHUNK_STEPS = 10
 """Steps between two looks at the clock, the losses and the stop request."""
