@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from reports.study import Study
+    from reports.evidence.study import Study
     from reports.summary import Summary
 
 Info = TypeVar("Info")

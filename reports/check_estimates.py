@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from reports.study import Study
+from reports.evidence.study import Study
 from reports.verdict import Check, CheckStatus, Flag, NotReached, Reached, ScaleVerdict, Words, worst_status
 from reports.wording import times
 

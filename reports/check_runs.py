@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from reports.runs import DECAY_NOT_STATED, FinishedRun
-from reports.study import Arm, ScaleStudy, Study
-from reports.tuning import edges
+from reports.evidence.runs import DECAY_NOT_STATED, FinishedRun
+from reports.evidence.study import Arm, ScaleStudy, Study
+from reports.evidence.tuning import edges
 from reports.verdict import Check, CheckStatus, ScaleVerdict, worst_status
 
 OneCheck = Callable[[Study, tuple[ScaleVerdict, ...]], Check]

@@ -14,10 +14,10 @@ from typing import Any
 
 from reports import theme
 from reports.blocks import Block, Chart, Column, Fragment, Prose, Table
+from reports.evidence.runs import FinishedRun
+from reports.evidence.study import SETTINGS, Cell, ScaleStudy, Study
 from reports.page import DrawnSection, render_sections, side_by_side
 from reports.plan_page import Masthead
-from reports.runs import FinishedRun
-from reports.study import SETTINGS, Cell, ScaleStudy, Study
 from reports.summary import Summary, summarize, summary_to_json
 from reports.verdict import NotReached, Reached, ScaleVerdict, Speedup
 from reports.wording import times

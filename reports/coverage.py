@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reports.evidence.runs import FloatArray
 from reports.inversion import ends_above, log_speedup, mean_matrix
 from reports.noise import estimate_noise, noise_design
-from reports.runs import FloatArray
 
 ASYMPTOTE, SLOPE, EXPONENT = 2.0, 0.19, 0.15
 """The true ladder: nats, nats per e-fold of compute at unit cost, and its bend."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reports.runs import FloatArray
+from reports.evidence.runs import FloatArray
 
 EXPONENT_BOUNDS = (-0.5, 2.0)
 """Exponents that the search allows. Steeper than two no published ladder is. Below nothing there is no asymptote and the

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reports.runs import FloatArray
+from reports.evidence.runs import FloatArray
 
 PRIOR_SIGMA = 0.0013
 """Seed deviation (nats) of the final loss at 124M parameters, from public repeated runs: the upper end of what is

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reports.evidence.runs import FinishedRun, FloatArray
+from reports.evidence.study import Cell, ScaleStudy, configuration_of
 from reports.inversion import mean_matrix
 from reports.noise import (
     PRIOR_MINIMUM_PARAMS,
@@ -20,8 +22,6 @@ from reports.noise import (
     estimate_noise,
     noise_design,
 )
-from reports.runs import FinishedRun, FloatArray
-from reports.study import Cell, ScaleStudy, configuration_of
 from reports.verdict import SeedDeviation
 
 

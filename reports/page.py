@@ -18,8 +18,8 @@ from markupsafe import Markup
 from reports import theme
 from reports.blocks import Block, Chart, Section
 from reports.embed import chart_library, figure_json, json_in_html
+from reports.evidence.study import Study
 from reports.sections import appendix, factors, headline, iso_loss, search, trust, verdict, what_if
-from reports.study import Study
 from reports.summary import Summary, summary_to_json
 from trainers.contract.writing import write_atomically
 

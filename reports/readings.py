@@ -13,7 +13,9 @@ from itertools import pairwise
 import numpy as np
 from scipy.special import fdtrc
 
-from reports.clock import ClockError
+from reports.evidence.clock import ClockError
+from reports.evidence.runs import FloatArray
+from reports.evidence.study import Cell
 from reports.inversion import (
     CONFIDENCE,
     LogSpeedup,
@@ -26,8 +28,6 @@ from reports.inversion import (
 )
 from reports.noise import Noise
 from reports.observations import Observations
-from reports.runs import FloatArray
-from reports.study import Cell
 from reports.verdict import Clock, LadderCurve, LossGap, MatchedPair, NotReached, Reached, Speedup, SpeedupCurve
 
 NO_CLOCK_ERROR = ClockError(0.0, math.inf, False)

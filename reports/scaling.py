@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reports.evidence.runs import FloatArray
 from reports.inversion import CONFIDENCE, t_quantile
-from reports.runs import FloatArray
 from reports.verdict import Reached, ScaleVerdict
 
 MINIMUM_SCALES = 4

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from reports.clock import ClockError, clock_error
+from reports.evidence.clock import ClockError, clock_error
+from reports.evidence.study import Arm, Cell, ScaleStudy, Study
+from reports.evidence.tuning import TuningComparison, compare_tuning, edges
 from reports.observations import Observations, observe
 from reports.readings import (
     NO_CLOCK_ERROR,
@@ -24,8 +26,6 @@ from reports.readings import (
     speedup_curve,
 )
 from reports.resolution import resolvable
-from reports.study import Arm, Cell, ScaleStudy, Study
-from reports.tuning import TuningComparison, compare_tuning, edges
 from reports.verdict import (
     CLOCKS,
     BudgetSpeedup,

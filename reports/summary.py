@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from reports.checks import Check, run_checks
+from reports.evidence.study import Configuration, Study
+from reports.evidence.sweep_cost import SweepCost, sweep_cost
 from reports.scaling import Aggregate, SizeTrend, geometric_mean, size_trend
 from reports.speedup import judge
-from reports.study import Configuration, Study
-from reports.sweep_cost import SweepCost, sweep_cost
 from reports.theme import method_label
 from reports.verdict import MatchedPair, NotReached, Reached, ScaleVerdict, Speedup, Words
 from reports.wording import headline_of

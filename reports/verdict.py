@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from reports.runs import FloatArray
-from reports.study import Configuration
+from reports.evidence.runs import FloatArray
+from reports.evidence.study import Configuration
 
 Clock = Literal["gpu_hours", "flops", "tokens", "steps"]
 CLOCKS: tuple[Clock, ...] = ("gpu_hours", "flops", "tokens", "steps")

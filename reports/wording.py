@@ -6,7 +6,7 @@ of their own, as plain as the one for a success.
 
 from __future__ import annotations
 
-from reports.study import Study
+from reports.evidence.study import Study
 from reports.verdict import Flag, NotReached, Reached, ScaleVerdict, SeedDeviation, Words
 
 _CAVEATS: tuple[tuple[Flag, str], ...] = (

@@ -18,7 +18,7 @@ from sweeper.cli_options import RESULTS, Debug, Json, Results, Uri, guarded, pri
 
 if TYPE_CHECKING:
     from reports.comparison import Comparison
-    from reports.study import Study
+    from reports.evidence.study import Study
     from sweeper.importing import Imported
     from sweeper.ledger_imports import ImportedTables
 
@@ -125,7 +125,7 @@ def _report(
     read: Callable[[], Study], folder: Path, as_json: bool, csv: Path | None, fail_under: float | None
 ) -> list[str]:
     """Write into `folder` and print; returns what misses the gate."""
-    from reports.exporting import runs_to_csv
+    from reports.evidence.exporting import runs_to_csv
     from reports.summary import summary_to_json
     from sweeper.reporting import REPORT, below, write_report_files
     from trainers.contract.writing import write_atomically

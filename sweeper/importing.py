@@ -3,7 +3,7 @@
 Everything is read and checked before the ledger is touched, so that a bad row leaves it as it was. The table is kept as
 it came and read again for every report. Importing under the same name again replaces what was imported (the earlier
 tables stay attached to the sweep's run in MLflow); the same table again changes nothing. What a row may hold is
-decided in `reports.importing`.
+decided in `reports.evidence.importing`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reports.importing import COLUMNS, OPTIONAL_COLUMNS, RunImportError, read_runs
-from reports.runs import FinishedRun
+from reports.evidence.importing import COLUMNS, OPTIONAL_COLUMNS, RunImportError, read_runs
+from reports.evidence.runs import FinishedRun
 from sweeper.ledger_rows import ForeignRun
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ def import_records(
     Raises `BadLinesError` with every bad line (or another `ValueError`), `LedgerError` for the name of imported tables,
     before anything is stored.
     """
-    from reports.runs import run_from_record
+    from reports.evidence.runs import run_from_record
     from sweeper.ledger_imports import ImportLedger
     from sweeper.ledger_location import LedgerError
     from sweeper.lock import driving

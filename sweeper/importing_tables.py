@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from reports.runs import FinishedRun
+from reports.evidence.runs import FinishedRun
 from sweeper.about import SweepAbout
 from sweeper.importing import Imported, check_name, runs_of
 from sweeper.ledger_imports import ImportedTables, ImportLedger

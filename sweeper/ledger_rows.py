@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from reports.runs import FinishedRun, describe_parameters
+from reports.evidence.runs import FinishedRun, describe_parameters
 from reports.theme import method_style
 from sweeper.ledger_entries import (
     KIND_TAG,

@@ -27,7 +27,7 @@ from trainers.planning.store import MemoryStore
 from trainers.training.provenance import provenance
 
 if TYPE_CHECKING:
-    from reports.study import Study
+    from reports.evidence.study import Study
 
 SUFFIX = "-replay"
 """Of the sweep's name, so that no replay is taken for the sweep itself."""
@@ -172,7 +172,7 @@ def _study(
     where: Provenance,
     assumptions: str,
 ) -> Study:
-    from reports.study import SweepContext, build_study, run_from_record
+    from reports.evidence.study import SweepContext, build_study, run_from_record
 
     context = SweepContext(
         name=space.name + SUFFIX,

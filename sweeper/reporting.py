@@ -53,7 +53,7 @@ def study_from(
     about: SweepAbout, records: Sequence[RunRecord], command: str, run_links: Mapping[str, str] | None = None
 ) -> Any:
     """The study of a sweep's records. `run_links` lead into the dashboard, by spec id."""
-    from reports.study import SweepContext, build_study, run_from_record
+    from reports.evidence.study import SweepContext, build_study, run_from_record
 
     context = SweepContext(
         name=about.name,
@@ -74,7 +74,7 @@ def study_from(
 
 def study_in(ledger: ImportLedger, command: str) -> Any:
     """The study of any sweep, our own or imported. Raises `LedgerError` where it cannot be read."""
-    from reports.study import SweepContext, build_study
+    from reports.evidence.study import SweepContext, build_study
 
     about = ledger.about()
     if about.origin == "sweep":

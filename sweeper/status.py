@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports.runs import FinishedRun, run_from_record
+from reports.evidence.runs import FinishedRun, run_from_record
 from sweeper.importing import imported_runs
 from sweeper.ledger_entries import run_name
 from sweeper.ledger_imports import ImportLedger

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from reports.runs import FinishedRun, trunk_name
-from reports.study import Study, SweepContext, build_study
+from reports.evidence.runs import FinishedRun, trunk_name
+from reports.evidence.study import Study, SweepContext, build_study
 from trainers.contract.record import PhaseTiming
 
 FLOOR, HEIGHT, EXPONENT = 2.0, 1.2, 0.3

@@ -9,9 +9,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from reports.evidence.runs import run_from_record
+from reports.evidence.study import build_study
 from reports.page import write_report
-from reports.runs import run_from_record
-from reports.study import build_study
 from reports.summary import summarize
 from tests.report_factory import Invented, context_of, records_of
 from trainers.training.devices import cpu_name

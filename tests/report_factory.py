@@ -10,8 +10,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from reports.runs import run_from_record
-from reports.study import Study, StudyKind, SweepContext, build_study
+from reports.evidence.runs import run_from_record
+from reports.evidence.study import Study, StudyKind, SweepContext, build_study
 from tests.strategies import PROVENANCE, spec_of
 from trainers.contract.flops import flops_per_position
 from trainers.contract.record import (

@@ -13,8 +13,8 @@ import csv
 from importlib.resources import files
 from pathlib import Path
 
-from reports.runs import BASELINE, FinishedRun, Parameters
-from reports.study import Study, SweepContext, build_study
+from reports.evidence.runs import BASELINE, FinishedRun, Parameters
+from reports.evidence.study import Study, SweepContext, build_study
 from trainers.contract.flops import count_parameters, flops_per_position
 from trainers.contract.record_lines import RECORDS_FILE
 from trainers.contract.scales import SCALES

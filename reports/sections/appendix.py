@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from reports import theme
 from reports.blocks import Block, Cell, Code, Column, Heading, Link, Prose, Section, Table
-from reports.runs import FinishedRun, describe_parameters
-from reports.study import ScaleStudy, Study
+from reports.evidence.runs import FinishedRun, describe_parameters
+from reports.evidence.study import ScaleStudy, Study
 from reports.summary import Summary, summary_to_json
 from reports.verdict import LadderCurve
 from trainers.contract.record import RunRecord

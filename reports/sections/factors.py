@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from reports import theme
 from reports.blocks import Block, Chart, Column, Prose, Section, Table
 from reports.charts import axis, blank, label, log_axis, padded_log
-from reports.runs import FinishedRun
-from reports.study import PooledStepTime, ScaleStudy, Study
+from reports.evidence.runs import FinishedRun
+from reports.evidence.study import PooledStepTime, ScaleStudy, Study
 from reports.summary import Summary
 from trainers.contract.flops import flops_per_step
 from trainers.contract.schedule import Phase

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from reports.evidence.study import Study
 from reports.sections.forest import close_pair
-from reports.study import Study
 from reports.summary import Summary
 from reports.verdict import NotReached, Reached
 

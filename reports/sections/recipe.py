@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from reports import theme
 from reports.blocks import Block, Code, Column, Heading, Prose, Table
-from reports.runs import FinishedRun, Parameters, describe_parameters, parameter_name
-from reports.study import Cell, Configuration, Study
+from reports.evidence.runs import FinishedRun, Parameters, describe_parameters, parameter_name
+from reports.evidence.study import Cell, Configuration, Study
 from reports.summary import Summary
 from reports.verdict import NotReached, Reached, ScaleVerdict, Words
 

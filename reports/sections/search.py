@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from reports import theme
 from reports.blocks import Block, Heading, Prose, Section
-from reports.runs import PARAMETER_NAMES, FinishedRun, parameter_name
+from reports.evidence.runs import PARAMETER_NAMES, FinishedRun, parameter_name
+from reports.evidence.study import Arm, ScaleStudy, Study
 from reports.sections import search_figures
 from reports.sections.search_figures import LossMap, Slice, Spending
-from reports.study import Arm, ScaleStudy, Study
 from reports.summary import Summary
 from trainers.contract.spec import Scalar
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from reports import theme
 from reports.blocks import Chart, Column, Table
 from reports.charts import axis, blank, label, linear_axis, padded, plain, round_ticks
-from reports.runs import describe_parameters, parameter_name
+from reports.evidence.runs import describe_parameters, parameter_name
 from trainers.contract.spec import Scalar
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reports.blocks import Block, Fragment, Heading, Prose, Section
+from reports.evidence.study import Study
 from reports.sections.headline import MARKS
-from reports.study import Study
 from reports.summary import Summary
 
 WORDS = {"pass": "passed", "warn": "warning", "fail": "failed", "not_applicable": "does not apply"}

@@ -13,8 +13,8 @@ from markupsafe import Markup
 from reports import theme
 from reports.blocks import Block, Fragment, Prose, Section
 from reports.embed import json_in_html
+from reports.evidence.study import Study
 from reports.sections import plan
-from reports.study import Study
 from reports.summary import Summary
 
 

@@ -30,9 +30,9 @@ RAY, MLFLOW, PLOTLY, SCREEN = (
     "the screen is the command line's",
 )
 BREACHES = [
-    ("trainers/training/loop.py", "import reports.study", {LAYERS}),
+    ("trainers/training/loop.py", "import reports.evidence.study", {LAYERS}),
     ("reports/page.py", "import sweeper.plan", {LAYERS, REPORTS}),
-    ("reports/study.py", "import trainers.training.loop", {REPORTS}),
+    ("reports/evidence/study.py", "import trainers.training.loop", {REPORTS}),
     ("reports/page.py", "import torch", {REPORTS}),
     ("trainers/model/decoder.py", "import pydantic", {BARE}),
     ("trainers/data/files.py", "import yaml", {BARE}),
@@ -69,7 +69,7 @@ def test_records_are_read_where_torch_is_not_installed() -> None:
     done = python(
         "import sys\n"
         "for name in ('torch', 'ray', 'mlflow'): sys.modules[name] = None\n"
-        "import trainers.contract.record, trainers.methods, reports.study, reports.summary, reports.page"
+        "import trainers.contract.record, trainers.methods, reports.evidence.study, reports.summary, reports.page"
     )
     assert done.returncode == 0, done.stderr
 

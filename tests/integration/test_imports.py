@@ -10,8 +10,8 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from reports.importing import read_runs
-from reports.study import SweepContext, build_study
+from reports.evidence.importing import read_runs
+from reports.evidence.study import SweepContext, build_study
 from reports.summary import summarize, summary_to_json
 from sweeper.cli import app
 from sweeper.dashboard import prepare

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
+from reports.evidence.runs import run_from_record
+from reports.evidence.study import Study, SweepContext, build_study
 from reports.page import render_page
-from reports.runs import run_from_record
-from reports.study import Study, SweepContext, build_study
 from reports.summary import summarize
 from sweeper.arm_domain import domain_of
 from sweeper.costs import StepCost, step_cost

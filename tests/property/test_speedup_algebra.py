@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reports.clock import ClockError
+from reports.evidence.clock import ClockError
+from reports.evidence.runs import FinishedRun
 from reports.ladder import fit_power_law
 from reports.observations import observe
 from reports.readings import make_ladder, speedup_curve
-from reports.runs import FinishedRun
 from reports.speedup import judge
 from reports.verdict import Clock, NotReached, Reached, ScaleVerdict
 from tests.finished_runs import make_run, make_study

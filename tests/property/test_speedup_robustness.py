@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reports.exporting import runs_to_csv
-from reports.runs import FinishedRun
+from reports.evidence.exporting import runs_to_csv
+from reports.evidence.runs import FinishedRun
 from reports.summary import summarize, summary_to_json
 from reports.verdict import NotReached, Reached, Words
 from tests.finished_runs import make_run, make_study, sweep

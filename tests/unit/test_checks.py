@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from reports.checks import Check
+from reports.evidence.runs import DECAY_NOT_STATED, FinishedRun
+from reports.evidence.study import Study
 from reports.published import published_study
-from reports.runs import DECAY_NOT_STATED, FinishedRun
-from reports.study import Study
 from reports.summary import summarize
 from tests.finished_runs import ladder, make_run, make_study, sweep, true_loss, tuning
 

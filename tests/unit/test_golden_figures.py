@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from reports.blocks import Chart
+from reports.evidence.study import Study
 from reports.page import SECTIONS
 from reports.published import published_study
-from reports.study import Study
 from reports.summary import summarize
 from tests.report_factory import invented_study
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from reports.exporting import runs_to_csv
-from reports.importing import RunImportError, read_runs, size_from_name
+from reports.evidence.exporting import runs_to_csv
+from reports.evidence.importing import RunImportError, read_runs, size_from_name
+from reports.evidence.runs import DECAY_NOT_STATED
+from reports.evidence.study import SweepContext, build_study
 from reports.published import published_study
-from reports.runs import DECAY_NOT_STATED
-from reports.study import SweepContext, build_study
 from reports.summary import summarize, summary_to_json
 from reports.verdict import Reached
 from tests.finished_runs import sweep, true_loss

@@ -16,9 +16,9 @@ import pytest
 from reports import theme
 from reports.blocks import Block, Chart, Column, Prose, Table
 from reports.charts import blank
+from reports.evidence.study import Study, build_study
 from reports.page import SECTIONS, render_page, side_by_side, write_report
 from reports.published import published_study
-from reports.study import Study, build_study
 from reports.summary import summarize, summary_to_json
 from tests.report_factory import VARIANTS, Invented, context_of, invented_study, many_runs
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reports.blocks import Table
-from reports.runs import run_from_record
+from reports.evidence.runs import run_from_record
+from reports.evidence.study import build_study
 from reports.sections import appendix
-from reports.study import build_study
 from reports.summary import summarize
 from sweeper.ledger_entries import metric_points
 from tests.report_factory import Invented, context_of, records_of

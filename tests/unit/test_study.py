@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from reports.clock import clock_error, clock_shares
-from reports.runs import FinishedRun, run_from_record
-from reports.study import Configuration, Exclusion, Study
+from reports.evidence.clock import clock_error, clock_shares
+from reports.evidence.runs import FinishedRun, run_from_record
+from reports.evidence.study import Configuration, Exclusion, Study
 from tests.finished_runs import STEP_SECONDS, ladder, make_run, make_study, sweep, tuning
 from trainers.contract.record import PhaseTiming
 
@@ -136,7 +136,7 @@ def test_a_phase_that_both_arms_share_cancels_out_of_the_clock_error() -> None:
 
 
 def test_curves_are_drawn_on_the_pooled_clock() -> None:
-    from reports.runs import RunCurve
+    from reports.evidence.runs import RunCurve
 
     steps = np.array([500.0, 1_000.0, 4_000.0])
     run = make_run("tst", 4_000, 1000, 2.5, curve=RunCurve(steps, np.array([5.0, 4.0, 2.5])))

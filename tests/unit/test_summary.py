@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from reports.study import Study
+from reports.evidence.study import Study
 from reports.summary import headline, summarize, summary_to_json
 from reports.wording import percent, times
 from tests.finished_runs import ladder, make_run, make_study, sweep, tuning

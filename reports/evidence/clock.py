@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reports.runs import FinishedRun, FloatArray
+from reports.evidence.runs import FinishedRun, FloatArray
 
 ASSUMED_LOG_ERROR = 0.02
 """Standard error of ln(step time) where a single run measured it: unknown, so stated and flagged."""

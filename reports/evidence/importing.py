@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from reports.runs import BASELINE, DECAY_NOT_STATED, EMPTY_CURVE, FinishedRun, Parameters, RunCurve, trunk_name
+from reports.evidence.runs import BASELINE, DECAY_NOT_STATED, EMPTY_CURVE, FinishedRun, Parameters, RunCurve, trunk_name
 from trainers.contract.record import STAGES
 from trainers.contract.spec import Scalar
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reports.study import Study
+from reports.evidence.study import Study
 
 
 @dataclass(frozen=True, slots=True)

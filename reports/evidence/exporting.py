@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 
-from reports.importing import COLUMNS, OPTIONAL_COLUMNS
-from reports.runs import BASELINE, FinishedRun
-from reports.study import Study
+from reports.evidence.importing import COLUMNS, OPTIONAL_COLUMNS
+from reports.evidence.runs import BASELINE, FinishedRun
+from reports.evidence.study import Study
 
 
 def runs_to_csv(study: Study) -> str:

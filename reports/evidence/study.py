@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from reports.clock import PooledStepTime, PoolKey, pool_step_times, pooled_curve_hours, pooled_gpu_hours
-from reports.runs import BASELINE, FinishedRun, FloatArray, Parameters, RunCurve, run_from_record
+from reports.evidence.clock import PooledStepTime, PoolKey, pool_step_times, pooled_curve_hours, pooled_gpu_hours
+from reports.evidence.runs import BASELINE, FinishedRun, FloatArray, Parameters, RunCurve, run_from_record
 from trainers.contract.spec import Scalar
 
 __all__ = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from reports.study import Arm, SweepContext
+from reports.evidence.study import Arm, SweepContext
 from trainers.contract.spec import Scalar
 
 
