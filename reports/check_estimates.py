@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+from reports.estimate.verdict import Check, CheckStatus, Flag, NotReached, Reached, ScaleVerdict, Words, worst_status
+from reports.estimate.wording import times
 from reports.evidence.study import Study
-from reports.verdict import Check, CheckStatus, Flag, NotReached, Reached, ScaleVerdict, Words, worst_status
-from reports.wording import times
 
 TREND_TOLERANCE = 0.10
 NEAR_SIZE, FAR_SIZE = 2.0, 10.0

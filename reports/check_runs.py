@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from reports.estimate.verdict import Check, CheckStatus, ScaleVerdict, worst_status
 from reports.evidence.runs import DECAY_NOT_STATED, FinishedRun
 from reports.evidence.study import Arm, ScaleStudy, Study
 from reports.evidence.tuning import edges
-from reports.verdict import Check, CheckStatus, ScaleVerdict, worst_status
 
 OneCheck = Callable[[Study, tuple[ScaleVerdict, ...]], Check]
 

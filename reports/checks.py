@@ -8,8 +8,8 @@ from __future__ import annotations
 from reports import check_estimates as estimates
 from reports import check_runs as runs
 from reports.check_runs import OneCheck
+from reports.estimate.verdict import Check, CheckStatus, ScaleVerdict
 from reports.evidence.study import SETTINGS, Study
-from reports.verdict import Check, CheckStatus, ScaleVerdict
 
 __all__ = ["CHECKS", "Check", "CheckStatus", "run_checks"]
 

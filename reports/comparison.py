@@ -14,13 +14,13 @@ from typing import Any
 
 from reports import theme
 from reports.blocks import Block, Chart, Column, Fragment, Prose, Table
+from reports.estimate.verdict import NotReached, Reached, ScaleVerdict, Speedup
+from reports.estimate.wording import times
 from reports.evidence.runs import FinishedRun
 from reports.evidence.study import SETTINGS, Cell, ScaleStudy, Study
 from reports.page import DrawnSection, render_sections, side_by_side
 from reports.plan_page import Masthead
 from reports.summary import Summary, summarize, summary_to_json
-from reports.verdict import NotReached, Reached, ScaleVerdict, Speedup
-from reports.wording import times
 
 COMPARISON_SCHEMA = 1
 FORBIDS = {
@@ -186,7 +186,7 @@ def _ratio(
 def _ratio_interval(value: float, first: Reached, second: Reached) -> tuple[float, float] | None:
     """95 % interval of a ratio of independent speedups: errors of `ln S` add in squares, degrees of freedom by Welch and
     Satterthwaite, systematic half-widths as they are."""
-    from reports.inversion import CONFIDENCE, t_quantile
+    from reports.estimate.inversion import CONFIDENCE, t_quantile
 
     if first.interval is None or second.interval is None:
         return None

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from reports.checks import Check, run_checks
+from reports.estimate.scaling import Aggregate, SizeTrend, geometric_mean, size_trend
+from reports.estimate.speedup import judge
+from reports.estimate.verdict import MatchedPair, NotReached, Reached, ScaleVerdict, Speedup, Words
+from reports.estimate.wording import headline_of
 from reports.evidence.study import Configuration, Study
 from reports.evidence.sweep_cost import SweepCost, sweep_cost
-from reports.scaling import Aggregate, SizeTrend, geometric_mean, size_trend
-from reports.speedup import judge
 from reports.theme import method_label
-from reports.verdict import MatchedPair, NotReached, Reached, ScaleVerdict, Speedup, Words
-from reports.wording import headline_of
 
 SUMMARY_SCHEMA = 1
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from statistics import variance
 
+from reports.estimate.resolution import what_it_can_resolve
 from reports.evidence.runs import describe_parameters
-from reports.resolution import what_it_can_resolve
 from sweeper.arm_domain import FAN_AXIS
 from sweeper.arms import NOISE_FLOOR_SEEDS
 from sweeper.costs import StepCost

@@ -23,8 +23,8 @@ from trainers.contract.writing import write_atomically
 
 if TYPE_CHECKING:
     from reports.comparison import Comparison
+    from reports.estimate.verdict import Speedup
     from reports.summary import Summary
-    from reports.verdict import Speedup
 
 COMPARISONS = "comparisons"
 """Folder of pages about two sweeps. A sweep of that name would share it, which harms neither."""
@@ -114,7 +114,7 @@ def below(summary: Summary, least: float) -> list[str]:
 
 def _lower_end(speedup: Speedup | None) -> tuple[float | None, str]:
     """The lower bound of a speedup, or why there is none."""
-    from reports.verdict import NotReached, Reached
+    from reports.estimate.verdict import NotReached, Reached
 
     match speedup:
         case Reached(extrapolated=True):

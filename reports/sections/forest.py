@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from reports import theme
 from reports.blocks import Column, Table
 from reports.charts import axis, blank, label, log_axis, padded_log
-from reports.verdict import MatchedPair, NotReached, Reached, ScaleVerdict, Speedup
+from reports.estimate.verdict import MatchedPair, NotReached, Reached, ScaleVerdict, Speedup
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

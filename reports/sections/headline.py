@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from reports import theme
 from reports.blocks import Block, Fragment, Section
 from reports.charts import plain, round_ticks
+from reports.estimate.verdict import NotReached, Reached, ScaleVerdict, Words
 from reports.evidence.study import Study
 from reports.sections import plan
 from reports.sections.forest import close_pair
 from reports.summary import Summary
-from reports.verdict import NotReached, Reached, ScaleVerdict, Words
 
 MARKS = {"pass": "✓", "warn": "!", "fail": "✕", "not_applicable": "·"}
 

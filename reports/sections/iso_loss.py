@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from reports import theme
 from reports.blocks import Block, Chart, Heading, Prose, Section
 from reports.embed import thinned
+from reports.estimate.verdict import Clock, NotReached, Reached, ScaleVerdict
 from reports.evidence.runs import FinishedRun, FloatArray
 from reports.evidence.study import Arm, ScaleStudy, Study
 from reports.sections import iso_loss_figure, speedup_figures
 from reports.sections.iso_loss_figure import EndPoint, InRunCurve, IsoLoss
 from reports.summary import Summary
-from reports.verdict import Clock, NotReached, Reached, ScaleVerdict
 
 MOST_CURVES = 100
 """Faint curves on the whole page: more cannot be told apart, and the page has a size to keep."""

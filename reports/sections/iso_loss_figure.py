@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from reports import theme
 from reports.blocks import Column, Table
 from reports.charts import blank, label, linear_axis, log_axis, padded_log
-from reports.verdict import LadderCurve
+from reports.estimate.verdict import LadderCurve
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from reports.estimate.verdict import NotReached, Reached
 from reports.evidence.study import Study
 from reports.sections.forest import close_pair
 from reports.summary import Summary
-from reports.verdict import NotReached, Reached
 
 DEFAULT_PRICES = {"cuda": 3.0, "cpu": 0.05}
 """Per device-hour, where the search-space file names no price: about what a rented H200 and a rented core cost."""

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from reports import theme
 from reports.blocks import Block, Code, Column, Heading, Prose, Table
+from reports.estimate.verdict import NotReached, Reached, ScaleVerdict, Words
 from reports.evidence.runs import FinishedRun, Parameters, describe_parameters, parameter_name
 from reports.evidence.study import Cell, Configuration, Study
 from reports.summary import Summary
-from reports.verdict import NotReached, Reached, ScaleVerdict, Words
 
 
 @dataclass(frozen=True, slots=True)

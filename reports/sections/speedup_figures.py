@@ -10,9 +10,9 @@ import numpy as np
 from reports import theme
 from reports.blocks import Chart, Column, Table
 from reports.charts import blank, label, linear_axis, log_axis, padded, padded_log
-from reports.scaling import SizeTrend
+from reports.estimate.scaling import SizeTrend
+from reports.estimate.verdict import Reached, ScaleVerdict, Speedup
 from reports.sections import forest
-from reports.verdict import Reached, ScaleVerdict, Speedup
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from reports import theme
 from reports.blocks import Block, Chart, Column, Prose, Section, Table
+from reports.estimate.scaling import SizeTrend
+from reports.estimate.verdict import ScaleVerdict, Words
 from reports.evidence.study import Study
-from reports.scaling import SizeTrend
 from reports.sections import forest, recipe, speedup_figures
 from reports.sections.forest import ForestRow
 from reports.sections.published_values import published_values
 from reports.summary import Summary
-from reports.verdict import ScaleVerdict, Words
 
 
 @dataclass(frozen=True, slots=True)

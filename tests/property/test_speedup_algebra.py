@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reports.estimate.ladder import fit_power_law
+from reports.estimate.observations import observe
+from reports.estimate.readings import make_ladder, speedup_curve
+from reports.estimate.speedup import judge
+from reports.estimate.verdict import Clock, NotReached, Reached, ScaleVerdict
 from reports.evidence.clock import ClockError
 from reports.evidence.runs import FinishedRun
-from reports.ladder import fit_power_law
-from reports.observations import observe
-from reports.readings import make_ladder, speedup_curve
-from reports.speedup import judge
-from reports.verdict import Clock, NotReached, Reached, ScaleVerdict
 from tests.finished_runs import make_run, make_study
 
 BUDGETS = (2_000, 3_000, 4_500, 7_000)

@@ -9,10 +9,10 @@ import pytest
 from scipy.stats import t as student
 
 from reports.comparison import Comparison, compare, comparison_to_json, render_comparison, speedup_text
+from reports.estimate.verdict import NotReached, Reached
 from reports.evidence.study import Study
 from reports.published import published_study
 from reports.summary import summarize
-from reports.verdict import NotReached, Reached
 from sweeper.reporting import below
 from tests.finished_runs import ladder, make_study, sweep, tuning
 

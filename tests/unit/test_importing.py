@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from reports.estimate.verdict import Reached
 from reports.evidence.exporting import runs_to_csv
 from reports.evidence.importing import RunImportError, read_runs, size_from_name
 from reports.evidence.runs import DECAY_NOT_STATED
 from reports.evidence.study import SweepContext, build_study
 from reports.published import published_study
 from reports.summary import summarize, summary_to_json
-from reports.verdict import Reached
 from tests.finished_runs import sweep, true_loss
 
 HEADER = "scale,method,seed,total_steps,bag_size,step_ratio,gpu_hours,tokens,final_loss"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from reports.inversion import invert_ladder, mean_matrix
-from reports.ladder import fit_power_law, two_budget_range
-from reports.noise import estimate_noise, noise_design
+from reports.estimate.inversion import invert_ladder, mean_matrix
+from reports.estimate.ladder import fit_power_law, two_budget_range
+from reports.estimate.noise import estimate_noise, noise_design
 
 COST = np.array([1.0, 1.7, 2.6, 4.1])
 

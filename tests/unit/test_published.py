@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from reports.estimate.verdict import Flag, Reached, ScaleVerdict, Words
 from reports.published import published_runs, published_study
 from reports.summary import summarize, summary_to_json
-from reports.verdict import Flag, Reached, ScaleVerdict, Words
 
 
 def verdict(scale: str, method: str = "tst") -> ScaleVerdict:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.stats import linregress, t
 
-from reports.scaling import geometric_mean, size_trend
-from reports.speedup import judge
-from reports.verdict import ScaleVerdict
+from reports.estimate.scaling import geometric_mean, size_trend
+from reports.estimate.speedup import judge
+from reports.estimate.verdict import ScaleVerdict
 from tests.finished_runs import OFFSETS, ladder, make_run, make_study, true_loss
 
 SIZES = {"a": 1e5, "b": 1e6, "c": 1e7, "d": 1e8}

@@ -14,12 +14,12 @@ from reports import theme
 from reports.blocks import Link
 from reports.charts import round_ticks
 from reports.embed import figure_json, json_in_html, thinned
+from reports.estimate.verdict import Reached
 from reports.evidence.study import Study
 from reports.published import published_study
 from reports.sections import appendix, factors, forest, headline, iso_loss, plan, recipe, search, trust, verdict
 from reports.sections.published_values import published_values
 from reports.summary import Summary, summarize
-from reports.verdict import Reached
 from tests.report_factory import invented_study
 from trainers.methods import METHODS
 

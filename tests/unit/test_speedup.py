@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from scipy.special import stdtrit
 
+from reports.estimate.resolution import resolvable, what_it_can_resolve
+from reports.estimate.speedup import judge
+from reports.estimate.verdict import Flag, NotReached, Reached, ScaleVerdict, Words
 from reports.evidence.runs import FinishedRun
 from reports.evidence.study import Study
-from reports.resolution import resolvable, what_it_can_resolve
-from reports.speedup import judge
-from reports.verdict import Flag, NotReached, Reached, ScaleVerdict, Words
 from tests.finished_runs import OFFSETS, STEP_SECONDS, ladder, make_run, make_study, sweep, true_loss, tuning
 
 

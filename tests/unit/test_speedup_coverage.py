@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from reports.coverage import Coverage, Design, markdown_table, simulate, standard_designs, true_loss
-from reports.inversion import log_speedup, mean_matrix
-from reports.ladder import fit_power_law
+from reports.estimate.coverage import Coverage, Design, markdown_table, simulate, standard_designs, true_loss
+from reports.estimate.inversion import log_speedup, mean_matrix
+from reports.estimate.ladder import fit_power_law
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_a_noisy_clock_is_covered_and_widens_the_interval() -> None:
 
 def test_counting_branches_as_seeds_would_not_cover() -> None:
     """The reason why trunks are the units: branches of one trunk, taken as independent, give intervals that miss."""
-    from reports.noise import estimate_noise, noise_design
+    from reports.estimate.noise import estimate_noise, noise_design
 
     generator = np.random.default_rng(3)
     budgets = np.array([1.0, 2.0, 4.0])

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from reports.estimate.wording import percent, times
 from reports.evidence.study import Study
 from reports.summary import headline, summarize, summary_to_json
-from reports.wording import percent, times
 from tests.finished_runs import ladder, make_run, make_study, sweep, tuning
 
 PROMISED = {

@@ -6,8 +6,8 @@ of their own, as plain as the one for a success.
 
 from __future__ import annotations
 
+from reports.estimate.verdict import Flag, NotReached, Reached, ScaleVerdict, SeedDeviation, Words
 from reports.evidence.study import Study
-from reports.verdict import Flag, NotReached, Reached, ScaleVerdict, SeedDeviation, Words
 
 _CAVEATS: tuple[tuple[Flag, str], ...] = (
     (Flag.UNEQUAL_TUNING, "The arms were not tuned alike ({tuning}), so part of the difference is the search's luck."),

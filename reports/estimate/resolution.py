@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reports.inversion import CONFIDENCE, invert_ladder, mean_matrix, t_quantile
-from reports.noise import noise_design
+from reports.estimate.inversion import CONFIDENCE, invert_ladder, mean_matrix, t_quantile
+from reports.estimate.noise import noise_design
 
 POWER = 0.8
 """Probability with which the resolved speedup is found."""

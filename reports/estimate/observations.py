@@ -11,10 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reports.evidence.runs import FinishedRun, FloatArray
-from reports.evidence.study import Cell, ScaleStudy, configuration_of
-from reports.inversion import mean_matrix
-from reports.noise import (
+from reports.estimate.inversion import mean_matrix
+from reports.estimate.noise import (
     PRIOR_MINIMUM_PARAMS,
     PRIOR_SIGMA,
     Noise,
@@ -22,7 +20,9 @@ from reports.noise import (
     estimate_noise,
     noise_design,
 )
-from reports.verdict import SeedDeviation
+from reports.estimate.verdict import SeedDeviation
+from reports.evidence.runs import FinishedRun, FloatArray
+from reports.evidence.study import Cell, ScaleStudy, configuration_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,7 +1,7 @@
 """Do the intervals cover? The estimator against sweeps whose truth is known.
 
 Simulates final losses `E + A * C^-a` plus seed noise, with branches of a trunk sharing most of it or not, runs the very
-functions that reports use, and counts. `python -m reports.coverage` prints the table of the documentation.
+functions that reports use, and counts. `python -m reports.estimate.coverage` prints the table of the documentation.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reports.estimate.inversion import ends_above, log_speedup, mean_matrix
+from reports.estimate.noise import estimate_noise, noise_design
 from reports.evidence.runs import FloatArray
-from reports.inversion import ends_above, log_speedup, mean_matrix
-from reports.noise import estimate_noise, noise_design
 
 ASYMPTOTE, SLOPE, EXPONENT = 2.0, 0.19, 0.15
 """The true ladder: nats, nats per e-fold of compute at unit cost, and its bend."""

@@ -13,10 +13,7 @@ from itertools import pairwise
 import numpy as np
 from scipy.special import fdtrc
 
-from reports.evidence.clock import ClockError
-from reports.evidence.runs import FloatArray
-from reports.evidence.study import Cell
-from reports.inversion import (
+from reports.estimate.inversion import (
     CONFIDENCE,
     LogSpeedup,
     combine_freedom,
@@ -26,9 +23,21 @@ from reports.inversion import (
     log_speedup,
     t_quantile,
 )
-from reports.noise import Noise
-from reports.observations import Observations
-from reports.verdict import Clock, LadderCurve, LossGap, MatchedPair, NotReached, Reached, Speedup, SpeedupCurve
+from reports.estimate.noise import Noise
+from reports.estimate.observations import Observations
+from reports.estimate.verdict import (
+    Clock,
+    LadderCurve,
+    LossGap,
+    MatchedPair,
+    NotReached,
+    Reached,
+    Speedup,
+    SpeedupCurve,
+)
+from reports.evidence.clock import ClockError
+from reports.evidence.runs import FloatArray
+from reports.evidence.study import Cell
 
 NO_CLOCK_ERROR = ClockError(0.0, math.inf, False)
 LIMIT = math.log(1e6)

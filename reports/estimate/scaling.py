@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reports.estimate.inversion import CONFIDENCE, t_quantile
+from reports.estimate.verdict import Reached, ScaleVerdict
 from reports.evidence.runs import FloatArray
-from reports.inversion import CONFIDENCE, t_quantile
-from reports.verdict import Reached, ScaleVerdict
 
 MINIMUM_SCALES = 4
 """Fewer sizes than this leave no degree of freedom worth the name for a line and its prediction."""

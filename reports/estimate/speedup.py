@@ -9,11 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from reports.evidence.clock import ClockError, clock_error
-from reports.evidence.study import Arm, Cell, ScaleStudy, Study
-from reports.evidence.tuning import TuningComparison, compare_tuning, edges
-from reports.observations import Observations, observe
-from reports.readings import (
+from reports.estimate.observations import Observations, observe
+from reports.estimate.readings import (
     NO_CLOCK_ERROR,
     Ladder,
     Reading,
@@ -25,8 +22,8 @@ from reports.readings import (
     read_speedup,
     speedup_curve,
 )
-from reports.resolution import resolvable
-from reports.verdict import (
+from reports.estimate.resolution import resolvable
+from reports.estimate.verdict import (
     CLOCKS,
     BudgetSpeedup,
     Clock,
@@ -40,7 +37,10 @@ from reports.verdict import (
     Speedup,
     Words,
 )
-from reports.wording import worst_caveat
+from reports.estimate.wording import worst_caveat
+from reports.evidence.clock import ClockError, clock_error
+from reports.evidence.study import Arm, Cell, ScaleStudy, Study
+from reports.evidence.tuning import TuningComparison, compare_tuning, edges
 
 PCHIP_TOLERANCE = 0.01
 CLOCK_TOLERANCE = 0.05

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
+from reports.estimate.ladder import PowerLaw, fit_power_law, two_budget_range
+from reports.estimate.noise import Noise, PriorNoise
 from reports.evidence.runs import FloatArray
-from reports.ladder import PowerLaw, fit_power_law, two_budget_range
-from reports.noise import Noise, PriorNoise
 
 CONFIDENCE = 0.95
 
