@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from reports.checks import Check, run_checks
+from reports.checks.all_checks import Check, run_checks
 from reports.estimate.scaling import Aggregate, SizeTrend, geometric_mean, size_trend
 from reports.estimate.speedup import judge
 from reports.estimate.verdict import MatchedPair, NotReached, Reached, ScaleVerdict, Speedup, Words

@@ -5,9 +5,9 @@ A check that cannot be made says so (`not_applicable`): silence is not a pass.
 
 from __future__ import annotations
 
-from reports import check_estimates as estimates
-from reports import check_runs as runs
-from reports.check_runs import OneCheck
+from reports.checks import check_estimates as estimates
+from reports.checks import check_runs as runs
+from reports.checks.check_runs import OneCheck
 from reports.estimate.verdict import Check, CheckStatus, ScaleVerdict
 from reports.evidence.study import SETTINGS, Study
 

@@ -1,0 +1,1 @@
+"""Can I trust this? The automatic checks, each with its number and one sentence."""
