@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reports import theme
-from reports.blocks import Block, Chart, Column, Fragment, Prose, Table
 from reports.estimate.verdict import NotReached, Reached, ScaleVerdict, Speedup
 from reports.estimate.wording import times
 from reports.evidence.runs import FinishedRun
 from reports.evidence.study import SETTINGS, Cell, ScaleStudy, Study
+from reports.html import theme
+from reports.html.blocks import Block, Chart, Column, Fragment, Prose, Table
 from reports.page import DrawnSection, render_sections, side_by_side
 from reports.plan_page import Masthead
 from reports.summary import Summary, summarize, summary_to_json

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from reports import theme
-from reports.blocks import Block, Chart, Section
-from reports.embed import chart_library, figure_json, json_in_html
 from reports.evidence.study import Study
+from reports.html import theme
+from reports.html.blocks import Block, Chart, Section
+from reports.html.embed import chart_library, figure_json, json_in_html
 from reports.sections import appendix, factors, headline, iso_loss, search, trust, verdict, what_if
 from reports.summary import Summary, summary_to_json
 from trainers.contract.writing import write_atomically
@@ -98,7 +98,7 @@ def _environment() -> jinja2.Environment:
     import jinja2
 
     return jinja2.Environment(
-        loader=jinja2.PackageLoader("reports", package_path="."),
+        loader=jinja2.PackageLoader("reports.html", package_path="."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -108,4 +108,4 @@ def _environment() -> jinja2.Environment:
 
 def _own_text(name: str) -> Markup:
     """A file of this package, put into the page as it is."""
-    return Markup(resources.files("reports").joinpath(name).read_text(encoding="utf-8"))
+    return Markup(resources.files("reports.html").joinpath(name).read_text(encoding="utf-8"))

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from reports import theme
-from reports.blocks import Block, Chart, Code, Column, Fragment, Prose, Table
-from reports.charts import blank, label, linear_axis, log_axis
+from reports.html import theme
+from reports.html.blocks import Block, Chart, Code, Column, Fragment, Prose, Table
+from reports.html.charts import blank, label, linear_axis, log_axis
 from reports.page import DrawnSection, render_sections, side_by_side
 from reports.plan_page import Masthead
 

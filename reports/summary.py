@@ -16,7 +16,7 @@ from reports.estimate.verdict import MatchedPair, NotReached, Reached, ScaleVerd
 from reports.estimate.wording import headline_of
 from reports.evidence.study import Configuration, Study
 from reports.evidence.sweep_cost import SweepCost, sweep_cost
-from reports.theme import method_label
+from reports.html.theme import method_label
 
 SUMMARY_SCHEMA = 1
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from reports.theme import method_style
+from reports.html.theme import method_style
 from sweeper.about import SweepAbout
 from trainers.contract.record import Diverged, EvalPoint, Failed, Finished, RunRecord, Stopped, outcome_name
 from trainers.contract.spec import TrialSpec, spec_from_dict, spec_to_dict

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from reports.evidence.runs import FinishedRun, describe_parameters
-from reports.theme import method_style
+from reports.html.theme import method_style
 from sweeper.ledger_entries import (
     KIND_TAG,
     MAX_POINTS,

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from reports.theme import hours
+from reports.html.theme import hours
 from sweeper.plan import Plan, ScalePlan
 from trainers.contract.writing import write_atomically
 

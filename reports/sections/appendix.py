@@ -6,11 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reports import theme
-from reports.blocks import Block, Cell, Code, Column, Heading, Link, Prose, Section, Table
 from reports.estimate.verdict import LadderCurve
 from reports.evidence.runs import FinishedRun, describe_parameters
 from reports.evidence.study import ScaleStudy, Study
+from reports.html import theme
+from reports.html.blocks import Block, Cell, Code, Column, Heading, Link, Prose, Section, Table
 from reports.summary import Summary, summary_to_json
 from trainers.contract.record import RunRecord
 from trainers.methods import METHODS

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reports import theme
-from reports.blocks import Block, Chart, Column, Prose, Section, Table
-from reports.charts import axis, blank, label, log_axis, padded_log
 from reports.evidence.runs import FinishedRun
 from reports.evidence.study import PooledStepTime, ScaleStudy, Study
+from reports.html import theme
+from reports.html.blocks import Block, Chart, Column, Prose, Section, Table
+from reports.html.charts import axis, blank, label, log_axis, padded_log
 from reports.summary import Summary
 from trainers.contract.flops import flops_per_step
 from trainers.contract.schedule import Phase

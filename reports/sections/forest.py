@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reports import theme
-from reports.blocks import Column, Table
-from reports.charts import axis, blank, label, log_axis, padded_log
 from reports.estimate.verdict import MatchedPair, NotReached, Reached, ScaleVerdict, Speedup
+from reports.html import theme
+from reports.html.blocks import Column, Table
+from reports.html.charts import axis, blank, label, log_axis, padded_log
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -9,11 +9,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reports import theme
-from reports.blocks import Block, Fragment, Section
-from reports.charts import plain, round_ticks
 from reports.estimate.verdict import NotReached, Reached, ScaleVerdict, Words
 from reports.evidence.study import Study
+from reports.html import theme
+from reports.html.blocks import Block, Fragment, Section
+from reports.html.charts import plain, round_ticks
 from reports.sections import plan
 from reports.sections.forest import close_pair
 from reports.summary import Summary

@@ -11,12 +11,12 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reports import theme
-from reports.blocks import Block, Chart, Heading, Prose, Section
-from reports.embed import thinned
 from reports.estimate.verdict import Clock, NotReached, Reached, ScaleVerdict
 from reports.evidence.runs import FinishedRun, FloatArray
 from reports.evidence.study import Arm, ScaleStudy, Study
+from reports.html import theme
+from reports.html.blocks import Block, Chart, Heading, Prose, Section
+from reports.html.embed import thinned
 from reports.sections import iso_loss_figure, speedup_figures
 from reports.sections.iso_loss_figure import EndPoint, InRunCurve, IsoLoss
 from reports.summary import Summary

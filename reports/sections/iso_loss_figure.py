@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports import theme
-from reports.blocks import Column, Table
-from reports.charts import blank, label, linear_axis, log_axis, padded_log
 from reports.estimate.verdict import LadderCurve
+from reports.html import theme
+from reports.html.blocks import Column, Table
+from reports.html.charts import blank, label, linear_axis, log_axis, padded_log
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

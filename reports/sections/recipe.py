@@ -9,11 +9,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reports import theme
-from reports.blocks import Block, Code, Column, Heading, Prose, Table
 from reports.estimate.verdict import NotReached, Reached, ScaleVerdict, Words
 from reports.evidence.runs import FinishedRun, Parameters, describe_parameters, parameter_name
 from reports.evidence.study import Cell, Configuration, Study
+from reports.html import theme
+from reports.html.blocks import Block, Code, Column, Heading, Prose, Table
 from reports.summary import Summary
 
 

@@ -11,10 +11,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reports import theme
-from reports.blocks import Block, Heading, Prose, Section
 from reports.evidence.runs import PARAMETER_NAMES, FinishedRun, parameter_name
 from reports.evidence.study import Arm, ScaleStudy, Study
+from reports.html import theme
+from reports.html.blocks import Block, Heading, Prose, Section
 from reports.sections import search_figures
 from reports.sections.search_figures import LossMap, Slice, Spending
 from reports.summary import Summary

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from reports import theme
-from reports.blocks import Chart, Column, Table
-from reports.charts import axis, blank, label, linear_axis, padded, plain, round_ticks
 from reports.evidence.runs import describe_parameters, parameter_name
+from reports.html import theme
+from reports.html.blocks import Chart, Column, Table
+from reports.html.charts import axis, blank, label, linear_axis, padded, plain, round_ticks
 from trainers.contract.spec import Scalar
 
 if TYPE_CHECKING:

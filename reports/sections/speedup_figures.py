@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reports import theme
-from reports.blocks import Chart, Column, Table
-from reports.charts import blank, label, linear_axis, log_axis, padded, padded_log
 from reports.estimate.scaling import SizeTrend
 from reports.estimate.verdict import Reached, ScaleVerdict, Speedup
+from reports.html import theme
+from reports.html.blocks import Chart, Column, Table
+from reports.html.charts import blank, label, linear_axis, log_axis, padded, padded_log
 from reports.sections import forest
 
 if TYPE_CHECKING:

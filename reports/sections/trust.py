@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reports.blocks import Block, Fragment, Heading, Prose, Section
 from reports.evidence.study import Study
+from reports.html.blocks import Block, Fragment, Heading, Prose, Section
 from reports.sections.headline import MARKS
 from reports.summary import Summary
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reports import theme
-from reports.blocks import Block, Chart, Column, Prose, Section, Table
 from reports.estimate.scaling import SizeTrend
 from reports.estimate.verdict import ScaleVerdict, Words
 from reports.evidence.study import Study
+from reports.html import theme
+from reports.html.blocks import Block, Chart, Column, Prose, Section, Table
 from reports.sections import forest, recipe, speedup_figures
 from reports.sections.forest import ForestRow
 from reports.sections.published_values import published_values

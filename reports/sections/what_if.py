@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from reports import theme
-from reports.blocks import Block, Fragment, Prose, Section
-from reports.embed import json_in_html
 from reports.evidence.study import Study
+from reports.html import theme
+from reports.html.blocks import Block, Fragment, Prose, Section
+from reports.html.embed import json_in_html
 from reports.sections import plan
 from reports.summary import Summary
 

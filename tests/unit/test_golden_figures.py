@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reports.blocks import Chart
 from reports.evidence.study import Study
+from reports.html.blocks import Chart
 from reports.page import SECTIONS
 from reports.published import published_study
 from reports.summary import summarize

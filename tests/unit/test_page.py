@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from reports import theme
-from reports.blocks import Block, Chart, Column, Prose, Table
-from reports.charts import blank
 from reports.evidence.study import Study, build_study
+from reports.html import theme
+from reports.html.blocks import Block, Chart, Column, Prose, Table
+from reports.html.charts import blank
 from reports.page import SECTIONS, render_page, side_by_side, write_report
 from reports.published import published_study
 from reports.summary import summarize, summary_to_json

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reports.blocks import Table
 from reports.evidence.runs import run_from_record
 from reports.evidence.study import build_study
+from reports.html.blocks import Table
 from reports.sections import appendix
 from reports.summary import summarize
 from sweeper.ledger_entries import metric_points

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reports import theme
-from reports.blocks import Link
-from reports.charts import round_ticks
-from reports.embed import figure_json, json_in_html, thinned
 from reports.estimate.verdict import Reached
 from reports.evidence.study import Study
+from reports.html import theme
+from reports.html.blocks import Link
+from reports.html.charts import round_ticks
+from reports.html.embed import figure_json, json_in_html, thinned
 from reports.published import published_study
 from reports.sections import appendix, factors, forest, headline, iso_loss, plan, recipe, search, trust, verdict
 from reports.sections.published_values import published_values

@@ -10,7 +10,7 @@ import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
-from reports import theme
+from reports.html import theme
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
