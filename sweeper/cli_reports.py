@@ -17,8 +17,8 @@ import typer
 from sweeper.cli_options import RESULTS, Debug, Json, Results, Uri, guarded, print_json, refuse
 
 if TYPE_CHECKING:
-    from reports.comparison import Comparison
     from reports.evidence.study import Study
+    from reports.pages.comparison import Comparison
     from sweeper.importing import Imported
     from sweeper.ledger_imports import ImportedTables
 
@@ -145,7 +145,7 @@ def _report(
 
 
 def _compare(names: Sequence[str], results: Path, tracking_uri: str | None, as_json: bool) -> None:
-    from reports.comparison import comparison_to_json
+    from reports.pages.comparison import comparison_to_json
     from sweeper.reporting import read_study, write_comparison_files
 
     if names[0] == names[1]:
@@ -161,7 +161,7 @@ def _compare(names: Sequence[str], results: Path, tracking_uri: str | None, as_j
 
 def _show_comparison(made: Comparison) -> None:
     """The verdicts in five columns, which is what 80 characters hold; the page has the rest."""
-    from reports.comparison import sides_table
+    from reports.pages.comparison import sides_table
     from sweeper.screen import show_table
 
     print(made.sentence)

@@ -1,6 +1,6 @@
 """A plan for others than the terminal: as JSON for machines, as a self-contained page with the tree of stages drawn.
 
-Nothing is computed here that the plan does not hold; how the page looks is `reports.plan_page`'s.
+Nothing is computed here that the plan does not hold; how the page looks is `reports.pages.plan`'s.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
 
 def write_plan_page(plan: Plan, path: Path) -> None:
     """Write the page to `path`, whole or not at all. Raises `OSError` where that cannot be done."""
-    from reports.plan_page import PlannedArm, PlannedStage, PlannedSweep, render_plan
+    from reports.pages.plan import PlannedArm, PlannedStage, PlannedSweep, render_plan
 
     planned = PlannedSweep(
         name=plan.name,

@@ -19,7 +19,7 @@ def table_label(standing: Standing) -> str:
 
 def write_replay_files(result: ReplayResult, folder: Path, *, command: str, source: str) -> Path:
     """Write the page and its numbers into `folder`; returns the page's path."""
-    from reports.replay_page import RacedStrategy, RacePage, render_races
+    from reports.pages.replay import RacedStrategy, RacePage, render_races
 
     races = RacePage(
         source=source,

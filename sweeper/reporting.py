@@ -22,8 +22,8 @@ from trainers.contract.spec import Scalar
 from trainers.contract.writing import write_atomically
 
 if TYPE_CHECKING:
-    from reports.comparison import Comparison
     from reports.estimate.verdict import Speedup
+    from reports.pages.comparison import Comparison
     from reports.summary import Summary
 
 COMPARISONS = "comparisons"
@@ -129,7 +129,7 @@ def _lower_end(speedup: Speedup | None) -> tuple[float | None, str]:
 
 def write_comparison_files(first: Any, second: Any, results: Path, command: str) -> tuple[Comparison, Path]:
     """Compare two studies and write the page; returns the comparison and the page's path."""
-    from reports.comparison import compare, comparison_to_json, render_comparison
+    from reports.pages.comparison import compare, comparison_to_json, render_comparison
 
     made = compare(first, second)
     folder = results / COMPARISONS / f"{made.names[0]}-and-{made.names[1]}"
@@ -141,7 +141,7 @@ def write_comparison_files(first: Any, second: Any, results: Path, command: str)
 
 def write_report_files(study: Any, folder: Path) -> Summary:
     """Write page and summary into `folder`; returns the summary."""
-    from reports.page import write_report
+    from reports.pages.report import write_report
     from reports.summary import summarize, summary_to_json
 
     summary = summarize(study)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from reports.evidence.runs import run_from_record
 from reports.evidence.study import build_study
-from reports.page import write_report
+from reports.pages.report import write_report
 from reports.summary import summarize
 from tests.report_factory import Invented, context_of, records_of
 from trainers.training.devices import cpu_name

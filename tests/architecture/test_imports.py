@@ -31,9 +31,9 @@ RAY, MLFLOW, PLOTLY, SCREEN = (
 )
 BREACHES = [
     ("trainers/training/loop.py", "import reports.evidence.study", {LAYERS}),
-    ("reports/page.py", "import sweeper.plan", {LAYERS, REPORTS}),
+    ("reports/pages/report.py", "import sweeper.plan", {LAYERS, REPORTS}),
     ("reports/evidence/study.py", "import trainers.training.loop", {REPORTS}),
-    ("reports/page.py", "import torch", {REPORTS}),
+    ("reports/pages/report.py", "import torch", {REPORTS}),
     ("trainers/model/decoder.py", "import pydantic", {BARE}),
     ("trainers/data/files.py", "import yaml", {BARE}),
     ("trainers/contract/schedule.py", "import torch", {CORE, REPORTS}),
@@ -69,7 +69,7 @@ def test_records_are_read_where_torch_is_not_installed() -> None:
     done = python(
         "import sys\n"
         "for name in ('torch', 'ray', 'mlflow'): sys.modules[name] = None\n"
-        "import trainers.contract.record, trainers.methods, reports.evidence.study, reports.summary, reports.page"
+        "import trainers.contract.record, trainers.methods, reports.evidence.study, reports.summary, reports.pages.report"
     )
     assert done.returncode == 0, done.stderr
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from reports.page import render_page, write_report
+from reports.pages.report import render_page, write_report
 from reports.published import published_study
 from reports.sections import plan
 from reports.summary import summarize, summary_to_json

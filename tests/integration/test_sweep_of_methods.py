@@ -8,7 +8,7 @@ import pytest
 
 from reports.evidence.runs import run_from_record
 from reports.evidence.study import Study, SweepContext, build_study
-from reports.page import render_page
+from reports.pages.report import render_page
 from reports.summary import summarize
 from sweeper.arm_domain import domain_of
 from sweeper.costs import StepCost, step_cost

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from scipy.stats import t as student
 
-from reports.comparison import Comparison, compare, comparison_to_json, render_comparison, speedup_text
 from reports.estimate.verdict import NotReached, Reached
 from reports.evidence.study import Study
+from reports.pages.comparison import Comparison, compare, comparison_to_json, render_comparison, speedup_text
 from reports.published import published_study
 from reports.summary import summarize
 from sweeper.reporting import below

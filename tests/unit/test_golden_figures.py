@@ -15,7 +15,7 @@ import pytest
 
 from reports.evidence.study import Study
 from reports.html.blocks import Chart
-from reports.page import SECTIONS
+from reports.pages.report import SECTIONS
 from reports.published import published_study
 from reports.summary import summarize
 from tests.report_factory import invented_study

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from reports.plan_page import PlannedStage, lay_out
+from reports.pages.plan import PlannedStage, lay_out
 from sweeper.cli import app
 from sweeper.costs import StepCost
 from sweeper.plan import UNPREPARED, Plan, make_plan

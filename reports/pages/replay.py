@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from reports.html import theme
 from reports.html.blocks import Block, Chart, Code, Column, Fragment, Prose, Table
 from reports.html.charts import blank, label, linear_axis, log_axis
-from reports.page import DrawnSection, render_sections, side_by_side
-from reports.plan_page import Masthead
+from reports.pages.plan import Masthead
+from reports.pages.report import DrawnSection, render_sections, side_by_side
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

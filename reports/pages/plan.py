@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from reports.html import theme
 from reports.html.blocks import Block, Chart, Column, Fragment, Prose, Table
 from reports.html.charts import blank, label, linear_axis
-from reports.page import DrawnSection, render_sections, side_by_side
+from reports.pages.report import DrawnSection, render_sections, side_by_side
 from trainers.contract.schedule import NEXT_TOKEN
 
 if TYPE_CHECKING:
