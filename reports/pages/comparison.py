@@ -356,7 +356,7 @@ def ratio_table(made: Comparison) -> Table:
 
 
 def _chart(made: Comparison) -> Chart | None:
-    from reports.sections import forest
+    from reports.sections.figures import forest
 
     rows = tuple(
         row

@@ -15,7 +15,7 @@ from reports.html import theme
 from reports.html.blocks import Block, Fragment, Section
 from reports.html.charts import plain, round_ticks
 from reports.sections import plan
-from reports.sections.forest import close_pair
+from reports.sections.figures.forest import close_pair
 from reports.summary import Summary
 
 MARKS = {"pass": "✓", "warn": "!", "fail": "✕", "not_applicable": "·"}

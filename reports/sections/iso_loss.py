@@ -17,8 +17,9 @@ from reports.evidence.study import Arm, ScaleStudy, Study
 from reports.html import theme
 from reports.html.blocks import Block, Chart, Heading, Prose, Section
 from reports.html.embed import thinned
-from reports.sections import iso_loss_figure, speedup_figures
-from reports.sections.iso_loss_figure import EndPoint, InRunCurve, IsoLoss
+from reports.sections.figures import iso_loss as iso_loss_figure
+from reports.sections.figures import speedup as speedup_figures
+from reports.sections.figures.iso_loss import EndPoint, InRunCurve, IsoLoss
 from reports.summary import Summary
 
 MOST_CURVES = 100

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from reports.estimate.verdict import NotReached, Reached
 from reports.evidence.study import Study
-from reports.sections.forest import close_pair
+from reports.sections.figures.forest import close_pair
 from reports.summary import Summary
 
 DEFAULT_PRICES = {"cuda": 3.0, "cpu": 0.05}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from reports.sections.forest import close_pair
+from reports.sections.figures.forest import close_pair
 
 
 @dataclass(frozen=True, slots=True)

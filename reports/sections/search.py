@@ -15,8 +15,8 @@ from reports.evidence.runs import PARAMETER_NAMES, FinishedRun, parameter_name
 from reports.evidence.study import Arm, ScaleStudy, Study
 from reports.html import theme
 from reports.html.blocks import Block, Heading, Prose, Section
-from reports.sections import search_figures
-from reports.sections.search_figures import LossMap, Slice, Spending
+from reports.sections.figures import search as search_figures
+from reports.sections.figures.search import LossMap, Slice, Spending
 from reports.summary import Summary
 from trainers.contract.spec import Scalar
 

@@ -14,8 +14,10 @@ from reports.estimate.verdict import ScaleVerdict, Words
 from reports.evidence.study import Study
 from reports.html import theme
 from reports.html.blocks import Block, Chart, Column, Prose, Section, Table
-from reports.sections import forest, recipe, speedup_figures
-from reports.sections.forest import ForestRow
+from reports.sections import recipe
+from reports.sections.figures import forest
+from reports.sections.figures import speedup as speedup_figures
+from reports.sections.figures.forest import ForestRow
 from reports.sections.published_values import published_values
 from reports.summary import Summary
 

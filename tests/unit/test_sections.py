@@ -17,7 +17,8 @@ from reports.html.blocks import Link
 from reports.html.charts import round_ticks
 from reports.html.embed import figure_json, json_in_html, thinned
 from reports.published import published_study
-from reports.sections import appendix, factors, forest, headline, iso_loss, plan, recipe, search, trust, verdict
+from reports.sections import appendix, factors, headline, iso_loss, plan, recipe, search, trust, verdict
+from reports.sections.figures import forest
 from reports.sections.published_values import published_values
 from reports.summary import Summary, summarize
 from tests.report_factory import invented_study

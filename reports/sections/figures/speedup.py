@@ -12,7 +12,7 @@ from reports.estimate.verdict import Reached, ScaleVerdict, Speedup
 from reports.html import theme
 from reports.html.blocks import Chart, Column, Table
 from reports.html.charts import blank, label, linear_axis, log_axis, padded, padded_log
-from reports.sections import forest
+from reports.sections.figures import forest
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -1,0 +1,1 @@
+"""The charts of several sections, drawn from plain values."""
