@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from sweeper.search import Domain, Proposal, Recommendation, Strategy
 from sweeper.search.domain import Parameters
-from sweeper.specs import LEARNING_RATE
+from sweeper.space.trials import LEARNING_RATE
 from trainers.contract.record import RunRecord
 from trainers.contract.spec import Scalar, TrialSpec
 

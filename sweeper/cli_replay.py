@@ -104,7 +104,7 @@ def _race(
     from sweeper.replay_report import markdown_table, write_replay_files
     from sweeper.replay_sweep import race_domain
     from sweeper.screen import replay_progress, show_replay
-    from sweeper.space import load_search_space
+    from sweeper.space.load import load_search_space
 
     contestants = [one for one in (*CONTESTANTS, *PLAIN) if samplers is None or one.sampler in samplers]
     unknown = set(samplers or ()) - {one.sampler for one in contestants}
@@ -144,7 +144,7 @@ def _replay_sweep(
     from reports.summary import summary_to_json
     from sweeper.replay_sweep import SUFFIX, replay_sweep
     from sweeper.reporting import REPORT, write_report_files
-    from sweeper.space import load_search_space
+    from sweeper.space.load import load_search_space
 
     space = load_search_space(file)
     done = replay_sweep(

@@ -81,7 +81,7 @@ def describe(
 
     Raises `SearchSpaceError` for a file with mistakes.
     """
-    from sweeper.space import load_search_space
+    from sweeper.space.load import load_search_space
 
     space = load_search_space(space_file) if space_file is not None else None
     first = records[0]

@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from sweeper.space_schema import Grid, IntegerRange, LogUniformRange, Scalar, SearchSpace, UniformRange
-from sweeper.specs import make_spec
+from sweeper.space.schema import Grid, IntegerRange, LogUniformRange, Scalar, SearchSpace, UniformRange
+from sweeper.space.trials import make_spec
 from trainers.contract.spec import TrialSpec
 from trainers.planning.footprint import MOST_GPUS, USABLE, Fit, fewest_gpus, footprint, way_to_fit
 

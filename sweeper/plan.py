@@ -14,14 +14,14 @@ from statistics import variance
 
 from reports.estimate.resolution import what_it_can_resolve
 from reports.evidence.runs import describe_parameters
-from sweeper.arm_domain import FAN_AXIS
 from sweeper.arms import NOISE_FLOOR_SEEDS
 from sweeper.costs import StepCost
 from sweeper.memory import MemoryLedger
 from sweeper.memory_fit import ScaleFit
 from sweeper.simulate import SimulatedExecutor, trains_nothing
 from sweeper.site import Site, state_bytes
-from sweeper.space_schema import SearchSpace
+from sweeper.space.arm_domain import FAN_AXIS
+from sweeper.space.schema import SearchSpace
 from sweeper.sweep import CorpusFacts, Sweep
 from trainers.contract.flops import count_parameters, flops_at
 from trainers.contract.record import Provenance, RunRecord

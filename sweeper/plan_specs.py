@@ -17,7 +17,7 @@ from sweeper.ledger_location import LedgerError
 from sweeper.memory import MemoryLedger
 from sweeper.session import CORPORA, RunOptions, corpus_facts, corpus_request
 from sweeper.site import Site
-from sweeper.space import SearchSpace, load_search_space
+from sweeper.space.load import SearchSpace, load_search_space
 from sweeper.sweep import CorpusFacts, Sweep
 from trainers.contract.record import Provenance, RunRecord
 from trainers.planning.spec_lines import TUNING, TrialLine, trials_to_text

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sweeper.arm_domain import FAN_AXIS, domain_of
 from sweeper.costs import step_cost
 from sweeper.loss_table import SEED_DEVIATION, TABLE_METHODS, LossTable, refuse_other_methods, seed_noise
 from sweeper.memory import MemoryLedger
 from sweeper.search import Axis, Domain
 from sweeper.simulate import SimulatedExecutor, trains_nothing
 from sweeper.site import Site
-from sweeper.space_schema import SearchSpace
+from sweeper.space.arm_domain import FAN_AXIS, domain_of
+from sweeper.space.schema import SearchSpace
 from sweeper.sweep import CorpusFacts, Sweep
 from trainers.contract.record import Failed, Provenance, RunRecord
 from trainers.contract.spec import TrialSpec

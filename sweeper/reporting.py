@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.about import SweepAbout
-from sweeper.arm_domain import domain_of
 from sweeper.importing import imported_runs
 from sweeper.ledger import Ledger
 from sweeper.ledger_imports import ImportLedger
-from sweeper.space import SearchSpaceError, parse_search_space
+from sweeper.space.arm_domain import domain_of
+from sweeper.space.load import SearchSpaceError, parse_search_space
 from trainers.contract.record import RunRecord
 from trainers.contract.spec import Scalar
 from trainers.contract.writing import write_atomically

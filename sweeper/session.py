@@ -27,7 +27,7 @@ from sweeper.lock import STOP, driving
 from sweeper.memory_fit import ScaleFit, device_memory, fits_of, refuse_what_does_not_fit
 from sweeper.plan import UNPREPARED, Plan, make_plan
 from sweeper.site import Site
-from sweeper.space import SearchSpace, load_search_space
+from sweeper.space.load import SearchSpace, load_search_space
 from sweeper.sweep import CorpusFacts, Sweep
 from sweeper.view import SweepView, view_of
 from sweeper.worker import train_stage

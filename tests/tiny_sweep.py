@@ -14,7 +14,7 @@ from typing import Any
 
 from sweeper.memory import MemoryLedger
 from sweeper.site import Site
-from sweeper.space_schema import SearchSpace
+from sweeper.space.schema import SearchSpace
 from sweeper.sweep import CorpusFacts, Idle, Sweep
 from tests.strategies import PROVENANCE
 from trainers.contract.record import Diverged, PhaseTiming

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sweeper.specs import PARAMETER_KINDS
+from sweeper.space.trials import PARAMETER_KINDS
 from tests.method_specs import NEUTRAL, TYPICAL, method_spec
 from tests.strategies import PROVENANCE
 from tests.tiny_training import CORPUS, CPU, VOCABULARY, job_of, state_digest, train_tiny

@@ -10,13 +10,13 @@ from reports.evidence.runs import run_from_record
 from reports.evidence.study import Study, SweepContext, build_study
 from reports.pages.report import render_page
 from reports.summary import summarize
-from sweeper.arm_domain import domain_of
 from sweeper.costs import StepCost, step_cost
 from sweeper.executors import InlineExecutor
 from sweeper.memory import MemoryLedger
 from sweeper.plan import UNPREPARED, make_plan
 from sweeper.session import corpus_facts
 from sweeper.site import Site
+from sweeper.space.arm_domain import domain_of
 from sweeper.sweep import Sweep
 from sweeper.worker import train_stage
 from tests.conformance.sweep_of import prepare_text

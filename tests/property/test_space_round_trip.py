@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeper.space import SearchSpace, SearchSpaceError, parse_search_space
+from sweeper.space.load import SearchSpace, SearchSpaceError, parse_search_space
 from trainers.contract.scales import SCALES
 
 SHIPPED = Path(__file__).parents[2] / "search_spaces"

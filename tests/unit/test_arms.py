@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from sweeper.arm_domain import UNIFORM_CELLS, axis_of, domain_of
 from sweeper.arms import Arm, proposal_of
-from sweeper.space_schema import Grid, IntegerRange, LogUniformRange, UniformRange
+from sweeper.space.arm_domain import UNIFORM_CELLS, axis_of, domain_of
+from sweeper.space.schema import Grid, IntegerRange, LogUniformRange, UniformRange
 from tests.strategies import record_of
 from tests.tiny_sweep import Desk, loss_of, space_of
 from trainers.contract.record import Diverged, RunRecord

@@ -10,7 +10,7 @@ from sweeper.executors import InlineExecutor
 from sweeper.memory import MemoryLedger
 from sweeper.session import corpus_facts
 from sweeper.site import Site, state_bytes
-from sweeper.space import SearchSpace, parse_search_space
+from sweeper.space.load import SearchSpace, parse_search_space
 from sweeper.sweep import Sweep
 from sweeper.worker import train_stage
 from tests import small

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from sweeper.cli import app
 from sweeper.memory_fit import DeviceMemory, fits_of, refuse_what_does_not_fit
-from sweeper.space import SearchSpace, load_search_space
+from sweeper.space.load import SearchSpace, load_search_space
 
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
 H200 = DeviceMemory("cuda", 141e9, "assumed")

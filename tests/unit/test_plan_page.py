@@ -17,7 +17,7 @@ from sweeper.cli import app
 from sweeper.costs import StepCost
 from sweeper.plan import UNPREPARED, Plan, make_plan
 from sweeper.plan_page import plan_to_json, write_plan_page
-from sweeper.space import load_search_space
+from sweeper.space.load import load_search_space
 from tests.tiny_sweep import space_of
 from tests.unit.test_rungs import RUNGS, rung_space
 

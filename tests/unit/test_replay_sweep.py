@@ -16,8 +16,8 @@ from sweeper.loss_table import LossTable, read_tables, seed_noise
 from sweeper.replay import Contestant, Rules, compare_strategies
 from sweeper.replay_report import markdown_table
 from sweeper.replay_sweep import TableSurface, race_domain, replay_sweep, tables_of_scale
-from sweeper.space import SearchSpace, load_search_space
-from sweeper.specs import make_spec
+from sweeper.space.load import SearchSpace, load_search_space
+from sweeper.space.trials import make_spec
 from tests.tiny_sweep import space_of
 from trainers.contract.spec import TrialSpec
 

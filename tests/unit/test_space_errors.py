@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.space import SearchSpaceError, load_search_space, parse_search_space
+from sweeper.space.load import SearchSpaceError, load_search_space, parse_search_space
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "space_errors"
 SHIPPED = Path(__file__).parents[2] / "search_spaces"

@@ -9,10 +9,17 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from sweeper.space import Grid, IntegerRange, SearchSpace, load_search_space, parse_search_space, search_space_schema
-from sweeper.space_json_schema import schema_text
-from sweeper.space_yaml import read_yaml
-from sweeper.specs import make_spec
+from sweeper.space.json_schema import schema_text
+from sweeper.space.load import (
+    Grid,
+    IntegerRange,
+    SearchSpace,
+    load_search_space,
+    parse_search_space,
+    search_space_schema,
+)
+from sweeper.space.trials import make_spec
+from sweeper.space.yaml_lines import read_yaml
 from trainers.contract.spec import TrialSpec
 from trainers.planning.lineage import build_tree, path_of
 
@@ -93,7 +100,7 @@ def test_the_grid_of_the_paper_shares_two_fifths_of_its_steps() -> None:
 
 def test_the_schema_for_editors_is_current() -> None:
     committed = (SHIPPED / "schema.json").read_text(encoding="utf-8")
-    assert committed == schema_text(), "write it anew: python -m sweeper.space_json_schema"
+    assert committed == schema_text(), "write it anew: python -m sweeper.space.json_schema"
     jsonschema.Draft202012Validator.check_schema(json.loads(committed))
 
 

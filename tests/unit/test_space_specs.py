@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sweeper.space import Scalar, ScheduleSettings, load_search_space
-from sweeper.specs import decay_steps, make_spec
+from sweeper.space.load import Scalar, ScheduleSettings, load_search_space
+from sweeper.space.trials import decay_steps, make_spec
 from trainers.contract.spec import Optimizer, TrialSpec
 
 SPACE = load_search_space(Path(__file__).parents[2] / "search_spaces" / "tst-270m.yaml")

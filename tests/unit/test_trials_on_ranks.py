@@ -10,7 +10,7 @@ import pytest
 from sweeper.costs import ASSUMED_CPU_FLOPS, step_cost
 from sweeper.session import RunOptions, plan_file, run_file
 from sweeper.site import Site
-from sweeper.space_schema import Resources
+from sweeper.space.schema import Resources
 from tests.strategies import PROVENANCE
 from tests.tiny_sweep import Desk, result_of
 from tests.tiny_training import tiny_spec

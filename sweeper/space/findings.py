@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sweeper.space_messages import label
-from sweeper.space_schema import Axis, Budgets, Scalar, SearchSpace
-from sweeper.space_yaml import Location
+from sweeper.space.messages import label
+from sweeper.space.schema import Axis, Budgets, Scalar, SearchSpace
+from sweeper.space.yaml_lines import Location
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ import math
 from collections.abc import Iterator
 from itertools import islice
 
-from sweeper.space_errors import choose_from, closest, shown
-from sweeper.space_findings import Draft, DraftArm, Finding
-from sweeper.space_schema import Axis, Grid, IntegerRange, LogUniformRange, Scalar, UniformRange
-from sweeper.space_yaml import Location
-from sweeper.specs import LEARNING_RATE, PARAMETER_KINDS
+from sweeper.space.errors import choose_from, closest, shown
+from sweeper.space.findings import Draft, DraftArm, Finding
+from sweeper.space.schema import Axis, Grid, IntegerRange, LogUniformRange, Scalar, UniformRange
+from sweeper.space.trials import LEARNING_RATE, PARAMETER_KINDS
+from sweeper.space.yaml_lines import Location
 from trainers.contract.spec import ModelShape, Optimizer, Schedule, TrialSpec
 from trainers.methods import BASELINE, METHODS, phases_of
 

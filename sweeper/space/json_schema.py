@@ -1,7 +1,7 @@
 """The JSON Schema of a search-space file, for editors: completion, hover texts and red underlines while typing.
 
 It says what `space_schema` says, and which scales, methods and axes exist. Rules between values it leaves to
-`sweeper plan`. Write the committed file anew with `python -m sweeper.space_json_schema`.
+`sweeper plan`. Write the committed file anew with `python -m sweeper.space.json_schema`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sweeper.space_schema import SearchSpace
-from sweeper.specs import LEARNING_RATE
+from sweeper.space.schema import SearchSpace
+from sweeper.space.trials import LEARNING_RATE
 from trainers.contract.scales import SCALES
 from trainers.data.sources import SOURCES
 from trainers.methods import BASELINE, METHODS
@@ -52,4 +52,4 @@ def _arm(name: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    (Path(__file__).parents[1] / "search_spaces" / "schema.json").write_text(schema_text(), encoding="utf-8")
+    (Path(__file__).parents[2] / "search_spaces" / "schema.json").write_text(schema_text(), encoding="utf-8")

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from sweeper.space_arms import axes_allowed, equal_learning_rates, trials_possible, values_possible
-from sweeper.space_errors import choose_from, closest, shown
-from sweeper.space_findings import Draft, Finding
-from sweeper.space_yaml import Location
-from sweeper.specs import decay_steps
+from sweeper.space.errors import choose_from, closest, shown
+from sweeper.space.findings import Draft, Finding
+from sweeper.space.rules_axes import axes_allowed, equal_learning_rates, trials_possible, values_possible
+from sweeper.space.trials import decay_steps
+from sweeper.space.yaml_lines import Location
 from trainers.contract.flops import count_parameters
 from trainers.contract.scales import SCALES
 from trainers.data.sources import SOURCES

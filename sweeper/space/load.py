@@ -12,12 +12,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from sweeper.space_errors import Problem, SearchSpaceError
-from sweeper.space_findings import Draft, DraftArm
-from sweeper.space_json_schema import search_space_schema
-from sweeper.space_messages import problems_of, without_tags
-from sweeper.space_rules import findings
-from sweeper.space_schema import (
+from sweeper.space.errors import Problem, SearchSpaceError
+from sweeper.space.findings import Draft, DraftArm
+from sweeper.space.json_schema import search_space_schema
+from sweeper.space.messages import problems_of, without_tags
+from sweeper.space.rules import findings
+from sweeper.space.schema import (
     Axis,
     AxisOrConstant,
     Budgets,
@@ -37,7 +37,7 @@ from sweeper.space_schema import (
     Tokenizer,
     UniformRange,
 )
-from sweeper.space_yaml import Document, Location, Plain, read_yaml
+from sweeper.space.yaml_lines import Document, Location, Plain, read_yaml
 
 __all__ = [
     "Axis",

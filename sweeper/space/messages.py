@@ -12,9 +12,9 @@ from typing import Any, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from sweeper.space_errors import Problem, choose_from, closest, shown
-from sweeper.space_schema import AXIS_TAGS, CONSTANT_TAG, RUNGS_TAG, STEPS_TAG, Model, SearchSpace
-from sweeper.space_yaml import Document, Location
+from sweeper.space.errors import Problem, choose_from, closest, shown
+from sweeper.space.schema import AXIS_TAGS, CONSTANT_TAG, RUNGS_TAG, STEPS_TAG, Model, SearchSpace
+from sweeper.space.yaml_lines import Document, Location
 
 _AXIS_KEYS = tuple(tag.strip("<>") for tag in AXIS_TAGS)
 """Left out of names: `step_ratio`, not `step_ratio.uniform`."""

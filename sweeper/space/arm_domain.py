@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sweeper.search import Axis, Domain, integers, log_uniform, uniform
 from sweeper.search.rungs import rung_sizes
-from sweeper.space_schema import Grid, IntegerRange, LogUniformRange, Method, Scalar, UniformRange
+from sweeper.space.schema import Grid, IntegerRange, LogUniformRange, Method, Scalar, UniformRange
 
 FAN_AXIS = "step_ratio"
 """Trials that differ in nothing else share their first phase; each leaves it at its own boundary."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import yaml
 
-from sweeper.space_errors import Problem
+from sweeper.space.errors import Problem
 
 Plain = int | float | str | bool | None | tuple["Plain", ...] | Mapping[str, "Plain"]
 Location = tuple[str | int, ...]

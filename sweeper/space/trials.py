@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sweeper.space_schema import Scalar, ScheduleSettings, SearchSpace
+from sweeper.space.schema import Scalar, ScheduleSettings, SearchSpace
 from trainers.contract.scales import SCALES
 from trainers.contract.spec import Optimizer, Schedule, TrialSpec
 from trainers.methods import phases_of
