@@ -173,7 +173,7 @@ def ui(
     """Start the MLflow dashboard on this ledger, opened on a ready view."""
 
     def action() -> None:
-        from sweeper.dashboard import DashboardError, serve
+        from sweeper.ledger.dashboard import DashboardError, serve
 
         try:
             serve(results, name, tracking_uri, port, open_browser)

@@ -24,7 +24,7 @@ def refuse(error: BaseException) -> NoReturn:
 
 def guarded(debug: bool, action: Callable[[], Any]) -> Any:
     """Run a command's body: the user's mistakes become one line and exit code 2, an interruption 130."""
-    from sweeper.ledger_location import LedgerError
+    from sweeper.ledger.location import LedgerError
     from sweeper.lock import LockedError
 
     try:

@@ -19,8 +19,8 @@ from sweeper.cli_options import RESULTS, Debug, Json, Results, Uri, guarded, pri
 if TYPE_CHECKING:
     from reports.evidence.study import Study
     from reports.pages.comparison import Comparison
-    from sweeper.importing import Imported
-    from sweeper.ledger_imports import ImportedTables
+    from sweeper.ledger.imports import ImportedTables
+    from sweeper.ledger.tables import Imported
 
 Table = Annotated[
     Path | None, typer.Argument(metavar="[RUNS]", help="Table of finished runs, or records.jsonl.", show_default=False)
@@ -219,8 +219,8 @@ def import_runs(
     """
 
     def action() -> None:
-        from sweeper.importing import check_name
         from sweeper.importing_tables import import_tables
+        from sweeper.ledger.tables import check_name
 
         check_name(name)
         if runs is not None and runs.suffix == RECORDS:
@@ -269,7 +269,7 @@ def _show_import(name: str, done: Imported) -> None:
 def _tables_of_files(
     runs: Path | None, points: Path | None, columns: list[str] | None, strange: bool
 ) -> ImportedTables:
-    from sweeper.importing import pairs_of, tables_of_files
+    from sweeper.ledger.tables import pairs_of, tables_of_files
 
     if runs is None:
         raise ValueError("give a CSV file, or --mlflow EXPERIMENT")
@@ -287,8 +287,8 @@ def _tables_of_experiment(
     runs_filter: str,
     strange: Path | None,
 ) -> ImportedTables:
-    from sweeper.importing import Experiment, pairs_of, tables_of_experiment
-    from sweeper.ledger_location import DATABASE, default_tracking_uri
+    from sweeper.ledger.location import DATABASE, default_tracking_uri
+    from sweeper.ledger.tables import Experiment, pairs_of, tables_of_experiment
 
     if strange is not None:
         raise ValueError(f"{strange}: --mlflow takes no CSV file; give one or the other")

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sweeper.about import SweepAbout
-from sweeper.importing import Imported, check_name
+from sweeper.ledger.about import SweepAbout
+from sweeper.ledger.tables import Imported, check_name
 from trainers.contract.record import RunRecord
 from trainers.contract.record_lines import RECORDS_FILE, read_records, records_to_text
 
@@ -34,8 +34,8 @@ def import_records(
     before anything is stored.
     """
     from reports.evidence.runs import run_from_record
-    from sweeper.ledger_imports import ImportLedger
-    from sweeper.ledger_location import LedgerError
+    from sweeper.ledger.imports import ImportLedger
+    from sweeper.ledger.location import LedgerError
     from sweeper.lock import driving
     from sweeper.reporting import REPORT, study_in, write_report_files
     from sweeper.session import CORPORA
@@ -124,7 +124,7 @@ def corpus_words(records: Sequence[RunRecord], folder: Path) -> str:
 
 def write_records(results: Path, name: str, tracking_uri: str | None, path: Path) -> None:
     """The records of a sweep in the ledger as a file that can be imported or published. Raises `LedgerError`."""
-    from sweeper.ledger import Ledger
+    from sweeper.ledger.mlflow_ledger import Ledger
     from trainers.contract.writing import write_atomically
 
     with Ledger.open(results, name, tracking_uri, create=False) as ledger:

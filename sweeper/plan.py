@@ -16,7 +16,7 @@ from reports.estimate.resolution import what_it_can_resolve
 from reports.evidence.runs import describe_parameters
 from sweeper.arms import NOISE_FLOOR_SEEDS
 from sweeper.costs import StepCost
-from sweeper.memory import MemoryLedger
+from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.memory_fit import ScaleFit
 from sweeper.simulate import SimulatedExecutor, trains_nothing
 from sweeper.site import Site, state_bytes

@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweeper.ledger import Ledger
-from sweeper.ledger_location import LedgerError
-from sweeper.memory import MemoryLedger
+from sweeper.ledger.in_memory import MemoryLedger
+from sweeper.ledger.location import LedgerError
+from sweeper.ledger.mlflow_ledger import Ledger
 from sweeper.session import CORPORA, RunOptions, corpus_facts, corpus_request
 from sweeper.site import Site
 from sweeper.space.load import SearchSpace, load_search_space

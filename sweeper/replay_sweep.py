@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sweeper.costs import step_cost
+from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.loss_table import SEED_DEVIATION, TABLE_METHODS, LossTable, refuse_other_methods, seed_noise
-from sweeper.memory import MemoryLedger
 from sweeper.search import Axis, Domain
 from sweeper.simulate import SimulatedExecutor, trains_nothing
 from sweeper.site import Site

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.about import SweepAbout
-from sweeper.importing import imported_runs
-from sweeper.ledger import Ledger
-from sweeper.ledger_imports import ImportLedger
+from sweeper.ledger.about import SweepAbout
+from sweeper.ledger.imports import ImportLedger
+from sweeper.ledger.mlflow_ledger import Ledger
+from sweeper.ledger.tables import imported_runs
 from sweeper.space.arm_domain import domain_of
 from sweeper.space.load import SearchSpaceError, parse_search_space
 from trainers.contract.record import RunRecord

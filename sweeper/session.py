@@ -18,11 +18,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from sweeper.about import SweepAbout
 from sweeper.costs import step_cost
 from sweeper.executors import Executor, InlineExecutor
-from sweeper.ledger import Ledger, list_sweeps
-from sweeper.ledger_location import LedgerError
+from sweeper.ledger.about import SweepAbout
+from sweeper.ledger.location import LedgerError
+from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
 from sweeper.lock import STOP, driving
 from sweeper.memory_fit import ScaleFit, device_memory, fits_of, refuse_what_does_not_fit
 from sweeper.plan import UNPREPARED, Plan, make_plan

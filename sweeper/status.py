@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reports.evidence.runs import FinishedRun, run_from_record
-from sweeper.importing import imported_runs
-from sweeper.ledger_entries import run_name
-from sweeper.ledger_imports import ImportLedger
+from sweeper.ledger.entries import run_name
+from sweeper.ledger.imports import ImportLedger
+from sweeper.ledger.tables import imported_runs
 from sweeper.lock import Driver, current_driver
 from trainers.contract.record import Diverged, Failed, Stopped
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.about import SweepAbout
-from sweeper.ledger import Ledger
-from sweeper.ledger_location import DATABASE
+from sweeper.ledger.about import SweepAbout
+from sweeper.ledger.location import DATABASE
+from sweeper.ledger.mlflow_ledger import Ledger
 
 MLFLOW_WARNINGS = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
 """MLflow 3.17 uses what SQLAlchemy 2.1 deprecates; nothing of ours can change it."""

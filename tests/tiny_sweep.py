@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sweeper.memory import MemoryLedger
+from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.site import Site
 from sweeper.space.schema import SearchSpace
 from sweeper.sweep import CorpusFacts, Idle, Sweep

@@ -42,7 +42,7 @@ BREACHES = [
     ("sweeper/worker.py", "import ray.tune", {RAY}),
     ("trainers/model/ranks.py", "import ray.train", {RAY, BARE}),
     ("sweeper/plan.py", "import mlflow", {MLFLOW}),
-    ("sweeper/dashboard.py", "from mlflow import MlflowClient", {MLFLOW}),
+    ("sweeper/ledger/dashboard.py", "from mlflow import MlflowClient", {MLFLOW}),
     ("sweeper/plan.py", "import plotly", {PLOTLY}),
     ("sweeper/plan.py", "import rich", {SCREEN}),
     ("sweeper/session.py", "import typer", {SCREEN}),

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
-from sweeper.dashboard import Links, prepare, running_server
-from sweeper.ledger import Ledger
+from sweeper.ledger.dashboard import Links, prepare, running_server
+from sweeper.ledger.mlflow_ledger import Ledger
 from tests.chromium import CHROMIUM, FLAGS, needs_chromium
 from tests.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
 from tests.strategies import record_of, spec_of

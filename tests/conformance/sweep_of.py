@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from sweeper.executors import Executor, InlineExecutor, Train
-from sweeper.memory import MemoryLedger
+from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.session import corpus_facts
 from sweeper.site import Site
 from sweeper.sweep import Sweep

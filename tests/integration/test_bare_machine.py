@@ -11,7 +11,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from sweeper.cli import app
-from sweeper.ledger import Ledger
+from sweeper.ledger.mlflow_ledger import Ledger
 from tests.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
 from tests.strategies import record_of, spec_of
 from trainers.contract.record import Diverged, Failed, RunRecord, record_to_dict

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.ledger import Ledger
+from sweeper.ledger.mlflow_ledger import Ledger
 from trainers.contract.record import Finished
 
 SWEEPER = Path(sys.executable).with_name("sweeper")

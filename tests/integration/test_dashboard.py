@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.dashboard import DashboardError, prepare, running_server, serve
-from sweeper.ledger import Ledger, list_sweeps
-from sweeper.ledger_location import LedgerError
+from sweeper.ledger.dashboard import DashboardError, prepare, running_server, serve
+from sweeper.ledger.location import LedgerError
+from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
 from tests.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
 from tests.strategies import record_of, spec_of
 
@@ -38,7 +38,7 @@ def test_served_sweep_is_announced_read_over_http_and_ended_by_a_signal(results:
     with Ledger.open(results, "quickstart", create=True) as ledger:
         ledger.begin(about_of("quickstart"))
         ledger.write(record_of(spec_of("tst")))
-    program = "import sys, pathlib, sweeper.dashboard as d; d.serve(pathlib.Path(sys.argv[1]), None, None, None, False)"
+    program = "import sys, pathlib, sweeper.ledger.dashboard as d; d.serve(pathlib.Path(sys.argv[1]), None, None, None, False)"
     command = [sys.executable, "-c", program, str(results)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -73,7 +73,7 @@ def test_view_is_saved_once_however_often_it_is_opened(results: Path) -> None:
     assert prepare(results, "quickstart", None) == prepare(results, None, None)
     from mlflow import MlflowClient
 
-    from sweeper.ledger_location import default_tracking_uri
+    from sweeper.ledger.location import default_tracking_uri
 
     experiment = MlflowClient(default_tracking_uri(results)).get_experiment_by_name("sweeper/quickstart")
     views = [value for key, value in experiment.tags.items() if key.startswith("mlflow.sharedViewState.")]

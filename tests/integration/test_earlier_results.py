@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.ledger import Ledger
+from sweeper.ledger.mlflow_ledger import Ledger
 
 SWEEPER = Path(sys.executable).with_name("sweeper")
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "earlier_results"

@@ -14,12 +14,12 @@ from reports.evidence.importing import read_runs
 from reports.evidence.study import SweepContext, build_study
 from reports.summary import summarize, summary_to_json
 from sweeper.cli import app
-from sweeper.dashboard import prepare
-from sweeper.importing import runs_of, tables_of_files
 from sweeper.importing_tables import import_tables
-from sweeper.ledger import Ledger
-from sweeper.ledger_imports import ImportLedger
-from sweeper.ledger_location import LedgerError, default_tracking_uri
+from sweeper.ledger.dashboard import prepare
+from sweeper.ledger.imports import ImportLedger
+from sweeper.ledger.location import LedgerError, default_tracking_uri
+from sweeper.ledger.mlflow_ledger import Ledger
+from sweeper.ledger.tables import runs_of, tables_of_files
 from tests.finished_runs import OFFSETS, true_loss
 from tests.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
 from tests.strategies import record_of, spec_of

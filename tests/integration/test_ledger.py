@@ -15,8 +15,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from sweeper.ledger import Ledger, list_sweeps
-from sweeper.ledger_location import ARTIFACTS, LedgerError, default_tracking_uri
+from sweeper.ledger.location import ARTIFACTS, LedgerError, default_tracking_uri
+from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
 from tests.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
 from tests.strategies import record_of, spec_of
 from trainers.contract.record import Diverged, Failed, Stopped
@@ -164,7 +164,7 @@ def abandoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = """
 import os, signal, sys
 from pathlib import Path
-from sweeper.ledger import Ledger
+from sweeper.ledger.mlflow_ledger import Ledger
 from tests.ledger_factory import about_of
 from tests.strategies import record_of, spec_of
 ledger = Ledger.open(Path(sys.argv[1]), "quickstart", create=True)

@@ -12,7 +12,7 @@ from reports.pages.report import render_page
 from reports.summary import summarize
 from sweeper.costs import StepCost, step_cost
 from sweeper.executors import InlineExecutor
-from sweeper.memory import MemoryLedger
+from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.plan import UNPREPARED, make_plan
 from sweeper.session import corpus_facts
 from sweeper.site import Site

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sweeper.ledger import Ledger
+from sweeper.ledger.mlflow_ledger import Ledger
 from tests.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
 from tests.strategies import run_records, trial_specs
 from trainers.contract.record import STAGES, RunRecord

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from sweeper.dashboard_view import is_known, view_link, view_tags
-from sweeper.ledger_entries import metric_points, parameters, trial_tags
+from sweeper.ledger.dashboard_view import is_known, view_link, view_tags
+from sweeper.ledger.entries import metric_points, parameters, trial_tags
 from tests.strategies import record_of, spec_of
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sweeper.earlier import earlier_points, identity_of
 from sweeper.executors import InlineExecutor
-from sweeper.memory import MemoryLedger
+from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.session import corpus_facts
 from sweeper.site import Site, state_bytes
 from sweeper.space.load import SearchSpace, parse_search_space

@@ -7,7 +7,7 @@ import json
 import pytest
 from hypothesis import given
 
-from sweeper.ledger_entries import (
+from sweeper.ledger.entries import (
     MAX_POINTS,
     SPEC_TAG,
     metric_points,

@@ -22,9 +22,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
-from sweeper.dashboard_view import run_link, view_link, view_tags
-from sweeper.ledger import Ledger, list_sweeps
-from sweeper.ledger_location import ARTIFACTS, LedgerError, default_tracking_uri, is_server
+from sweeper.ledger.dashboard_view import run_link, view_link, view_tags
+from sweeper.ledger.location import ARTIFACTS, LedgerError, default_tracking_uri, is_server
+from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
 
 LOOPBACK = "127.0.0.1"
 _START_SECONDS = 120.0

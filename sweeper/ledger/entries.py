@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from reports.html.theme import method_style
-from sweeper.about import SweepAbout
+from sweeper.ledger.about import SweepAbout
 from trainers.contract.record import Diverged, EvalPoint, Failed, Finished, RunRecord, Stopped, outcome_name
 from trainers.contract.spec import TrialSpec, spec_from_dict, spec_to_dict
 from trainers.methods import METHODS

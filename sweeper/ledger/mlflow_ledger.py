@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote, urlparse
 
-from sweeper.about import SweepAbout, about_from_dict, about_to_dict
-from sweeper.ledger_entries import (
+from sweeper.ledger.about import SweepAbout, about_from_dict, about_to_dict
+from sweeper.ledger.entries import (
     DESCRIPTION_TAG,
     KIND_TAG,
     OUTCOME_TAG,
@@ -38,7 +38,7 @@ from sweeper.ledger_entries import (
     trial_of,
     trial_tags,
 )
-from sweeper.ledger_location import (
+from sweeper.ledger.location import (
     ARTIFACTS,
     DATABASE,
     LedgerError,
@@ -49,7 +49,7 @@ from sweeper.ledger_location import (
     one_at_a_time,
     refuse_unreachable,
 )
-from sweeper.ledger_rows import ForeignRun
+from sweeper.ledger.rows import ForeignRun
 from trainers.contract.record import RunRecord, outcome_name, record_from_dict, record_to_dict
 from trainers.contract.spec import TrialSpec
 
@@ -59,7 +59,7 @@ ABOUT_FILE = "about.json"
 
 _BATCH = 1_000
 """Entities that MLflow takes in one `log_batch`."""
-_logger = logging.getLogger("sweeper.ledger")
+_logger = logging.getLogger("sweeper.ledger.mlflow_ledger")
 
 
 def list_sweeps(results: Path, tracking_uri: str | None = None) -> list[str]:

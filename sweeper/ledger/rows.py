@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from reports.evidence.runs import FinishedRun, describe_parameters
 from reports.html.theme import method_style
-from sweeper.ledger_entries import (
+from sweeper.ledger.entries import (
     KIND_TAG,
     MAX_POINTS,
     ORDER_TAG,

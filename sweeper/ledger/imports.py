@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sweeper.about import SweepAbout
-from sweeper.ledger import Ledger
-from sweeper.ledger_entries import KIND_TAG
-from sweeper.ledger_location import LedgerError, first_line
-from sweeper.ledger_rows import IMPORT_TAG, IMPORTED_KIND, ROW_TAG, LedgerRow
+from sweeper.ledger.about import SweepAbout
+from sweeper.ledger.entries import KIND_TAG
+from sweeper.ledger.location import LedgerError, first_line
+from sweeper.ledger.mlflow_ledger import Ledger
+from sweeper.ledger.rows import IMPORT_TAG, IMPORTED_KIND, ROW_TAG, LedgerRow
 from trainers.contract.spec import fingerprint
 
 IMPORT_FILE = "import.json"

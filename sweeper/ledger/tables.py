@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from reports.evidence.importing import COLUMNS, OPTIONAL_COLUMNS, RunImportError, read_runs
 from reports.evidence.runs import FinishedRun
-from sweeper.ledger_rows import ForeignRun
+from sweeper.ledger.rows import ForeignRun
 
 if TYPE_CHECKING:
-    from sweeper.ledger_imports import ImportedTables, ImportLedger
+    from sweeper.ledger.imports import ImportedTables, ImportLedger
 
 IMPORTABLE = (*COLUMNS, *OPTIONAL_COLUMNS)
 """Column names that can be mapped."""
@@ -85,7 +85,7 @@ def pairs_of(option: str, given: Sequence[str]) -> dict[str, str]:
 
 def tables_of_files(runs: Path, points: Path | None, columns: Mapping[str, str]) -> ImportedTables:
     """CSV files as they are. Raises `ValueError` where one cannot be read as text."""
-    from sweeper.ledger_imports import ImportedTables
+    from sweeper.ledger.imports import ImportedTables
 
     return ImportedTables(
         _read_text(runs), _read_text(points) if points is not None else None, tuple(sorted(columns.items()))
@@ -93,7 +93,7 @@ def tables_of_files(runs: Path, points: Path | None, columns: Mapping[str, str])
 
 
 def _read_text(path: Path) -> Any:
-    from sweeper.ledger_imports import ImportedText
+    from sweeper.ledger.imports import ImportedText
 
     try:
         return ImportedText(path.name, path.read_text(encoding="utf-8-sig"))
@@ -105,8 +105,8 @@ def _read_text(path: Path) -> Any:
 
 def tables_of_experiment(experiment: Experiment) -> ImportedTables:
     """Somebody's MLflow runs as a table of ours. Raises `LedgerError` or `ValueError` where that cannot be done."""
-    from sweeper.ledger import runs_of_experiment
-    from sweeper.ledger_imports import ImportedTables, ImportedText
+    from sweeper.ledger.imports import ImportedTables, ImportedText
+    from sweeper.ledger.mlflow_ledger import runs_of_experiment
 
     found = runs_of_experiment(experiment.uri, experiment.name, experiment.filter)
     if not found:
