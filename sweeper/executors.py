@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from sweeper.sweep import Idle
+from sweeper.engine.sweep import Idle
 from trainers.contract.record import reason_of
 from trainers.training.loop import StagePoint
 from trainers.training.stage import ParentLostError, StageJob, StageResult

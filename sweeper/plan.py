@@ -14,15 +14,15 @@ from statistics import variance
 
 from reports.estimate.resolution import what_it_can_resolve
 from reports.evidence.runs import describe_parameters
-from sweeper.arms import NOISE_FLOOR_SEEDS
 from sweeper.costs import StepCost
+from sweeper.engine.arms import NOISE_FLOOR_SEEDS
+from sweeper.engine.site import Site, state_bytes
+from sweeper.engine.sweep import CorpusFacts, Sweep
 from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.memory_fit import ScaleFit
 from sweeper.simulate import SimulatedExecutor, trains_nothing
-from sweeper.site import Site, state_bytes
 from sweeper.space.arm_domain import FAN_AXIS
 from sweeper.space.schema import SearchSpace
-from sweeper.sweep import CorpusFacts, Sweep
 from trainers.contract.flops import count_parameters, flops_at
 from trainers.contract.record import Provenance, RunRecord
 from trainers.contract.schedule import data_position, phase_at

@@ -12,13 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweeper.engine.site import Site
+from sweeper.engine.sweep import CorpusFacts, Sweep
 from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.ledger.location import LedgerError
 from sweeper.ledger.mlflow_ledger import Ledger
 from sweeper.session import CORPORA, RunOptions, corpus_facts, corpus_request
-from sweeper.site import Site
 from sweeper.space.load import SearchSpace, load_search_space
-from sweeper.sweep import CorpusFacts, Sweep
 from trainers.contract.record import Provenance, RunRecord
 from trainers.planning.spec_lines import TUNING, TrialLine, trials_to_text
 from trainers.planning.store import MemoryStore

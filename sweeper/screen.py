@@ -17,10 +17,10 @@ from rich.text import Text
 from rich.tree import Tree
 
 from sweeper.doctor import Finding
+from sweeper.engine.view import ArmView, SweepView
 from sweeper.plan import ArmPlan, Plan, ScalePlan, StageLine
 from sweeper.replay import ReplayResult, Standing
 from sweeper.status import SweepStatus
-from sweeper.view import ArmView, SweepView
 
 BAR_WIDTH = 8
 QUIET_SECONDS = 30

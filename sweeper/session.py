@@ -19,6 +19,9 @@ from types import FrameType
 from typing import Any
 
 from sweeper.costs import step_cost
+from sweeper.engine.site import Site
+from sweeper.engine.sweep import CorpusFacts, Sweep
+from sweeper.engine.view import SweepView, view_of
 from sweeper.executors import Executor, InlineExecutor
 from sweeper.ledger.about import SweepAbout
 from sweeper.ledger.location import LedgerError
@@ -26,10 +29,7 @@ from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
 from sweeper.lock import STOP, driving
 from sweeper.memory_fit import ScaleFit, device_memory, fits_of, refuse_what_does_not_fit
 from sweeper.plan import UNPREPARED, Plan, make_plan
-from sweeper.site import Site
 from sweeper.space.load import SearchSpace, load_search_space
-from sweeper.sweep import CorpusFacts, Sweep
-from sweeper.view import SweepView, view_of
 from sweeper.worker import train_stage
 from trainers.bench.result import FOLDER as BENCH
 from trainers.bench.result import read_figures

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sweeper.engine.site import Site
+from sweeper.engine.sweep import CorpusFacts, Idle, Sweep
 from sweeper.ledger.in_memory import MemoryLedger
-from sweeper.site import Site
 from sweeper.space.schema import SearchSpace
-from sweeper.sweep import CorpusFacts, Idle, Sweep
 from tests.strategies import PROVENANCE
 from trainers.contract.record import Diverged, PhaseTiming
 from trainers.contract.schedule import phase_at

@@ -10,7 +10,7 @@ from trainers.contract.spec import TrialSpec
 
 @dataclass
 class MemoryLedger:
-    """See `sweeper.sweep.SweepLedger`. `asked` keeps the order in which trials were asked for."""
+    """See `sweeper.engine.sweep.SweepLedger`. `asked` keeps the order in which trials were asked for."""
 
     asked: dict[str, tuple[TrialSpec, str]] = field(default_factory=dict)
     written: dict[str, RunRecord] = field(default_factory=dict)

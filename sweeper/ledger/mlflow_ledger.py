@@ -53,7 +53,7 @@ from sweeper.ledger.rows import ForeignRun
 from trainers.contract.record import RunRecord, outcome_name, record_from_dict, record_to_dict
 from trainers.contract.spec import TrialSpec
 
-SWEEP_TAG = "sweeper.sweep"
+SWEEP_TAG = "sweeper.engine.sweep"
 RECORD_FILE = "record.json"
 ABOUT_FILE = "about.json"
 

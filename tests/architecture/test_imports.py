@@ -38,7 +38,7 @@ BREACHES = [
     ("trainers/data/files.py", "import yaml", {BARE}),
     ("trainers/contract/schedule.py", "import torch", {CORE, REPORTS}),
     ("trainers/methods/tst.py", "from trainers import losses", {CORE, REPORTS}),
-    ("sweeper/sweep.py", "import ray", {RAY}),
+    ("sweeper/engine/sweep.py", "import ray", {RAY}),
     ("sweeper/worker.py", "import ray.tune", {RAY}),
     ("trainers/model/ranks.py", "import ray.train", {RAY, BARE}),
     ("sweeper/plan.py", "import mlflow", {MLFLOW}),

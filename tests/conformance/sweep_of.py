@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from sweeper.engine.site import Site
+from sweeper.engine.sweep import Sweep
 from sweeper.executors import Executor, InlineExecutor, Train
 from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.session import corpus_facts
-from sweeper.site import Site
-from sweeper.sweep import Sweep
 from sweeper.worker import train_stage
 from tests.strategies import PROVENANCE
 from tests.tiny_sweep import space_of

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 
 from sweeper.dispatch_ranks import RankLostError, cause_of
+from sweeper.engine.sweep import Idle
 from sweeper.executors import InlineExecutor
-from sweeper.sweep import Idle
 from tests.tiny_training import job_of, tiny_spec, train_tiny
 from trainers.training.loop import StagePoint
 from trainers.training.stage import ParentLostError, StageJob, StageResult, read_result

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeper.sweep import Idle
+from sweeper.engine.sweep import Idle
 from tests.method_specs import method_spec
 from tests.tiny_sweep import Desk, Workers, result_of, space_of
 from trainers.contract.schedule import learning_rates, phase_at

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sweeper.arms import Arm, proposal_of
+from sweeper.engine.arms import Arm, proposal_of
 from sweeper.space.arm_domain import UNIFORM_CELLS, axis_of, domain_of
 from sweeper.space.schema import Grid, IntegerRange, LogUniformRange, UniformRange
 from tests.strategies import record_of

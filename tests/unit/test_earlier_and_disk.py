@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from sweeper.earlier import earlier_points, identity_of
+from sweeper.engine.earlier import earlier_points, identity_of
+from sweeper.engine.site import Site, state_bytes
+from sweeper.engine.sweep import Sweep
 from sweeper.executors import InlineExecutor
 from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.session import corpus_facts
-from sweeper.site import Site, state_bytes
 from sweeper.space.load import SearchSpace, parse_search_space
-from sweeper.sweep import Sweep
 from sweeper.worker import train_stage
 from tests import small
 from tests.strategies import PROVENANCE

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from sweeper.engine.site import Site
 from sweeper.executors import InlineExecutor
 from sweeper.session import RunOptions, plan_file
-from sweeper.site import Site
 from tests.tiny_sweep import Desk, result_of
 
 SITE = Site(store="memory", stop_file="never", execution="eager")

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from sweeper.sweep import MAX_DAMAGES, Idle
+from sweeper.engine.sweep import MAX_DAMAGES, Idle
 from tests.tiny_sweep import Desk, Workers, loss_of, result_of, space_of
 from tests.tiny_training import tiny_spec
 from trainers.contract.record import Diverged, Failed, Finished, RunRecord, Stopped

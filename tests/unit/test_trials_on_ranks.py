@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sweeper.costs import ASSUMED_CPU_FLOPS, step_cost
+from sweeper.engine.site import Site
 from sweeper.session import RunOptions, plan_file, run_file
-from sweeper.site import Site
 from sweeper.space.schema import Resources
 from tests.strategies import PROVENANCE
 from tests.tiny_sweep import Desk, result_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sweeper.arms import NOISE_FLOOR_SEEDS, Arm
-from sweeper.sweep import Sweep
+from sweeper.engine.arms import NOISE_FLOOR_SEEDS, Arm
+from sweeper.engine.sweep import Sweep
 from trainers.contract.record import RunRecord
 from trainers.methods import BASELINE
 

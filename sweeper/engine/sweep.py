@@ -15,12 +15,12 @@ from enum import Enum
 from functools import partial
 from typing import Protocol
 
-from sweeper.arms import Arm
-from sweeper.earlier import earlier_points
+from sweeper.engine.arms import Arm
+from sweeper.engine.earlier import earlier_points
+from sweeper.engine.site import Site, state_bytes
 from sweeper.search import make_strategy
 from sweeper.search.domain import Parameters
 from sweeper.search.warm_start import starting_points
-from sweeper.site import Site, state_bytes
 from sweeper.space.arm_domain import domain_of, grid_trials
 from sweeper.space.schema import SearchSpace
 from sweeper.space.trials import make_spec

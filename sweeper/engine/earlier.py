@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict
 
-from sweeper.arms import proposal_of
+from sweeper.engine.arms import proposal_of
 from sweeper.search.domain import Parameters
 from trainers.contract.record import RunRecord
 from trainers.contract.spec import TrialSpec, fingerprint
