@@ -71,7 +71,7 @@ def _browser() -> Finding:
 
 
 def _ray() -> Finding:
-    from sweeper.dispatch import attach
+    from sweeper.executors.ray_tune import attach
 
     try:
         with attach(None, num_cpus=1) as cluster:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from sweeper.costs import step_cost
 from sweeper.engine.site import Site
 from sweeper.engine.sweep import CorpusFacts, Sweep
+from sweeper.executors.simulated import SimulatedExecutor, trains_nothing
 from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.loss_table import SEED_DEVIATION, TABLE_METHODS, LossTable, refuse_other_methods, seed_noise
 from sweeper.search import Axis, Domain
-from sweeper.simulate import SimulatedExecutor, trains_nothing
 from sweeper.space.arm_domain import FAN_AXIS, domain_of
 from sweeper.space.schema import SearchSpace
 from trainers.contract.record import Failed, Provenance, RunRecord

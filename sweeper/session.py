@@ -22,7 +22,8 @@ from sweeper.costs import step_cost
 from sweeper.engine.site import Site
 from sweeper.engine.sweep import CorpusFacts, Sweep
 from sweeper.engine.view import SweepView, view_of
-from sweeper.executors import Executor, InlineExecutor
+from sweeper.executors.inline import Executor, InlineExecutor
+from sweeper.executors.worker import train_stage
 from sweeper.ledger.about import SweepAbout
 from sweeper.ledger.location import LedgerError
 from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
@@ -30,7 +31,6 @@ from sweeper.lock import STOP, driving
 from sweeper.memory_fit import ScaleFit, device_memory, fits_of, refuse_what_does_not_fit
 from sweeper.plan import UNPREPARED, Plan, make_plan
 from sweeper.space.load import SearchSpace, load_search_space
-from sweeper.worker import train_stage
 from trainers.bench.result import FOLDER as BENCH
 from trainers.bench.result import read_figures
 from trainers.contract.record import Provenance, RunRecord
@@ -194,7 +194,7 @@ def _executor(space: SearchSpace, options: RunOptions, folder: Path) -> Iterator
     if options.executor == "inline":
         yield InlineExecutor(), math.ceil(_room(space, options)[0])  # one at a time has the whole device
         return
-    from sweeper.dispatch import RayExecutor, attach
+    from sweeper.executors.ray_tune import RayExecutor, attach
 
     with attach(options.address, num_cpus=len(os.sched_getaffinity(0))) as cluster:
         gpus = gpus_per_trial(space, cluster.gpus)

@@ -112,7 +112,7 @@ def job_of(spec: TrialSpec, store: Path, **changes: Any) -> StageJob:
 
 
 def train_tiny(job: StageJob, on_point: Callable[[StagePoint], None] = lambda point: None) -> StageResult:
-    """`sweeper.worker.train_stage` with the corpus in memory."""
+    """`sweeper.executors.worker.train_stage` with the corpus in memory."""
     return run_stage(job, CORPUS, on_point)
 
 

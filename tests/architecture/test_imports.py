@@ -39,7 +39,7 @@ BREACHES = [
     ("trainers/contract/schedule.py", "import torch", {CORE, REPORTS}),
     ("trainers/methods/tst.py", "from trainers import losses", {CORE, REPORTS}),
     ("sweeper/engine/sweep.py", "import ray", {RAY}),
-    ("sweeper/worker.py", "import ray.tune", {RAY}),
+    ("sweeper/executors/worker.py", "import ray.tune", {RAY}),
     ("trainers/model/ranks.py", "import ray.train", {RAY, BARE}),
     ("sweeper/plan.py", "import mlflow", {MLFLOW}),
     ("sweeper/ledger/dashboard.py", "from mlflow import MlflowClient", {MLFLOW}),

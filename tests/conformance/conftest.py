@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.executors import Executor, InlineExecutor
+from sweeper.executors.inline import Executor, InlineExecutor
 from tests.conformance.sweep_of import RAY_WARNINGS, Bench, essence, inline, on_ray, prepare_text
 from trainers.data.shards import PreparedCorpus
 

@@ -16,10 +16,10 @@ import pytest
 
 from sweeper.engine.site import Site
 from sweeper.engine.sweep import Sweep
-from sweeper.executors import Executor, InlineExecutor, Train
+from sweeper.executors.inline import Executor, InlineExecutor, Train
+from sweeper.executors.worker import train_stage
 from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.session import corpus_facts
-from sweeper.worker import train_stage
 from tests.strategies import PROVENANCE
 from tests.tiny_sweep import space_of
 from trainers.contract.record import Failed, RunRecord
@@ -177,7 +177,7 @@ def inline(folder: Path) -> Iterator[Executor]:
 @contextmanager
 def on_ray(folder: Path) -> Iterator[Executor]:
     """Two workers of a Ray that is started for this test."""
-    from sweeper.dispatch import RayExecutor, attach
+    from sweeper.executors.ray_tune import RayExecutor, attach
 
     with attach(None, num_cpus=2):
         yield RayExecutor(scratch=folder / "ray", max_failures=1)

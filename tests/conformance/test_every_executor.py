@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.executors import Executor
+from sweeper.executors.inline import Executor
 from tests.conformance.sweep_of import (
     NUM_TRIALS,
     Bench,

@@ -12,9 +12,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from sweeper.dispatch_ranks import RankLostError, cause_of
 from sweeper.engine.sweep import Idle
-from sweeper.executors import InlineExecutor
+from sweeper.executors.inline import InlineExecutor
+from sweeper.executors.ray_train import RankLostError, cause_of
 from tests.tiny_training import job_of, tiny_spec, train_tiny
 from trainers.training.loop import StagePoint
 from trainers.training.stage import ParentLostError, StageJob, StageResult, read_result
@@ -88,7 +88,7 @@ def train_and_lose_a_rank_once(job: StageJob, on_point: Callable[[StagePoint], N
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray 2.60 uses what it and its libraries deprecate
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_a_ladder_on_two_ranks_is_that_of_one_although_a_rank_is_killed(tmp_path: Path) -> None:
-    from sweeper.dispatch import RayExecutor, attach
+    from sweeper.executors.ray_tune import RayExecutor, attach
 
     alone, ranks = Ladder(tmp_path / "alone", 1), Ladder(tmp_path / "ranks", 2)
     InlineExecutor().run(alone, train_tiny, lambda: None)

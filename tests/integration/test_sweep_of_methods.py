@@ -13,12 +13,12 @@ from reports.summary import summarize
 from sweeper.costs import StepCost, step_cost
 from sweeper.engine.site import Site
 from sweeper.engine.sweep import Sweep
-from sweeper.executors import InlineExecutor
+from sweeper.executors.inline import InlineExecutor
+from sweeper.executors.worker import train_stage
 from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.plan import UNPREPARED, make_plan
 from sweeper.session import corpus_facts
 from sweeper.space.arm_domain import domain_of
-from sweeper.worker import train_stage
 from tests.conformance.sweep_of import prepare_text
 from tests.method_specs import TYPICAL
 from tests.strategies import PROVENANCE

@@ -8,11 +8,11 @@ from pathlib import Path
 from sweeper.engine.earlier import earlier_points, identity_of
 from sweeper.engine.site import Site, state_bytes
 from sweeper.engine.sweep import Sweep
-from sweeper.executors import InlineExecutor
+from sweeper.executors.inline import InlineExecutor
+from sweeper.executors.worker import train_stage
 from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.session import corpus_facts
 from sweeper.space.load import SearchSpace, parse_search_space
-from sweeper.worker import train_stage
 from tests import small
 from tests.strategies import PROVENANCE
 from trainers.planning.store import DiskStore

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from sweeper.executors import MAX_FAILURES, InlineExecutor
+from sweeper.executors.inline import MAX_FAILURES, InlineExecutor
 from tests.tiny_sweep import Desk, result_of
 from trainers.contract.record import Failed, Finished, Stopped, reason_of
 from trainers.training.loop import StagePoint

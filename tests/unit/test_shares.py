@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.engine.site import Site
-from sweeper.executors import InlineExecutor
+from sweeper.executors.inline import InlineExecutor
 from sweeper.session import RunOptions, plan_file
 from tests.tiny_sweep import Desk, result_of
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sweeper.engine.sweep import Idle
-from sweeper.executors import StageSource, Train
+from sweeper.executors.inline import StageSource, Train
 from trainers.contract.record import PhaseTiming
 from trainers.contract.schedule import Phase, phase_at
 from trainers.contract.spec import TrialSpec

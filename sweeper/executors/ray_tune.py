@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper.dispatch_ranks import RankResources, train_on_ranks
 from sweeper.engine.sweep import Idle
-from sweeper.executors import MAX_FAILURES, StageSource, Train
+from sweeper.executors.inline import MAX_FAILURES, StageSource, Train
+from sweeper.executors.ray_train import RankResources, train_on_ranks
 from trainers.contract.record import reason_of
 from trainers.training.loop import StagePoint
 from trainers.training.stage import (

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sweeper.executors import Train
+from sweeper.executors.inline import Train
 from trainers.training.loop import StagePoint
 from trainers.training.stage import StageJob, StageResult, job_from_dict, job_to_dict
 

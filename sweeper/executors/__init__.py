@@ -1,0 +1,1 @@
+"""Where stages run: in this process, on Ray, on several ranks, or nowhere at all."""
