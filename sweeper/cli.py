@@ -61,7 +61,7 @@ def plan(
             return
         from rich.console import Console
 
-        from sweeper.plan_page import plan_to_json, write_plan_page
+        from sweeper.plans.page import plan_to_json, write_plan_page
         from sweeper.screen import show_plan, stage_tree
         from sweeper.session import plan_file
 

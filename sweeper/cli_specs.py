@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def list_specs(options: RunOptions, path: Path) -> None:
     """Write the list and print how it is trained and how its records come back. Raises `ValueError` in one line."""
-    from sweeper.plan_specs import write_specs
+    from sweeper.plans.spec_list import write_specs
 
     made = write_specs(options, path, lambda line: print(line, file=sys.stderr))
     counts = Counter("confirmation of winners" if line.winner else line.stage for line in made.trials)

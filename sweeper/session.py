@@ -18,7 +18,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from sweeper.costs import step_cost
 from sweeper.engine.site import Site
 from sweeper.engine.sweep import CorpusFacts, Sweep
 from sweeper.engine.view import SweepView, view_of
@@ -28,8 +27,9 @@ from sweeper.ledger.about import SweepAbout
 from sweeper.ledger.location import LedgerError
 from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
 from sweeper.lock import STOP, driving
-from sweeper.memory_fit import ScaleFit, device_memory, fits_of, refuse_what_does_not_fit
-from sweeper.plan import UNPREPARED, Plan, make_plan
+from sweeper.plans.costs import step_cost
+from sweeper.plans.fits import ScaleFit, device_memory, fits_of, refuse_what_does_not_fit
+from sweeper.plans.plan import UNPREPARED, Plan, make_plan
 from sweeper.space.load import SearchSpace, load_search_space
 from trainers.bench.result import FOLDER as BENCH
 from trainers.bench.result import read_figures

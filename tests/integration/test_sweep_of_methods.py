@@ -10,13 +10,13 @@ from reports.evidence.runs import run_from_record
 from reports.evidence.study import Study, SweepContext, build_study
 from reports.pages.report import render_page
 from reports.summary import summarize
-from sweeper.costs import StepCost, step_cost
 from sweeper.engine.site import Site
 from sweeper.engine.sweep import Sweep
 from sweeper.executors.inline import InlineExecutor
 from sweeper.executors.worker import train_stage
 from sweeper.ledger.in_memory import MemoryLedger
-from sweeper.plan import UNPREPARED, make_plan
+from sweeper.plans.costs import StepCost, step_cost
+from sweeper.plans.plan import UNPREPARED, make_plan
 from sweeper.session import corpus_facts
 from sweeper.space.arm_domain import domain_of
 from tests.conformance.sweep_of import prepare_text

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sweeper.cli import app
-from sweeper.memory_fit import DeviceMemory, fits_of, refuse_what_does_not_fit
+from sweeper.plans.fits import DeviceMemory, fits_of, refuse_what_does_not_fit
 from sweeper.space.load import SearchSpace, load_search_space
 
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"

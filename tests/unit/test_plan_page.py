@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from reports.pages.plan import PlannedStage, lay_out
 from sweeper.cli import app
-from sweeper.costs import StepCost
-from sweeper.plan import UNPREPARED, Plan, make_plan
-from sweeper.plan_page import plan_to_json, write_plan_page
+from sweeper.plans.costs import StepCost
+from sweeper.plans.page import plan_to_json, write_plan_page
+from sweeper.plans.plan import UNPREPARED, Plan, make_plan
 from sweeper.space.load import load_search_space
 from tests.tiny_sweep import space_of
 from tests.unit.test_rungs import RUNGS, rung_space

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sweeper.plan_specs import list_trials
+from sweeper.plans.spec_list import list_trials
 from tests.strategies import record_of
 from tests.tiny_sweep import FACTS, loss_of, space_of
 from trainers.contract.record import RunRecord

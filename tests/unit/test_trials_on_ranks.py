@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.costs import ASSUMED_CPU_FLOPS, step_cost
 from sweeper.engine.site import Site
+from sweeper.plans.costs import ASSUMED_CPU_FLOPS, step_cost
 from sweeper.session import RunOptions, plan_file, run_file
 from sweeper.space.schema import Resources
 from tests.strategies import PROVENANCE

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reports.html.theme import hours
-from sweeper.plan import Plan, ScalePlan
+from sweeper.plans.plan import Plan, ScalePlan
 from trainers.contract.writing import write_atomically
 
 PLAN_SCHEMA = 1

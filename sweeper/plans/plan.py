@@ -14,13 +14,13 @@ from statistics import variance
 
 from reports.estimate.resolution import what_it_can_resolve
 from reports.evidence.runs import describe_parameters
-from sweeper.costs import StepCost
 from sweeper.engine.arms import NOISE_FLOOR_SEEDS
 from sweeper.engine.site import Site, state_bytes
 from sweeper.engine.sweep import CorpusFacts, Sweep
 from sweeper.executors.simulated import SimulatedExecutor, trains_nothing
 from sweeper.ledger.in_memory import MemoryLedger
-from sweeper.memory_fit import ScaleFit
+from sweeper.plans.costs import StepCost
+from sweeper.plans.fits import ScaleFit
 from sweeper.space.arm_domain import FAN_AXIS
 from sweeper.space.schema import SearchSpace
 from trainers.contract.flops import count_parameters, flops_at
