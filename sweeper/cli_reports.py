@@ -103,7 +103,7 @@ def report(
 def _published(names: Sequence[str]) -> Study:
     """The paper's runs, or ours of a name."""
     from reports.published import published_study
-    from sweeper.importing_records import published_sweep
+    from sweeper.imports.records import published_sweep
 
     command = shlex.join(["sweeper", "report", "--published", *names])
     made: Study = published_sweep(names[0], command) if names else published_study()
@@ -112,7 +112,7 @@ def _published(names: Sequence[str]) -> Study:
 
 def _swept(name: str, results: Path, tracking_uri: str | None, records: Path | None) -> Study:
     """A sweep of the ledger, whose records are written to a file, too."""
-    from sweeper.importing_records import write_records
+    from sweeper.imports.records import write_records
     from sweeper.reporting import read_study
 
     if records is not None:
@@ -219,7 +219,7 @@ def import_runs(
     """
 
     def action() -> None:
-        from sweeper.importing_tables import import_tables
+        from sweeper.imports.tables import import_tables
         from sweeper.ledger.tables import check_name
 
         check_name(name)
@@ -252,7 +252,7 @@ def _records(
     tracking_uri: str | None,
     strange: bool,
 ) -> Imported:
-    from sweeper.importing_records import import_records
+    from sweeper.imports.records import import_records
 
     if strange:
         raise ValueError(f"{path}: records take no option for tables or experiments; --space and --question only")

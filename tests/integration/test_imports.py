@@ -14,7 +14,7 @@ from reports.evidence.importing import read_runs
 from reports.evidence.study import SweepContext, build_study
 from reports.summary import summarize, summary_to_json
 from sweeper.cli import app
-from sweeper.importing_tables import import_tables
+from sweeper.imports.tables import import_tables
 from sweeper.ledger.dashboard import prepare
 from sweeper.ledger.imports import ImportLedger
 from sweeper.ledger.location import LedgerError, default_tracking_uri
