@@ -16,7 +16,7 @@ import typer
 from sweeper.cli_options import Debug, Json, guarded, print_json
 
 if TYPE_CHECKING:
-    from sweeper.loss_table import LossTable
+    from sweeper.replay.loss_table import LossTable
 
 PUBLISHED = Path("reports") / "published" / "final_loss_by_r_and_s.csv"
 Table = Annotated[
@@ -55,7 +55,7 @@ def replay(
     """
 
     def tables() -> Sequence[LossTable]:
-        from sweeper.loss_table import read_tables
+        from sweeper.replay.loss_table import read_tables
 
         found = read_tables(table or _published())
         if params is None:
@@ -100,9 +100,9 @@ def _race(
     markdown: bool,
     as_json: bool,
 ) -> None:
-    from sweeper.replay import CONTESTANTS, PLAIN, Rules, compare_strategies, num_standings
-    from sweeper.replay_report import markdown_table, write_replay_files
-    from sweeper.replay_sweep import race_domain
+    from sweeper.replay.race import CONTESTANTS, PLAIN, Rules, compare_strategies, num_standings
+    from sweeper.replay.report import markdown_table, write_replay_files
+    from sweeper.replay.sweep import race_domain
     from sweeper.screen import replay_progress, show_replay
     from sweeper.space.load import load_search_space
 
@@ -142,7 +142,7 @@ def _replay_sweep(
     as_json: bool,
 ) -> None:
     from reports.summary import summary_to_json
-    from sweeper.replay_sweep import SUFFIX, replay_sweep
+    from sweeper.replay.sweep import SUFFIX, replay_sweep
     from sweeper.reporting import REPORT, write_report_files
     from sweeper.space.load import load_search_space
 

@@ -19,7 +19,7 @@ from rich.tree import Tree
 from sweeper.doctor import Finding
 from sweeper.engine.view import ArmView, SweepView
 from sweeper.plans.plan import ArmPlan, Plan, ScalePlan, StageLine
-from sweeper.replay import ReplayResult, Standing
+from sweeper.replay.race import ReplayResult, Standing
 from sweeper.status import SweepStatus
 
 BAR_WIDTH = 8

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sweeper.loss_table import LossTable, benchmark_domain, read_tables, seed_noise, truth_of
-from sweeper.replay import Contestant, Rules, compare_strategies, run_race
+from sweeper.replay.loss_table import LossTable, benchmark_domain, read_tables, seed_noise, truth_of
+from sweeper.replay.race import Contestant, Rules, compare_strategies, run_race
 from trainers.contract.spec import ModelShape, Optimizer, Schedule, TrialSpec
 
 PUBLISHED = Path(__file__).parents[2] / "reports" / "published" / "final_loss_by_r_and_s.csv"

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from reports.summary import summarize, summary_to_json
 from sweeper.cli import app
-from sweeper.loss_table import LossTable, read_tables, seed_noise
-from sweeper.replay import Contestant, Rules, compare_strategies
-from sweeper.replay_report import markdown_table
-from sweeper.replay_sweep import TableSurface, race_domain, replay_sweep, tables_of_scale
+from sweeper.replay.loss_table import LossTable, read_tables, seed_noise
+from sweeper.replay.race import Contestant, Rules, compare_strategies
+from sweeper.replay.report import markdown_table
+from sweeper.replay.sweep import TableSurface, race_domain, replay_sweep, tables_of_scale
 from sweeper.space.load import SearchSpace, load_search_space
 from sweeper.space.trials import make_spec
 from tests.tiny_sweep import space_of

@@ -16,8 +16,8 @@ from sweeper.engine.site import Site
 from sweeper.engine.sweep import CorpusFacts, Sweep
 from sweeper.executors.simulated import SimulatedExecutor, trains_nothing
 from sweeper.ledger.in_memory import MemoryLedger
-from sweeper.loss_table import SEED_DEVIATION, TABLE_METHODS, LossTable, refuse_other_methods, seed_noise
 from sweeper.plans.costs import step_cost
+from sweeper.replay.loss_table import SEED_DEVIATION, TABLE_METHODS, LossTable, refuse_other_methods, seed_noise
 from sweeper.search import Axis, Domain
 from sweeper.space.arm_domain import FAN_AXIS, domain_of
 from sweeper.space.schema import SearchSpace

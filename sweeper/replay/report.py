@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sweeper.replay import ReplayResult, Standing
+from sweeper.replay.race import ReplayResult, Standing
 from trainers.contract.writing import write_atomically
 
 PAGE = "replay.html"

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from sweeper.loss_table import SEED_DEVIATION, LossTable, benchmark_domain, seed_noise, truth_of
+from sweeper.replay.loss_table import SEED_DEVIATION, LossTable, benchmark_domain, seed_noise, truth_of
 from sweeper.search import Domain, Proposal, make_strategy
 from sweeper.search.domain import Parameters
 from sweeper.search.sharing import alone_cost, shared_cost

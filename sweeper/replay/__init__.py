@@ -1,0 +1,1 @@
+"""Searches raced, and whole sweeps run, on tables of runs that somebody trained before."""
