@@ -57,7 +57,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 def test_help_imports_nothing_heavy() -> None:
     done = python(
         "import sys\nsys.argv = ['sweeper', '--help']\n"
-        "from sweeper.cli import main\n"
+        "from sweeper.cli.app import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"

@@ -10,7 +10,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from sweeper.cli import app
+from sweeper.cli.app import app
 from sweeper.ledger.mlflow_ledger import Ledger
 from tests.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
 from tests.strategies import record_of, spec_of

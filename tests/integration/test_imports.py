@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from reports.evidence.importing import read_runs
 from reports.evidence.study import SweepContext, build_study
 from reports.summary import summarize, summary_to_json
-from sweeper.cli import app
+from sweeper.cli.app import app
 from sweeper.imports.tables import import_tables
 from sweeper.ledger.dashboard import prepare
 from sweeper.ledger.imports import ImportLedger

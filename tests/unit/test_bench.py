@@ -15,8 +15,8 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 
+from sweeper.cli.screen_bench import show_bench
 from sweeper.plans.costs import ASSUMED_CPU_FLOPS, StepCost, step_cost
-from sweeper.screen_bench import show_bench
 from sweeper.session import RunOptions, plan_file
 from tests.tiny_training import CPU, tiny_spec
 from trainers.bench.ceilings import copy_bandwidth, matmul_speed, stated_peak

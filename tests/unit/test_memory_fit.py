@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from sweeper.cli import app
+from sweeper.cli.app import app
 from sweeper.plans.fits import DeviceMemory, fits_of, refuse_what_does_not_fit
 from sweeper.space.load import SearchSpace, load_search_space
 

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from reports.pages.plan import PlannedStage, lay_out
-from sweeper.cli import app
+from sweeper.cli.app import app
 from sweeper.plans.costs import StepCost
 from sweeper.plans.page import plan_to_json, write_plan_page
 from sweeper.plans.plan import UNPREPARED, Plan, make_plan

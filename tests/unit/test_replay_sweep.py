@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from reports.summary import summarize, summary_to_json
-from sweeper.cli import app
+from sweeper.cli.app import app
 from sweeper.replay.loss_table import LossTable, read_tables, seed_noise
 from sweeper.replay.race import Contestant, Rules, compare_strategies
 from sweeper.replay.report import markdown_table

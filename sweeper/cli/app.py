@@ -12,11 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
-from sweeper.cli_bench import bench
-from sweeper.cli_options import RESULTS, Debug, Json, Results, Uri, guarded, print_json, refuse
-from sweeper.cli_replay import replay
-from sweeper.cli_reports import import_runs, report
-from sweeper.cli_specs import list_specs
+from sweeper.cli.bench import bench
+from sweeper.cli.options import RESULTS, Debug, Json, Results, Uri, guarded, print_json, refuse
+from sweeper.cli.replay import replay
+from sweeper.cli.reports import import_runs, report
+from sweeper.cli.specs import list_specs
 
 app = typer.Typer(
     help="Find out whether Token-Superposition Training is faster for your model, and by how much.",
@@ -61,8 +61,8 @@ def plan(
             return
         from rich.console import Console
 
+        from sweeper.cli.screen import show_plan, stage_tree
         from sweeper.plans.page import plan_to_json, write_plan_page
-        from sweeper.screen import show_plan, stage_tree
         from sweeper.session import plan_file
 
         console = Console(highlight=False)
@@ -107,7 +107,7 @@ def run(
     def action() -> Any:
         from rich.console import Console
 
-        from sweeper.screen import progress
+        from sweeper.cli.screen import progress
         from sweeper.session import run_file
 
         options = _options(
@@ -142,8 +142,8 @@ def status(name: Name, results: Results = RESULTS, tracking_uri: Uri = None, deb
     def action() -> None:
         from rich.console import Console
 
-        from sweeper.screen import show_status
-        from sweeper.status import status_of
+        from sweeper.cli.screen import show_status
+        from sweeper.cli.status import status_of
 
         show_status(Console(highlight=False), status_of(results, name, tracking_uri))
 
@@ -191,8 +191,8 @@ def doctor(
     """Say what this machine has, and whether everything that a sweep needs works."""
     from rich.console import Console
 
-    from sweeper.doctor import examine
-    from sweeper.screen import show_findings
+    from sweeper.cli.doctor import examine
+    from sweeper.cli.screen import show_findings
 
     findings = examine(results, start_ray=not no_ray)
     show_findings(Console(highlight=False), findings)

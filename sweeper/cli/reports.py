@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeper.cli_options import RESULTS, Debug, Json, Results, Uri, guarded, print_json, refuse
+from sweeper.cli.options import RESULTS, Debug, Json, Results, Uri, guarded, print_json, refuse
 
 if TYPE_CHECKING:
     from reports.evidence.study import Study
@@ -162,7 +162,7 @@ def _compare(names: Sequence[str], results: Path, tracking_uri: str | None, as_j
 def _show_comparison(made: Comparison) -> None:
     """The verdicts in five columns, which is what 80 characters hold; the page has the rest."""
     from reports.pages.comparison import sides_table
-    from sweeper.screen import show_table
+    from sweeper.cli.screen import show_table
 
     print(made.sentence)
     table = sides_table(made)

@@ -16,11 +16,11 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from sweeper.doctor import Finding
+from sweeper.cli.doctor import Finding
+from sweeper.cli.status import SweepStatus
 from sweeper.engine.view import ArmView, SweepView
 from sweeper.plans.plan import ArmPlan, Plan, ScalePlan, StageLine
 from sweeper.replay.race import ReplayResult, Standing
-from sweeper.status import SweepStatus
 
 BAR_WIDTH = 8
 QUIET_SECONDS = 30

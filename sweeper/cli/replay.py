@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeper.cli_options import Debug, Json, guarded, print_json
+from sweeper.cli.options import Debug, Json, guarded, print_json
 
 if TYPE_CHECKING:
     from sweeper.replay.loss_table import LossTable
@@ -100,10 +100,10 @@ def _race(
     markdown: bool,
     as_json: bool,
 ) -> None:
+    from sweeper.cli.screen import replay_progress, show_replay
     from sweeper.replay.race import CONTESTANTS, PLAIN, Rules, compare_strategies, num_standings
     from sweeper.replay.report import markdown_table, write_replay_files
     from sweeper.replay.sweep import race_domain
-    from sweeper.screen import replay_progress, show_replay
     from sweeper.space.load import load_search_space
 
     contestants = [one for one in (*CONTESTANTS, *PLAIN) if samplers is None or one.sampler in samplers]

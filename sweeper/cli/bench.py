@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeper.cli_options import RESULTS, Debug, Json, Results, guarded, print_json
+from sweeper.cli.options import RESULTS, Debug, Json, Results, guarded, print_json
 
 if TYPE_CHECKING:
     from trainers.bench.run import BenchOptions
@@ -72,7 +72,7 @@ def _bench(options: BenchOptions, folder: Path, as_json: bool) -> bool:
     """Measure, show and, where all checks passed, keep; returns whether they did."""
     from rich.console import Console
 
-    from sweeper.screen_bench import show_bench
+    from sweeper.cli.screen_bench import show_bench
     from trainers.bench.result import keep_result, result_to_json
     from trainers.bench.run import run_bench
 
