@@ -9,9 +9,9 @@ from playwright.sync_api import Page, sync_playwright
 
 from sweeper.ledger.dashboard import Links, prepare, running_server
 from sweeper.ledger.mlflow_ledger import Ledger
-from tests.chromium import CHROMIUM, FLAGS, needs_chromium
-from tests.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
-from tests.strategies import record_of, spec_of
+from tests.support.chromium import CHROMIUM, FLAGS, needs_chromium
+from tests.support.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
+from tests.support.strategies import record_of, spec_of
 
 NUM_SEEDS = 8
 REPORT = (

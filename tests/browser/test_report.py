@@ -16,8 +16,8 @@ from reports.pages.report import render_page, write_report
 from reports.published import published_study
 from reports.sections import plan
 from reports.summary import summarize, summary_to_json
-from tests.chromium import CHROMIUM, FLAGS, needs_chromium
-from tests.report_factory import invented_study
+from tests.support.chromium import CHROMIUM, FLAGS, needs_chromium
+from tests.support.report_factory import invented_study
 
 READY = "html[data-ready=yes]"
 

@@ -20,8 +20,8 @@ from sweeper.executors.inline import Executor, InlineExecutor, Train
 from sweeper.executors.worker import train_stage
 from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.session import corpus_facts
-from tests.strategies import PROVENANCE
-from tests.tiny_sweep import space_of
+from tests.support.strategies import PROVENANCE
+from tests.support.tiny_sweep import space_of
 from trainers.contract.record import Failed, RunRecord
 from trainers.data import stdlib
 from trainers.data.prepare import prepare

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from sweeper.space.trials import PARAMETER_KINDS
-from tests.method_specs import NEUTRAL, TYPICAL, method_spec
-from tests.strategies import PROVENANCE
-from tests.tiny_training import CORPUS, CPU, VOCABULARY, job_of, state_digest, train_tiny
+from tests.support.method_specs import NEUTRAL, TYPICAL, method_spec
+from tests.support.strategies import PROVENANCE
+from tests.support.tiny_training import CORPUS, CPU, VOCABULARY, job_of, state_digest, train_tiny
 from trainers.contract.flops import flops_at, flops_per_step
 from trainers.contract.record import Finished, record_from_dict, record_to_dict
 from trainers.contract.schedule import data_position, number_of_heads, phase_at

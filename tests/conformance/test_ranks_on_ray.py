@@ -15,7 +15,7 @@ import torch.distributed as dist
 from sweeper.engine.sweep import Idle
 from sweeper.executors.inline import InlineExecutor
 from sweeper.executors.ray_train import RankLostError, cause_of
-from tests.tiny_training import job_of, tiny_spec, train_tiny
+from tests.support.tiny_training import job_of, tiny_spec, train_tiny
 from trainers.training.loop import StagePoint
 from trainers.training.stage import ParentLostError, StageJob, StageResult, read_result
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny_training import tiny_spec
+from tests.support.tiny_training import tiny_spec
 from trainers.contract.scales import SCALES
 from trainers.contract.spec import ModelShape
 from trainers.methods import phases_of

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.gpu.a_gpu import CUDA, NEEDS_A_GPU, SHAPE, for_a_gpu
-from tests.tiny_training import CORPUS, job_of, tiny_spec, train_tiny
+from tests.support.tiny_training import CORPUS, job_of, tiny_spec, train_tiny
 from trainers.contract.record import Stopped
 from trainers.contract.schedule import phase_at
 from trainers.contract.spec import TrialSpec

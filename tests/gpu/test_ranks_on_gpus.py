@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.rank_training import run_ranks, train_each_on_gpus
-from tests.tiny_training import job_of, tiny_spec, train_tiny
+from tests.support.rank_training import run_ranks, train_each_on_gpus
+from tests.support.tiny_training import job_of, tiny_spec, train_tiny
 from trainers.contract.spec import ModelShape
 
 pytestmark = [

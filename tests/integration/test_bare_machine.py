@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from sweeper.cli.app import app
 from sweeper.ledger.mlflow_ledger import Ledger
-from tests.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
-from tests.strategies import record_of, spec_of
+from tests.support.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
+from tests.support.strategies import record_of, spec_of
 from trainers.contract.record import Diverged, Failed, RunRecord, record_to_dict
 from trainers.contract.record_lines import read_records
 from trainers.planning.spec_lines import read_trials

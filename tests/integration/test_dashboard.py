@@ -14,8 +14,8 @@ import pytest
 from sweeper.ledger.dashboard import DashboardError, prepare, running_server, serve
 from sweeper.ledger.location import LedgerError
 from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
-from tests.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
-from tests.strategies import record_of, spec_of
+from tests.support.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
+from tests.support.strategies import record_of, spec_of
 
 pytestmark = MLFLOW_WARNINGS
 ROOT = Path(__file__).resolve().parents[2]

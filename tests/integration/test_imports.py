@@ -20,9 +20,9 @@ from sweeper.ledger.imports import ImportLedger
 from sweeper.ledger.location import LedgerError, default_tracking_uri
 from sweeper.ledger.mlflow_ledger import Ledger
 from sweeper.ledger.tables import runs_of, tables_of_files
-from tests.finished_runs import OFFSETS, true_loss
-from tests.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
-from tests.strategies import record_of, spec_of
+from tests.support.finished_runs import OFFSETS, true_loss
+from tests.support.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
+from tests.support.strategies import record_of, spec_of
 
 pytestmark = MLFLOW_WARNINGS
 HEADER = "run,scale,method,seed,total_steps,bag_size,step_ratio,gpu_hours,tokens,final_loss"

@@ -17,8 +17,8 @@ from mlflow.entities import Run
 
 from sweeper.ledger.location import ARTIFACTS, LedgerError, default_tracking_uri
 from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
-from tests.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
-from tests.strategies import record_of, spec_of
+from tests.support.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
+from tests.support.strategies import record_of, spec_of
 from trainers.contract.record import Diverged, Failed, Stopped
 
 pytestmark = MLFLOW_WARNINGS
@@ -165,8 +165,8 @@ def abandoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 import os, signal, sys
 from pathlib import Path
 from sweeper.ledger.mlflow_ledger import Ledger
-from tests.ledger_factory import about_of
-from tests.strategies import record_of, spec_of
+from tests.support.ledger_factory import about_of
+from tests.support.strategies import record_of, spec_of
 ledger = Ledger.open(Path(sys.argv[1]), "quickstart", create=True)
 ledger.begin(about_of("quickstart"))
 for seed in range(4):

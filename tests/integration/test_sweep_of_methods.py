@@ -20,9 +20,9 @@ from sweeper.plans.plan import UNPREPARED, make_plan
 from sweeper.session import corpus_facts
 from sweeper.space.arm_domain import domain_of
 from tests.conformance.sweep_of import prepare_text
-from tests.method_specs import TYPICAL
-from tests.strategies import PROVENANCE
-from tests.tiny_sweep import space_of
+from tests.support.method_specs import TYPICAL
+from tests.support.strategies import PROVENANCE
+from tests.support.tiny_sweep import space_of
 from trainers.contract.record import Finished, RunRecord
 from trainers.contract.schedule import NEXT_TOKEN
 from trainers.methods import BASELINE, METHODS, phases_of

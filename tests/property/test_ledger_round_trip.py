@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sweeper.ledger.mlflow_ledger import Ledger
-from tests.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
-from tests.strategies import run_records, trial_specs
+from tests.support.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
+from tests.support.strategies import run_records, trial_specs
 from trainers.contract.record import STAGES, RunRecord
 from trainers.contract.spec import TrialSpec
 

@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import small
 from tests.property.test_training import assert_equal_states
-from tests.strategies import PROVENANCE
+from tests.support import small
+from tests.support.strategies import PROVENANCE
 from trainers.contract.spec import TrialSpec
 from trainers.planning.assemble import assemble_record
 from trainers.planning.lineage import ROOT, Segment, build_tree, path_alone, path_of

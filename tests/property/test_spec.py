@@ -8,7 +8,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.strategies import trial_specs
+from tests.support.strategies import trial_specs
 from trainers.contract.spec import TrialSpec, fingerprint, spec_from_dict, spec_to_dict
 
 plain_json = st.recursive(

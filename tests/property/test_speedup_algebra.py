@@ -17,7 +17,7 @@ from reports.estimate.speedup import judge
 from reports.estimate.verdict import Clock, NotReached, Reached, ScaleVerdict
 from reports.evidence.clock import ClockError
 from reports.evidence.runs import FinishedRun
-from tests.finished_runs import make_run, make_study
+from tests.support.finished_runs import make_run, make_study
 
 BUDGETS = (2_000, 3_000, 4_500, 7_000)
 

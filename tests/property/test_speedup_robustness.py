@@ -14,7 +14,7 @@ from reports.estimate.verdict import NotReached, Reached, Words
 from reports.evidence.exporting import runs_to_csv
 from reports.evidence.runs import FinishedRun
 from reports.summary import summarize, summary_to_json
-from tests.finished_runs import make_run, make_study, sweep
+from tests.support.finished_runs import make_run, make_study, sweep
 
 losses = st.one_of(st.sampled_from((2.5, 2.6, 2.7)), st.floats(0.5, 8.0))
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper.engine.sweep import Idle
-from tests.method_specs import method_spec
-from tests.tiny_sweep import Desk, Workers, result_of, space_of
+from tests.support.method_specs import method_spec
+from tests.support.tiny_sweep import Desk, Workers, result_of, space_of
 from trainers.contract.schedule import learning_rates, phase_at
 from trainers.contract.spec import TrialSpec
 from trainers.methods import METHODS

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import small
+from tests.support import small
 from trainers.contract.flops import flops_per_position
 from trainers.contract.schedule import Phase, boundary_step, data_position, phase_at
 from trainers.methods import phases_of

@@ -9,8 +9,8 @@ import pytest
 from sweeper.engine.arms import Arm, proposal_of
 from sweeper.space.arm_domain import UNIFORM_CELLS, axis_of, domain_of
 from sweeper.space.schema import Grid, IntegerRange, LogUniformRange, UniformRange
-from tests.strategies import record_of
-from tests.tiny_sweep import Desk, loss_of, space_of
+from tests.support.strategies import record_of
+from tests.support.tiny_sweep import Desk, loss_of, space_of
 from trainers.contract.record import Diverged, RunRecord
 from trainers.contract.spec import TrialSpec
 

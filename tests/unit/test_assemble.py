@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.strategies import PROVENANCE
-from tests.tiny_training import SHAPE, tiny_spec
+from tests.support.strategies import PROVENANCE
+from tests.support.tiny_training import SHAPE, tiny_spec
 from trainers.contract.flops import flops_per_position
 from trainers.contract.record import Diverged, Failed, Finished, PhaseTiming, RunRecord, Stopped
 from trainers.methods import phases_of

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests import small
-from tests.strategies import record_of, spec_of
+from tests.support import small
+from tests.support.strategies import record_of, spec_of
 from trainers.bare_sweep import BareEnd, BareSite, BareSweep, refuse_unfit
 from trainers.contract.record import Diverged, Failed, RunRecord
 from trainers.contract.record_lines import BadLinesError, RecordsFile, read_records

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny_training import CORPUS, CPU, tiny_spec
+from tests.support.tiny_training import CORPUS, CPU, tiny_spec
 from trainers.contract.schedule import Phase, data_position, phase_at
 from trainers.methods import phases_of
 from trainers.step.batch import cut_batch, lane_position, read_batch

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from sweeper.cli.screen_bench import show_bench
 from sweeper.plans.costs import ASSUMED_CPU_FLOPS, StepCost, step_cost
 from sweeper.session import RunOptions, plan_file
-from tests.tiny_training import CPU, tiny_spec
+from tests.support.tiny_training import CPU, tiny_spec
 from trainers.bench.ceilings import copy_bandwidth, matmul_speed, stated_peak
 from trainers.bench.checks import Bench, Course, check_bag_of_one, check_gradients, check_resume, gradient_error
 from trainers.bench.clock import Block, Pace, Turns, paired_ratio, take_turns

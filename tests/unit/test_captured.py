@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.tiny_training import CORPUS, CPU, VALIDATION_TOKENS, job_of, state_digest, tiny_spec, train_tiny
+from tests.support.tiny_training import CORPUS, CPU, VALIDATION_TOKENS, job_of, state_digest, tiny_spec, train_tiny
 from trainers.contract.record import Diverged, Stopped
 from trainers.contract.schedule import phase_at
 from trainers.contract.spec import TrialSpec

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny_training import CORPUS, CPU, tiny_spec
+from tests.support.tiny_training import CORPUS, CPU, tiny_spec
 from trainers.contract.writing import write_atomically
 from trainers.methods import phases_of
 from trainers.model.decoder import build_model

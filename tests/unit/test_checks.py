@@ -12,7 +12,7 @@ from reports.evidence.runs import DECAY_NOT_STATED, FinishedRun
 from reports.evidence.study import Study
 from reports.published import published_study
 from reports.summary import summarize
-from tests.finished_runs import ladder, make_run, make_study, sweep, true_loss, tuning
+from tests.support.finished_runs import ladder, make_run, make_study, sweep, true_loss, tuning
 
 AXES = {
     "baseline": {"learning_rate": (1e-3, 2e-3, 4e-3)},

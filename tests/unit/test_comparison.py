@@ -14,7 +14,7 @@ from reports.pages.comparison import Comparison, compare, comparison_to_json, re
 from reports.published import published_study
 from reports.summary import summarize
 from sweeper.reporting import below
-from tests.finished_runs import ladder, make_study, sweep, tuning
+from tests.support.finished_runs import ladder, make_study, sweep, tuning
 
 
 def other(study: Study, name: str = "other", **changes: object) -> Study:

@@ -11,7 +11,7 @@ import pytest
 
 from sweeper.ledger.dashboard_view import is_known, view_link, view_tags
 from sweeper.ledger.entries import metric_points, parameters, trial_tags
-from tests.strategies import record_of, spec_of
+from tests.support.strategies import record_of, spec_of
 
 
 @pytest.mark.parametrize("version", ["3.10.0", "3.17.2", "3.18.0rc1"])

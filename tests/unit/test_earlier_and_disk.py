@@ -13,8 +13,8 @@ from sweeper.executors.worker import train_stage
 from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.session import corpus_facts
 from sweeper.space.load import SearchSpace, parse_search_space
-from tests import small
-from tests.strategies import PROVENANCE
+from tests.support import small
+from tests.support.strategies import PROVENANCE
 from trainers.planning.store import DiskStore
 
 TEXT = """

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.tiny_training import CPU, SHAPE
+from tests.support.tiny_training import CPU, SHAPE
 from trainers.model.decoder import build_model
 from trainers.step.precision import WorkingWeights
 from trainers.training import evaluate

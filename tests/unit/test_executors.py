@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from sweeper.executors.inline import MAX_FAILURES, InlineExecutor
-from tests.tiny_sweep import Desk, result_of
+from tests.support.tiny_sweep import Desk, result_of
 from trainers.contract.record import Failed, Finished, Stopped, reason_of
 from trainers.training.loop import StagePoint
 from trainers.training.stage import ParentLostError, StageJob, StageResult

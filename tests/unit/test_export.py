@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from tests import small
+from tests.support import small
 from trainers.bare_sweep import BareSite, BareSweep
 from trainers.contract.record_lines import RecordsFile
 from trainers.contract.scales import SCALES

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tiny_training import CPU, job_of, tiny_spec, train_tiny
+from tests.support.tiny_training import CPU, job_of, tiny_spec, train_tiny
 from trainers.contract.scales import SCALES
 from trainers.contract.spec import TrialSpec
 from trainers.planning.footprint import USABLE, divisors_down, footprint, largest_micro_batch

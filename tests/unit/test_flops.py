@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.tiny_training import SHAPE
+from tests.support.tiny_training import SHAPE
 from trainers.contract.flops import count_parameters, flops_per_position
 from trainers.contract.spec import ModelShape
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.live_bytes import peak_of
-from tests.tiny_training import CPU, tiny_spec
+from tests.support.live_bytes import peak_of
+from tests.support.tiny_training import CPU, tiny_spec
 from trainers.contract.flops import count_parameters
 from trainers.contract.scales import SCALES
 from trainers.contract.schedule import number_of_heads

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.live_bytes import peak_of
-from tests.tiny_training import CPU, SHAPE, job_of, state_digest, tiny_spec, train_tiny
+from tests.support.live_bytes import peak_of
+from tests.support.tiny_training import CPU, SHAPE, job_of, state_digest, tiny_spec, train_tiny
 from trainers.model.attention import NAMES, attention_backend, forced_attention
 from trainers.model.decoder import build_model
 from trainers.step.compiling import CACHE_VARIABLE, cache_folder, compiled

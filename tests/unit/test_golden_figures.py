@@ -18,7 +18,7 @@ from reports.html.blocks import Chart
 from reports.pages.report import SECTIONS
 from reports.published import published_study
 from reports.summary import summarize
-from tests.report_factory import invented_study
+from tests.support.report_factory import invented_study
 
 FOLDER = Path(__file__).parents[1] / "golden" / "figures"
 STUDIES = ("published", "faster", "not-reached")

@@ -14,7 +14,7 @@ from reports.evidence.runs import DECAY_NOT_STATED
 from reports.evidence.study import SweepContext, build_study
 from reports.published import published_study
 from reports.summary import summarize, summary_to_json
-from tests.finished_runs import sweep, true_loss
+from tests.support.finished_runs import sweep, true_loss
 
 HEADER = "scale,method,seed,total_steps,bag_size,step_ratio,gpu_hours,tokens,final_loss"
 

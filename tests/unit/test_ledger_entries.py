@@ -18,7 +18,7 @@ from sweeper.ledger.entries import (
     thinned,
     trial_tags,
 )
-from tests.strategies import record_of, run_records, spec_of
+from tests.support.strategies import record_of, run_records, spec_of
 from trainers.contract.record import Diverged, Failed, Finished, Outcome, RunRecord, Stopped
 from trainers.contract.spec import spec_from_dict
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.tiny_training import CORPUS, CPU, VALIDATION_TOKENS, tiny_spec
+from tests.support.tiny_training import CORPUS, CPU, VALIDATION_TOKENS, tiny_spec
 from trainers.contract.record import Diverged, Stopped
 from trainers.contract.schedule import Phase
 from trainers.contract.spec import TrialSpec

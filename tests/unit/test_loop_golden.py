@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.tiny_training import job_of, tiny_spec, train_tiny
+from tests.support.tiny_training import job_of, tiny_spec, train_tiny
 from trainers.contract.spec import NUMERICS_VERSION, TrialSpec
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "losses_cpu.json"

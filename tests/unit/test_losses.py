@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.live_bytes import peak_of
+from tests.support.live_bytes import peak_of
 from trainers.methods.parameters import WEIGHTINGS
 from trainers.model.losses import (
     fused_linear_multi_hot,

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.method_specs import TWO_LAYERS, method_spec
-from tests.tiny_training import CORPUS, CPU, job_of, train_tiny
+from tests.support.method_specs import TWO_LAYERS, method_spec
+from tests.support.tiny_training import CORPUS, CPU, job_of, train_tiny
 from trainers.contract.flops import flops_at, flops_per_step
 from trainers.contract.schedule import Phase, data_position
 from trainers.methods import phases_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests import small
+from tests.support import small
 from trainers.contract.flops import count_parameters
 from trainers.contract.scales import SCALES
 from trainers.model.decoder import Decoder, build_model, initialise, mean_of_bags, rotary_table, rotate

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.tiny_training import CPU, SHAPE
+from tests.support.tiny_training import CPU, SHAPE
 from trainers.contract.flops import count_parameters
 from trainers.contract.spec import ModelShape
 from trainers.model.decoder import Attention, Decoder, build_model, rotary_table, rotate

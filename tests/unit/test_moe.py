@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from tests.strategies import PROVENANCE
-from tests.tiny_training import CORPUS, CPU, SHAPE, VOCABULARY, job_of, state_digest, tiny_spec, train_tiny
+from tests.support.strategies import PROVENANCE
+from tests.support.tiny_training import CORPUS, CPU, SHAPE, VOCABULARY, job_of, state_digest, tiny_spec, train_tiny
 from trainers.contract.flops import count_parameters
 from trainers.contract.record import record_from_dict, record_to_dict
 from trainers.contract.scales import SCALES

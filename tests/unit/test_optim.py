@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.tiny_training import CPU, SHAPE
+from tests.support.tiny_training import CPU, SHAPE
 from trainers.contract.spec import Optimizer
 from trainers.model.decoder import build_model
 from trainers.step.optim import build_optimizer, clipped_step

@@ -20,7 +20,7 @@ from reports.html.charts import blank
 from reports.pages.report import SECTIONS, render_page, side_by_side, write_report
 from reports.published import published_study
 from reports.summary import summarize, summary_to_json
-from tests.report_factory import VARIANTS, Invented, context_of, invented_study, many_runs
+from tests.support.report_factory import VARIANTS, Invented, context_of, invented_study, many_runs
 
 MEGABYTE = 1_000_000
 

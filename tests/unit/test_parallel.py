@@ -11,9 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.method_specs import method_spec
-from tests.rank_training import Steps, copy_here, run_ranks, skip_one_here, steps_here, train_and_kill, train_each
-from tests.tiny_training import CORPUS, CPU, job_of, tiny_spec, train_tiny
+from tests.support.method_specs import method_spec
+from tests.support.rank_training import (
+    Steps,
+    copy_here,
+    run_ranks,
+    skip_one_here,
+    steps_here,
+    train_and_kill,
+    train_each,
+)
+from tests.support.tiny_training import CORPUS, CPU, job_of, tiny_spec, train_tiny
 from trainers.contract.spec import ModelShape
 from trainers.methods import METHODS, phases_of
 from trainers.model.decoder import build_model

@@ -18,7 +18,7 @@ from sweeper.plans.costs import StepCost
 from sweeper.plans.page import plan_to_json, write_plan_page
 from sweeper.plans.plan import UNPREPARED, Plan, make_plan
 from sweeper.space.load import load_search_space
-from tests.tiny_sweep import space_of
+from tests.support.tiny_sweep import space_of
 from tests.unit.test_rungs import RUNGS, rung_space
 
 ROOT = Path(__file__).parents[2]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sweeper.plans.spec_list import list_trials
-from tests.strategies import record_of
-from tests.tiny_sweep import FACTS, loss_of, space_of
+from tests.support.strategies import record_of
+from tests.support.tiny_sweep import FACTS, loss_of, space_of
 from trainers.contract.record import RunRecord
 from trainers.planning.spec_lines import TrialLine, filled_in
 

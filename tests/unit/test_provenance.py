@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.strategies import record_of, spec_of
+from tests.support.strategies import record_of, spec_of
 from trainers.contract.record import record_from_dict, record_to_dict
 from trainers.training.provenance import UNKNOWN, cpu_name, git_state, provenance, versions
 

@@ -15,7 +15,7 @@ from reports.html.blocks import Table
 from reports.sections import appendix
 from reports.summary import summarize
 from sweeper.ledger.entries import metric_points
-from tests.report_factory import Invented, context_of, records_of
+from tests.support.report_factory import Invented, context_of, records_of
 from trainers.contract.record import LossCurve, RunRecord, record_from_dict, record_to_dict
 from trainers.contract.routing import RoutingPoint, load_shift, summarise
 

@@ -12,7 +12,7 @@ from sweeper.search import Axis, Domain
 from sweeper.space.arm_domain import domain_of, grid_trials
 from sweeper.space.load import Budgets, SearchSpace, SearchSpaceError, parse_search_space, search_space_schema
 from sweeper.space.yaml_lines import read_yaml
-from tests.tiny_sweep import Desk, Workers, result_of, space_of
+from tests.support.tiny_sweep import Desk, Workers, result_of, space_of
 from trainers.contract.record import Diverged, RunRecord
 from trainers.contract.schedule import boundary_step
 

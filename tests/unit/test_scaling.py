@@ -12,7 +12,7 @@ from scipy.stats import linregress, t
 from reports.estimate.scaling import geometric_mean, size_trend
 from reports.estimate.speedup import judge
 from reports.estimate.verdict import ScaleVerdict
-from tests.finished_runs import OFFSETS, ladder, make_run, make_study, true_loss
+from tests.support.finished_runs import OFFSETS, ladder, make_run, make_study, true_loss
 
 SIZES = {"a": 1e5, "b": 1e6, "c": 1e7, "d": 1e8}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.tiny_training import tiny_spec
+from tests.support.tiny_training import tiny_spec
 from trainers.contract.schedule import Phase, boundary_step, data_position, learning_rates, phase_at
 from trainers.contract.spec import Schedule
 from trainers.methods import METHODS, phases_of

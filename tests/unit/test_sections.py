@@ -21,7 +21,7 @@ from reports.sections import appendix, factors, headline, iso_loss, plan, recipe
 from reports.sections.figures import forest
 from reports.sections.published_values import published_values
 from reports.summary import Summary, summarize
-from tests.report_factory import invented_study
+from tests.support.report_factory import invented_study
 from trainers.methods import METHODS
 
 

@@ -10,7 +10,7 @@ import pytest
 from sweeper.engine.site import Site
 from sweeper.executors.inline import InlineExecutor
 from sweeper.session import RunOptions, plan_file
-from tests.tiny_sweep import Desk, result_of
+from tests.support.tiny_sweep import Desk, result_of
 
 SITE = Site(store="memory", stop_file="never", execution="eager")
 

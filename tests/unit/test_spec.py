@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.tiny_training import SHAPE, tiny_spec
+from tests.support.tiny_training import SHAPE, tiny_spec
 from trainers.contract.spec import Optimizer, Schedule, TrialSpec, fingerprint, spec_from_dict, spec_to_dict
 
 

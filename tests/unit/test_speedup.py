@@ -15,7 +15,7 @@ from reports.estimate.speedup import judge
 from reports.estimate.verdict import Flag, NotReached, Reached, ScaleVerdict, Words
 from reports.evidence.runs import FinishedRun
 from reports.evidence.study import Study
-from tests.finished_runs import OFFSETS, STEP_SECONDS, ladder, make_run, make_study, sweep, true_loss, tuning
+from tests.support.finished_runs import OFFSETS, STEP_SECONDS, ladder, make_run, make_study, sweep, true_loss, tuning
 
 
 def verdict_of(study: Study) -> ScaleVerdict:

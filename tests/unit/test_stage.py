@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_training import job_of, state_digest, tiny_spec, train_tiny
+from tests.support.tiny_training import job_of, state_digest, tiny_spec, train_tiny
 from trainers.contract.record import Diverged, Stopped
 from trainers.contract.spec import TrialSpec
 from trainers.training.checkpoint import read_note

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.tiny_training import CORPUS, CPU, tiny_spec
+from tests.support.tiny_training import CORPUS, CPU, tiny_spec
 from trainers.contract.spec import TrialSpec
 from trainers.methods import phases_of
 from trainers.model.decoder import build_model

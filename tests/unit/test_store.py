@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_training import job_of, tiny_spec, train_tiny
+from tests.support.tiny_training import job_of, tiny_spec, train_tiny
 from trainers.planning.store import DiskStore, MemoryStore, StageStore
 from trainers.training.stage import RESULT, STATE
 

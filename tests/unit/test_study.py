@@ -10,7 +10,7 @@ import pytest
 from reports.evidence.clock import clock_error, clock_shares
 from reports.evidence.runs import FinishedRun, run_from_record
 from reports.evidence.study import Configuration, Exclusion, Study
-from tests.finished_runs import STEP_SECONDS, ladder, make_run, make_study, sweep, tuning
+from tests.support.finished_runs import STEP_SECONDS, ladder, make_run, make_study, sweep, tuning
 from trainers.contract.record import PhaseTiming
 
 
@@ -181,7 +181,7 @@ def test_exclusions_keep_the_run() -> None:
 
 
 def test_our_own_records_become_runs() -> None:
-    from tests.report_factory import Invented, records_of
+    from tests.support.report_factory import Invented, records_of
 
     records = records_of(Invented())
     runs = [run_from_record(record) for record in records]

@@ -10,7 +10,7 @@ import pytest
 from reports.estimate.wording import percent, times
 from reports.evidence.study import Study
 from reports.summary import headline, summarize, summary_to_json
-from tests.finished_runs import ladder, make_run, make_study, sweep, tuning
+from tests.support.finished_runs import ladder, make_run, make_study, sweep, tuning
 
 PROMISED = {
     "scale": None,

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from sweeper.engine.sweep import MAX_DAMAGES, Idle
-from tests.tiny_sweep import Desk, Workers, loss_of, result_of, space_of
-from tests.tiny_training import tiny_spec
+from tests.support.tiny_sweep import Desk, Workers, loss_of, result_of, space_of
+from tests.support.tiny_training import tiny_spec
 from trainers.contract.record import Diverged, Failed, Finished, RunRecord, Stopped
 from trainers.contract.schedule import boundary_step, phase_at
 from trainers.methods import phases_of

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from reports.evidence.runs import run_from_record
 from reports.evidence.study import Study, StudyKind, SweepContext, build_study
-from tests.strategies import PROVENANCE, spec_of
+from tests.support.strategies import PROVENANCE, spec_of
 from trainers.contract.flops import flops_per_position
 from trainers.contract.record import (
     Diverged,

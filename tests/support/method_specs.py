@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from tests.tiny_training import SHAPE, tiny_spec
+from tests.support.tiny_training import SHAPE, tiny_spec
 from trainers.contract.spec import Scalar, TrialSpec
 from trainers.methods import METHODS
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from tests.tiny_training import CORPUS, CPU, train_tiny
+from tests.support.tiny_training import CORPUS, CPU, train_tiny
 from trainers.contract.schedule import phase_at
 from trainers.contract.spec import TrialSpec
 from trainers.methods import phases_of
@@ -33,7 +33,7 @@ from trainers.training.stage import StageJob, StageResult
 CONTEXT = multiprocessing.get_context("forkserver")
 LONGEST_WAIT = timedelta(seconds=120)
 """For a peer in a sum: ranks that wait for each other end in an error and not in a test without end."""
-CONTEXT.set_forkserver_preload(["tests.rank_training", "torch.distributed.fsdp"])
+CONTEXT.set_forkserver_preload(["tests.support.rank_training", "torch.distributed.fsdp"])
 
 
 def _child(

@@ -16,7 +16,7 @@ from sweeper.engine.site import Site
 from sweeper.engine.sweep import CorpusFacts, Idle, Sweep
 from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.space.schema import SearchSpace
-from tests.strategies import PROVENANCE
+from tests.support.strategies import PROVENANCE
 from trainers.contract.record import Diverged, PhaseTiming
 from trainers.contract.schedule import phase_at
 from trainers.contract.spec import TrialSpec

@@ -1,4 +1,4 @@
-"""How long a large report takes and how large its page is: `python -m tests.report_benchmark`. Invented runs, real page.
+"""How long a large report takes and how large its page is: `python -m tests.support.report_benchmark`. Invented runs, real page.
 
 Prints the figures of the README; a test could only assert them on one machine.
 """
@@ -13,7 +13,7 @@ from reports.evidence.runs import run_from_record
 from reports.evidence.study import build_study
 from reports.pages.report import write_report
 from reports.summary import summarize
-from tests.report_factory import Invented, context_of, records_of
+from tests.support.report_factory import Invented, context_of, records_of
 from trainers.training.devices import cpu_name
 
 POINTS = 10_000
