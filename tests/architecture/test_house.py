@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.places import ROOT
+
 PACKAGES = ("sweeper", "trainers", "reports")
 MOST_FILE_LINES, MOST_FUNCTION_LINES = 450, 60
 LONGER_FUNCTIONS: dict[str, int] = {}

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.places import ROOT
+
 PACKAGES = ("sweeper", "trainers", "reports")
 HEAVY = ("torch", "ray", "mlflow", "pandas", "plotly", "optuna", "scipy", "pydantic")
 SETTINGS: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]

@@ -12,7 +12,8 @@ from tests.support.tiny_training import tiny_spec
 from trainers.contract.scales import SCALES
 from trainers.contract.spec import ModelShape
 from trainers.methods import phases_of
-from trainers.model.decoder import build_model, moe
+from trainers.model import moe
+from trainers.model.decoder import build_model
 from trainers.model.moe import Mixture
 from trainers.planning.footprint import footprint
 from trainers.step.optim import build_optimizer

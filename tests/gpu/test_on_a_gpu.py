@@ -17,8 +17,9 @@ from trainers.contract.record import Stopped
 from trainers.contract.schedule import phase_at
 from trainers.contract.spec import TrialSpec
 from trainers.methods import phases_of
+from trainers.model import losses
 from trainers.model.attention import attention_backend
-from trainers.model.decoder import build_model, losses
+from trainers.model.decoder import build_model
 from trainers.model.losses import chunk_rows, fused_linear_multi_hot, multi_hot_reference, target_weights
 from trainers.step.captured import Calls
 from trainers.step.optim import build_optimizer

@@ -8,10 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.places import ROOT
 from trainers.bench.result import read_figures
 from trainers.training.devices import cpu_name
 
-ROOT = Path(__file__).resolve().parents[2]
 BARE = """
 import runpy, sys
 for name in ("typer", "rich", "pydantic", "mlflow", "ray", "optuna", "pandas", "plotly", "scipy", "yaml", "tokenizers",

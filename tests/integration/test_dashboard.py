@@ -15,10 +15,10 @@ from sweeper.ledger.dashboard import DashboardError, prepare, running_server, se
 from sweeper.ledger.location import LedgerError
 from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
 from tests.support.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
+from tests.support.places import ROOT
 from tests.support.strategies import record_of, spec_of
 
 pytestmark = MLFLOW_WARNINGS
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

@@ -18,17 +18,18 @@ from typing import Any
 import pytest
 
 from sweeper.ledger.mlflow_ledger import Ledger
+from tests.support.places import GOLDEN
 
 SWEEPER = Path(sys.executable).with_name("sweeper")
-GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "earlier_results"
-EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))
+HERE = GOLDEN / "earlier_results"
+EXPECTED: dict[str, Any] = json.loads((HERE / "expected.json").read_text(encoding="utf-8"))
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    with tarfile.open(GOLDEN / "results.tar.gz") as archive:
+    with tarfile.open(HERE / "results.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
     return tmp_path
 

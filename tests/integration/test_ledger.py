@@ -18,6 +18,7 @@ from mlflow.entities import Run
 from sweeper.ledger.location import ARTIFACTS, LedgerError, default_tracking_uri
 from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
 from tests.support.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
+from tests.support.places import ROOT
 from tests.support.strategies import record_of, spec_of
 from trainers.contract.record import Diverged, Failed, Stopped
 
@@ -175,7 +176,7 @@ ledger.started(spec_of(seed=2))
 ledger.write(record_of(spec_of(seed=1), stage="tuning"))
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    root = Path(__file__).resolve().parents[2]
+    root = ROOT
     ended = subprocess.run([sys.executable, "-c", program, str(results)], cwd=root, check=False)
     assert ended.returncode == -signal.SIGKILL
     return results

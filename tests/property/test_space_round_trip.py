@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper.space.load import SearchSpace, SearchSpaceError, parse_search_space
+from tests.support.places import SHIPPED
 from trainers.contract.scales import SCALES
 
-SHIPPED = Path(__file__).parents[2] / "search_spaces"
 TEXTS = [path.read_text(encoding="utf-8") for path in sorted(SHIPPED.glob("*.yaml"))]
 NAME = Path("file.yaml")
 WEIGHTINGS = ("uniform", "power_law", "exponential", "first_token")

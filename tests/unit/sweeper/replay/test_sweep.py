@@ -18,10 +18,10 @@ from sweeper.replay.report import markdown_table
 from sweeper.replay.sweep import TableSurface, race_domain, replay_sweep, tables_of_scale
 from sweeper.space.load import SearchSpace, load_search_space
 from sweeper.space.trials import make_spec
+from tests.support.places import ROOT
 from tests.support.tiny_sweep import space_of
 from trainers.contract.spec import TrialSpec
 
-ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "reports" / "published" / "final_loss_by_r_and_s.csv"
 PAPER_GRID = ROOT / "search_spaces" / "paper-grid.yaml"
 

@@ -21,7 +21,8 @@ from trainers.contract.scales import SCALES
 from trainers.contract.schedule import phase_at
 from trainers.contract.spec import ModelShape, TrialSpec
 from trainers.methods import phases_of
-from trainers.model.decoder import Decoder, build_model, moe
+from trainers.model import moe
+from trainers.model.decoder import Decoder, build_model
 from trainers.model.moe import BALANCE_COEFFICIENT, Mixture
 from trainers.planning.assemble import assemble_record
 from trainers.step.optim import build_optimizer

@@ -18,10 +18,10 @@ from sweeper.plans.costs import StepCost
 from sweeper.plans.page import plan_to_json, write_plan_page
 from sweeper.plans.plan import UNPREPARED, Plan, make_plan
 from sweeper.space.load import load_search_space
+from tests.support.places import ROOT
 from tests.support.tiny_sweep import space_of
-from tests.unit.test_rungs import RUNGS, rung_space
+from tests.unit.sweeper.engine.test_rungs import RUNGS, rung_space
 
-ROOT = Path(__file__).parents[2]
 COST = StepCost({}, 1e12, "assumed")
 
 

@@ -11,13 +11,14 @@ from sweeper.engine.site import Site
 from sweeper.plans.costs import ASSUMED_CPU_FLOPS, step_cost
 from sweeper.session import RunOptions, plan_file, run_file
 from sweeper.space.schema import Resources
+from tests.support.places import ROOT
 from tests.support.strategies import PROVENANCE
 from tests.support.tiny_sweep import Desk, result_of
 from tests.support.tiny_training import tiny_spec
 from trainers.contract.record import Failed, LossCurve, PhaseTiming, RunRecord, Timing
 from trainers.training.stage import StageJob
 
-TINY = Path(__file__).parents[1] / "integration" / "tiny.yaml"
+TINY = ROOT / "tests" / "integration" / "tiny.yaml"
 SPEC = tiny_spec()
 
 

@@ -11,9 +11,10 @@ import pytest
 
 from sweeper.replay.loss_table import LossTable, benchmark_domain, read_tables, seed_noise, truth_of
 from sweeper.replay.race import Contestant, Rules, compare_strategies, run_race
+from tests.support.places import ROOT
 from trainers.contract.spec import ModelShape, Optimizer, Schedule, TrialSpec
 
-PUBLISHED = Path(__file__).parents[2] / "reports" / "published" / "final_loss_by_r_and_s.csv"
+PUBLISHED = ROOT / "reports" / "published" / "final_loss_by_r_and_s.csv"
 HEADER = "table,params,total_steps,bag_weighting,step_ratio,bag_size,final_loss\n"
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support import small
+from tests.support.places import ROOT
 from tests.support.strategies import record_of, spec_of
 from trainers.bare_sweep import BareEnd, BareSite, BareSweep, refuse_unfit
 from trainers.contract.record import Diverged, Failed, RunRecord
@@ -28,7 +29,6 @@ from trainers.training.stage import STATE, run_stage
 EVERY = 4
 LADDER = [small.spec(total_steps=steps, decay_steps=4) for steps in (12, 20, 30)]
 FAN = [small.spec("tst", total_steps=20, decay_steps=4, bag_size=2, step_ratio=ratio) for ratio in (0.2, 0.5)]
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass

@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 from sweeper.cli.app import app
 from sweeper.plans.fits import DeviceMemory, fits_of, refuse_what_does_not_fit
 from sweeper.space.load import SearchSpace, load_search_space
+from tests.support.places import SHIPPED
 
-SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
+SPACES = SHIPPED
 H200 = DeviceMemory("cuda", 141e9, "assumed")
 
 

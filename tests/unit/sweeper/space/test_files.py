@@ -20,10 +20,10 @@ from sweeper.space.load import (
 )
 from sweeper.space.trials import make_spec
 from sweeper.space.yaml_lines import read_yaml
+from tests.support.places import SHIPPED
 from trainers.contract.spec import TrialSpec
 from trainers.planning.lineage import build_tree, path_of
 
-SHIPPED = Path(__file__).parents[2] / "search_spaces"
 FILES = sorted(path.name for path in SHIPPED.glob("*.yaml"))
 OURS = ("quickstart.yaml", "methods.yaml", "gpu-25m.yaml")
 

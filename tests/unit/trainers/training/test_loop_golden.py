@@ -1,7 +1,7 @@
 """Losses of whole tiny runs against those that were written down: the numerics of a spec do not drift unseen.
 
 When they change on purpose, raise `trainers.contract.spec.NUMERICS_VERSION` and write the new ones with
-`python -m tests.unit.test_loop_golden`.
+`python -m tests.unit.trainers.training.test_loop_golden`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
+from tests.support.places import GOLDEN
 from tests.support.tiny_training import job_of, tiny_spec, train_tiny
 from trainers.contract.spec import NUMERICS_VERSION, TrialSpec
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "losses_cpu.json"
+FILE = GOLDEN / "losses_cpu.json"
 LENGTHS: dict[str, Any] = {"total_steps": 40, "warmup_steps": 4, "decay_steps": 10, "sequences": 4}
 RUNS: dict[str, TrialSpec] = {
     "baseline": tiny_spec("baseline", **LENGTHS),
@@ -35,7 +36,7 @@ def losses_of(spec: TrialSpec, store: Path) -> list[float]:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_losses_are_those_that_were_written_down(name: str, tmp_path: Path) -> None:
-    golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    golden = json.loads(FILE.read_text(encoding="utf-8"))
     assert golden["numerics"] == NUMERICS_VERSION
     # processors order their sums differently, and forty steps carry that on; bfloat16 has 8 bits
     assert losses_of(RUNS[name], tmp_path) == pytest.approx(
@@ -44,7 +45,7 @@ def test_losses_are_those_that_were_written_down(name: str, tmp_path: Path) -> N
 
 
 def test_every_run_is_another() -> None:
-    losses = json.loads(GOLDEN.read_text(encoding="utf-8"))["losses"]
+    losses = json.loads(FILE.read_text(encoding="utf-8"))["losses"]
     assert set(losses) == set(RUNS)
     assert len({values[-1] for values in losses.values()}) == len(RUNS)
 
@@ -52,4 +53,4 @@ def test_every_run_is_another() -> None:
 if __name__ == "__main__":
     with TemporaryDirectory() as folder:
         written = {name: losses_of(spec, Path(folder) / name) for name, spec in RUNS.items()}
-    GOLDEN.write_text(json.dumps({"numerics": NUMERICS_VERSION, "losses": written}, indent=1) + "\n", encoding="utf-8")
+    FILE.write_text(json.dumps({"numerics": NUMERICS_VERSION, "losses": written}, indent=1) + "\n", encoding="utf-8")

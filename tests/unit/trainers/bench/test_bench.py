@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from sweeper.cli.screen_bench import show_bench
 from sweeper.plans.costs import ASSUMED_CPU_FLOPS, StepCost, step_cost
 from sweeper.session import RunOptions, plan_file
+from tests.support.places import ROOT
 from tests.support.tiny_training import CPU, tiny_spec
 from trainers.bench.ceilings import copy_bandwidth, matmul_speed, stated_peak
 from trainers.bench.checks import Bench, Course, check_bag_of_one, check_gradients, check_resume, gradient_error
@@ -50,7 +51,6 @@ from trainers.methods import phases_of
 from trainers.model.losses import multi_hot_reference
 from trainers.training.devices import cpu_name
 
-ROOT = Path(__file__).resolve().parents[2]
 DEVICE = "Some GPU (80 GB)"
 
 

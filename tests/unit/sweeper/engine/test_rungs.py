@@ -12,11 +12,12 @@ from sweeper.search import Axis, Domain
 from sweeper.space.arm_domain import domain_of, grid_trials
 from sweeper.space.load import Budgets, SearchSpace, SearchSpaceError, parse_search_space, search_space_schema
 from sweeper.space.yaml_lines import read_yaml
+from tests.support.places import SHIPPED
 from tests.support.tiny_sweep import Desk, Workers, result_of, space_of
 from trainers.contract.record import Diverged, RunRecord
 from trainers.contract.schedule import boundary_step
 
-QUICKSTART = (Path(__file__).parents[2] / "search_spaces" / "quickstart.yaml").read_text(encoding="utf-8")
+QUICKSTART = (SHIPPED / "quickstart.yaml").read_text(encoding="utf-8")
 RUNGS = (8, 16, 32)
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sweeper.space.load import Scalar, ScheduleSettings, load_search_space
 from sweeper.space.trials import decay_steps, make_spec
+from tests.support.places import SHIPPED
 from trainers.contract.spec import Optimizer, TrialSpec
 
-SPACE = load_search_space(Path(__file__).parents[2] / "search_spaces" / "tst-270m.yaml")
+SPACE = load_search_space(SHIPPED / "tst-270m.yaml")
 TST: dict[str, Scalar] = {"bag_size": 6, "step_ratio": 0.3, "bag_weighting": "uniform", "learning_rate": 0.002}
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from sweeper.space.load import SearchSpaceError, load_search_space, parse_search_space
+from tests.support.places import GOLDEN, SHIPPED
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "space_errors"
-SHIPPED = Path(__file__).parents[2] / "search_spaces"
-CASES = sorted(path.stem for path in GOLDEN.glob("*.yaml"))
+HERE = GOLDEN / "space_errors"
+CASES = sorted(path.stem for path in HERE.glob("*.yaml"))
 
 
 def told(case: str) -> list[str]:
-    path = GOLDEN / f"{case}.yaml"
+    path = HERE / f"{case}.yaml"
     with pytest.raises(SearchSpaceError) as caught:
         parse_search_space(path.read_text(encoding="utf-8"), Path(path.name))
     return str(caught.value).splitlines()
@@ -22,7 +22,7 @@ def told(case: str) -> list[str]:
 
 def test_every_mistake_is_told_in_the_golden_words() -> None:
     lines = [line for case in CASES for line in told(case)]
-    assert lines == (GOLDEN / "messages.txt").read_text(encoding="utf-8").splitlines()
+    assert lines == (HERE / "messages.txt").read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.parametrize(
@@ -89,4 +89,4 @@ def test_a_tag_never_runs(tmp_path: Path) -> None:
 
 if __name__ == "__main__":
     lines = [line for case in CASES for line in told(case)]
-    (GOLDEN / "messages.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (HERE / "messages.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")

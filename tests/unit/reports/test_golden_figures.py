@@ -1,13 +1,13 @@
 """What the charts of two pages draw, against what was written down: numbers, labels and colours, not pixels.
 
-When a chart changes on purpose, look at its page and write the new data with `python -m tests.unit.test_golden_figures`.
+When a chart changes on purpose, look at its page and write the new data:
+`python -m tests.unit.reports.test_golden_figures`.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,10 @@ from reports.html.blocks import Chart
 from reports.pages.report import SECTIONS
 from reports.published import published_study
 from reports.summary import summarize
+from tests.support.places import GOLDEN
 from tests.support.report_factory import invented_study
 
-FOLDER = Path(__file__).parents[1] / "golden" / "figures"
+FOLDER = GOLDEN / "figures"
 STUDIES = ("published", "faster", "not-reached")
 MOST_VALUES = 12
 """Values of a long array that are kept, evenly by index: enough to notice a change, few enough to read."""

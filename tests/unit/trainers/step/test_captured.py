@@ -16,8 +16,9 @@ from trainers.contract.schedule import phase_at
 from trainers.contract.spec import TrialSpec
 from trainers.methods import phases_of
 from trainers.model.decoder import build_model
+from trainers.step import captured, ring
 from trainers.step.optim import build_optimizer
-from trainers.step.step import TrainingStep, captured, ring
+from trainers.step.step import TrainingStep
 from trainers.training.checkpoint import TrainState
 from trainers.training.loop import LoopArguments, Progress, StagePoint, train
 
