@@ -17,11 +17,12 @@ from typing import Any
 from trainers.contract.record import Diverged, Failed, Provenance, RunRecord, Stopped, outcome_name, reason_of
 from trainers.contract.record_lines import BadLinesError, RecordsFile
 from trainers.contract.spec import TrialSpec
+from trainers.contract.stage import STATE, ParentLostError, StageJob, StageResult
 from trainers.planning.assemble import assemble_record
 from trainers.planning.lineage import ROOT, Segment, Tree, build_tree, path_of
 from trainers.planning.spec_lines import TrialLine, filled_in
 from trainers.training.provenance import UNKNOWN, provenance
-from trainers.training.stage import STATE, ParentLostError, StageJob, StageResult, run_stage
+from trainers.training.stage import run_stage
 
 PARENT_ATTEMPTS = 2
 """How often a trial whose parent's state is damaged goes back and trains the parent again."""

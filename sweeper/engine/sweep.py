@@ -26,12 +26,12 @@ from sweeper.space.schema import SearchSpace
 from sweeper.space.trials import make_spec
 from trainers.contract.record import Failed, Provenance, RunRecord, Stopped
 from trainers.contract.spec import Scalar, TrialSpec
+from trainers.contract.stage import StageJob, StageResult
 from trainers.methods import BASELINE
 from trainers.planning.assemble import assemble_record
 from trainers.planning.lineage import ROOT, Segment, path_of
 from trainers.planning.stages import StageBook
 from trainers.planning.store import StageStore
-from trainers.training.stage import StageJob, StageResult
 
 
 class SweepLedger(Protocol):

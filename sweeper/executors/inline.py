@@ -12,8 +12,7 @@ from typing import Protocol
 
 from sweeper.engine.sweep import Idle
 from trainers.contract.record import reason_of
-from trainers.training.loop import StagePoint
-from trainers.training.stage import ParentLostError, StageJob, StageResult
+from trainers.contract.stage import ParentLostError, StageJob, StagePoint, StageResult
 
 MAX_FAILURES = 2
 """How often a stage is tried again after a crash of program or machine; it goes on from its last checkpoint."""

@@ -17,8 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sweeper.executors.inline import Train
-from trainers.training.loop import StagePoint
-from trainers.training.stage import StageJob, StageResult, job_from_dict, job_to_dict
+from trainers.contract.stage import StageJob, StagePoint, StageResult, job_from_dict, job_to_dict
 
 SETTINGS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600"}
 """Set where the user has not: Ray Train's own two seconds are how late it sees the end of a stage, its minute for starting

@@ -23,10 +23,10 @@ from sweeper.engine.sweep import Idle
 from sweeper.executors.inline import MAX_FAILURES, StageSource, Train
 from sweeper.executors.ray_train import RankResources, train_on_ranks
 from trainers.contract.record import reason_of
-from trainers.training.loop import StagePoint
-from trainers.training.stage import (
+from trainers.contract.stage import (
     ParentLostError,
     StageJob,
+    StagePoint,
     job_from_dict,
     job_to_dict,
     result_from_dict,

@@ -15,9 +15,8 @@ from sweeper.executors.inline import StageSource, Train
 from trainers.contract.record import PhaseTiming
 from trainers.contract.schedule import Phase, phase_at
 from trainers.contract.spec import TrialSpec
+from trainers.contract.stage import StageJob, StagePoint, StageResult
 from trainers.methods import phases_of
-from trainers.training.loop import StagePoint
-from trainers.training.stage import StageJob, StageResult
 
 
 def trains_nothing(job: StageJob, on_point: Callable[[StagePoint], None]) -> StageResult:

@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from trainers.training.loop import StagePoint
-from trainers.training.stage import StageJob, StageResult, run_stage
+from trainers.contract.stage import StageJob, StagePoint, StageResult
+from trainers.training.stage import run_stage
 
 
 @cache

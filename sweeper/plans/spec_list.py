@@ -20,9 +20,9 @@ from sweeper.ledger.mlflow_ledger import Ledger
 from sweeper.session import CORPORA, RunOptions, corpus_facts, corpus_request
 from sweeper.space.load import SearchSpace, load_search_space
 from trainers.contract.record import Provenance, RunRecord
+from trainers.contract.stage import StageJob
 from trainers.planning.spec_lines import TUNING, TrialLine, trials_to_text
 from trainers.planning.store import MemoryStore
-from trainers.training.stage import StageJob
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,13 +23,12 @@ from sweeper.session import corpus_facts
 from tests.support.strategies import PROVENANCE
 from tests.support.tiny_sweep import space_of
 from trainers.contract.record import Failed, RunRecord
+from trainers.contract.stage import StageJob, StagePoint, StageResult
 from trainers.data import stdlib
 from trainers.data.prepare import prepare
 from trainers.data.request import CorpusRequest
 from trainers.data.shards import PreparedCorpus
 from trainers.planning.store import DiskStore
-from trainers.training.loop import StagePoint
-from trainers.training.stage import StageJob, StageResult
 
 SPACE = space_of(
     seeds={"tuning": (0,), "confirmation": (1000,)},

@@ -20,13 +20,13 @@ from trainers.contract.flops import flops_at, flops_per_step
 from trainers.contract.record import Finished, record_from_dict, record_to_dict
 from trainers.contract.schedule import data_position, number_of_heads, phase_at
 from trainers.contract.spec import TrialSpec, spec_from_dict, spec_to_dict
+from trainers.contract.stage import StagePoint, StageResult
 from trainers.methods import METHODS, phases_of
 from trainers.model.decoder import build_model
 from trainers.planning.assemble import assemble_record
 from trainers.planning.lineage import ROOT, build_tree, path_alone, path_of
 from trainers.step.batch import lane_position, read_batch
-from trainers.training.loop import StagePoint
-from trainers.training.stage import PARTIAL, StageResult
+from trainers.training.stage import PARTIAL
 
 RATIOS = (0.0, 0.25, 0.4, 1.0)
 every_method = pytest.mark.parametrize("method", METHODS)

@@ -16,8 +16,7 @@ from sweeper.engine.sweep import Idle
 from sweeper.executors.inline import InlineExecutor
 from sweeper.executors.ray_train import RankLostError, cause_of
 from tests.support.tiny_training import job_of, tiny_spec, train_tiny
-from trainers.training.loop import StagePoint
-from trainers.training.stage import ParentLostError, StageJob, StageResult, read_result
+from trainers.contract.stage import ParentLostError, StageJob, StagePoint, StageResult, read_result
 
 SPEC = tiny_spec("baseline", sequences=4, total_steps=16, decay_steps=4)
 KILLED_AT = 6

@@ -16,6 +16,7 @@ from tests.support.tiny_training import CORPUS, job_of, tiny_spec, train_tiny
 from trainers.contract.record import Stopped
 from trainers.contract.schedule import phase_at
 from trainers.contract.spec import TrialSpec
+from trainers.contract.stage import StagePoint
 from trainers.methods import phases_of
 from trainers.model import losses
 from trainers.model.attention import attention_backend
@@ -25,7 +26,6 @@ from trainers.step.captured import Calls
 from trainers.step.optim import build_optimizer
 from trainers.step.step import TrainingStep
 from trainers.training.execution import resolve_execution
-from trainers.training.loop import StagePoint
 
 pytestmark = NEEDS_A_GPU
 needs_triton = pytest.mark.skipif(not losses.HAS_TRITON, reason="needs a CUDA device with Triton")

@@ -13,11 +13,12 @@ from tests.property.test_training import assert_equal_states
 from tests.support import small
 from tests.support.strategies import PROVENANCE
 from trainers.contract.spec import TrialSpec
+from trainers.contract.stage import STATE, StageJob, StageResult
 from trainers.planning.assemble import assemble_record
 from trainers.planning.lineage import ROOT, Segment, build_tree, path_alone, path_of
 from trainers.planning.stages import StageBook
 from trainers.planning.store import DiskStore, MemoryStore
-from trainers.training.stage import STATE, StageJob, StageResult, run_stage
+from trainers.training.stage import run_stage
 
 
 @st.composite
@@ -163,7 +164,7 @@ def test_any_number_of_workers_train_each_stage_once_and_no_needed_state_is_dele
 def test_a_damaged_parent_is_found_by_its_hash_and_trained_again(tmp_path: Path) -> None:
     import pytest
 
-    from trainers.training.stage import ParentLostError
+    from trainers.contract.stage import ParentLostError
 
     short, long = small.spec(total_steps=12, decay_steps=4), small.spec(total_steps=20, decay_steps=4)
     book = StageBook(DiskStore(tmp_path))
@@ -218,8 +219,8 @@ def test_a_stage_goes_on_after_a_crash_in_its_middle(tmp_path: Path) -> None:
 def test_a_result_and_a_state_are_all_or_nothing(tmp_path: Path) -> None:
     import pytest
 
+    from trainers.contract.stage import read_result
     from trainers.training.checkpoint import CheckpointError, read_note
-    from trainers.training.stage import read_result
 
     trial = small.spec()
     run_stage(small.job(trial, tmp_path), small.corpus())

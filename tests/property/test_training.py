@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.support import small
 from trainers.contract.flops import flops_per_position
 from trainers.contract.schedule import Phase, boundary_step, data_position, phase_at
+from trainers.contract.stage import STATE
 from trainers.methods import phases_of
 from trainers.model.decoder import build_model
 from trainers.step.batch import cut_batch, lane_position, read_batch
@@ -23,7 +24,7 @@ from trainers.step.optim import build_optimizer
 from trainers.step.step import TrainingStep
 from trainers.training.checkpoint import TrainState
 from trainers.training.loop import CHUNK_STEPS
-from trainers.training.stage import PARTIAL, STATE, run_stage
+from trainers.training.stage import PARTIAL, run_stage
 
 CPU = torch.device("cpu")
 bag_sizes = st.integers(1, 7)

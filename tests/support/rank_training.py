@@ -21,14 +21,14 @@ import torch.distributed as dist
 from tests.support.tiny_training import CORPUS, CPU, train_tiny
 from trainers.contract.schedule import phase_at
 from trainers.contract.spec import TrialSpec
+from trainers.contract.stage import StageJob, StagePoint, StageResult
 from trainers.methods import phases_of
 from trainers.model.decoder import build_model
-from trainers.model.ranks import ranks_here, rows_here, shard_model
+from trainers.model.ranks import ranks_here, rows_here
 from trainers.step.optim import build_optimizer
 from trainers.step.step import TrainingStep
 from trainers.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
-from trainers.training.loop import StagePoint
-from trainers.training.stage import StageJob, StageResult
+from trainers.training.sharding import shard_model
 
 CONTEXT = multiprocessing.get_context("forkserver")
 LONGEST_WAIT = timedelta(seconds=120)

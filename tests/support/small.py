@@ -7,11 +7,11 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from trainers.contract.spec import ModelShape, Optimizer, Scalar, Schedule, TrialSpec
+from trainers.contract.stage import StageJob
 from trainers.data import stdlib
 from trainers.data.prepare import prepare
 from trainers.data.request import CorpusRequest
 from trainers.data.shards import PreparedCorpus
-from trainers.training.stage import StageJob
 
 SHAPE = ModelShape(
     num_layers=1, width=16, num_heads=2, num_kv_heads=1, head_width=8, mlp_width=24, vocab_size=300, qk_norm=True

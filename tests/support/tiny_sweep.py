@@ -20,10 +20,9 @@ from tests.support.strategies import PROVENANCE
 from trainers.contract.record import Diverged, PhaseTiming
 from trainers.contract.schedule import phase_at
 from trainers.contract.spec import TrialSpec
+from trainers.contract.stage import StageJob, StagePoint, StageResult
 from trainers.methods import phases_of
 from trainers.planning.store import MemoryStore, StageStore
-from trainers.training.loop import StagePoint
-from trainers.training.stage import StageJob, StageResult
 
 FACTS = CorpusFacts("corpus", "tokenizer", 300, 100_000, "nowhere")
 

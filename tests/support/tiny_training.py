@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from trainers.contract.spec import ModelShape, Optimizer, Schedule, TrialSpec
+from trainers.contract.stage import STATE, StageJob, StagePoint, StageResult
 from trainers.data.shards import TokenStream, piece_offsets
 from trainers.planning.lineage import TrialPath
 from trainers.training.checkpoint import NOTE
-from trainers.training.loop import StagePoint
-from trainers.training.stage import STATE, StageJob, StageResult, run_stage
+from trainers.training.stage import run_stage
 
 torch.set_num_threads(1)
 

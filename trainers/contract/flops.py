@@ -13,6 +13,11 @@ from dataclasses import dataclass
 from trainers.contract.schedule import Phase
 from trainers.contract.spec import ModelShape, TrialSpec
 
+CHUNK_ROWS = 8_192
+CHUNK_BYTES = 2 << 30
+"""The most positions, and the most bytes of them, whose logits exist at once: large enough to fill a GPU's matmuls, small
+beside its memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class ParameterCount:
@@ -61,3 +66,8 @@ def flops_at(spec: TrialSpec, phases: tuple[Phase, ...], step: int) -> float:
     return sum(
         flops_per_step(spec, phase) * (min(step, phase.end) - phase.start) for phase in phases if step > phase.start
     )
+
+
+def chunk_rows(vocab_size: int, itemsize: int) -> int:
+    """Positions a chunk where a logit has `itemsize` bytes: `CHUNK_ROWS`, or what `CHUNK_BYTES` hold, in whole 64s."""
+    return min(CHUNK_ROWS, max(64, CHUNK_BYTES // (vocab_size * itemsize) // 64 * 64))

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from trainers.planning.footprint import chunk_rows
+from trainers.contract.flops import chunk_rows
 
 
 def target_weights(weighting: str, target_size: int) -> tuple[float, ...]:

@@ -9,17 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-
-from trainers.step.compiling import compiled
-
-if TYPE_CHECKING:
-    from trainers.model.decoder import Decoder
 
 Value = TypeVar("Value")
 
@@ -78,42 +73,6 @@ def ranks_here(device: torch.device) -> Ranks:
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return ALONE
     return Ranks(dist.get_rank(), dist.get_world_size(), init_device_mesh(device.type, (dist.get_world_size(),)))
-
-
-def shard_model(model: Decoder, ranks: Ranks, precision: str, execution: str) -> None:
-    """Divide every parameter by rows over the ranks, and gather a block's only while it computes.
-
-    Shards, moments and reduced gradients are float32; in bf16 the gathered weights are bf16, as one device's working weights
-    are. The root's parameters (embedding, head, last gain) stay gathered from the forward to the end of the backward, because
-    the loss reads the head outside of the forward. A compiled run compiles each block: the gathering between them cannot be
-    part of a graph. Nothing happens to a model that is trained alone.
-    """
-    if ranks.mesh is None:
-        return
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-
-    from trainers.model.moe import Mixture
-
-    policy = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16 if precision == "bf16" else None,
-        reduce_dtype=torch.float32,
-        cast_forward_inputs=False,  # rotary angles stay float32
-    )
-    for module in model.modules():
-        if isinstance(module, Mixture):
-            module.over_ranks = ranks.total
-    for block in (*model.blocks, *model.extra_blocks):
-        if execution == "compiled":
-            block.forward = compiled(block.forward)
-        fully_shard(block, mesh=ranks.mesh, mp_policy=policy)
-    fully_shard(model, mesh=ranks.mesh, mp_policy=policy, reshard_after_forward=False)
-
-
-def release(model: Decoder, ranks: Ranks) -> None:
-    """Give up the gathered root after a forward without a backward, so that parameters are shards again."""
-    if ranks.mesh is not None:
-        sharded: Any = model
-        sharded.reshard()
 
 
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:

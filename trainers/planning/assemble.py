@@ -25,8 +25,8 @@ from trainers.contract.record import (
 )
 from trainers.contract.schedule import Phase, data_position
 from trainers.contract.spec import TrialSpec
+from trainers.contract.stage import StageResult
 from trainers.methods import phases_of
-from trainers.training.stage import StageResult
 
 
 def is_evaluated(step: int, phases: tuple[Phase, ...], total_steps: int, evaluate_every: int) -> bool:

@@ -13,23 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from trainers.contract.flops import count_parameters
+from trainers.contract.flops import chunk_rows, count_parameters
 from trainers.contract.schedule import number_of_heads
 from trainers.contract.spec import ModelShape, TrialSpec
 from trainers.methods import phases_of
 
 USABLE = 0.85
 """Share of a device's memory that a step may take by this estimate; the rest is context, workspaces and fragments."""
-CHUNK_ROWS = 8_192
-CHUNK_BYTES = 2 << 30
-"""The most positions, and the most bytes of them, whose logits exist at once: large enough to fill a GPU's matmuls, small
-beside its memory."""
 MOST_GPUS = 64
-
-
-def chunk_rows(vocab_size: int, itemsize: int) -> int:
-    """Positions a chunk where a logit has `itemsize` bytes: `CHUNK_ROWS`, or what `CHUNK_BYTES` hold, in whole 64s."""
-    return min(CHUNK_ROWS, max(64, CHUNK_BYTES // (vocab_size * itemsize) // 64 * 64))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from trainers.contract.record import Diverged
+from trainers.contract.stage import StageResult
 from trainers.planning.lineage import ROOT, Segment, Tree, TrialPath, build_tree
 from trainers.planning.store import StageStore
-from trainers.training.stage import StageResult
 
 
 @dataclass

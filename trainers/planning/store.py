@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from trainers.training.stage import RESULT, STATE, StageResult, read_result
+from trainers.contract.stage import RESULT, STATE, StageResult, read_result
 
 
 class StageStore(Protocol):

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from trainers.contract.flops import chunk_rows
 from trainers.model.attention import forced_attention
 from trainers.model.decoder import Decoder
-from trainers.model.ranks import ALONE, Ranks, release
-from trainers.planning.footprint import chunk_rows
+from trainers.model.ranks import ALONE, Ranks
+from trainers.training.sharding import release
 
 EVALUATION_POSITIONS = 16_384
 """Positions a forward pass; bounds the memory of the logits."""

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from trainers.contract.record import Diverged, PhaseTiming, Stopped
-from trainers.contract.routing import RoutingPoint
 from trainers.contract.schedule import Phase, phase_at
 from trainers.contract.spec import TrialSpec, fingerprint
+from trainers.contract.stage import StagePoint
 from trainers.model.decoder import initialise
 from trainers.step.step import TrainingStep
 from trainers.training.checkpoint import TrainState
@@ -30,19 +30,6 @@ CHUNK_STEPS = 10
 """Steps between two looks at the clock, the losses and the stop request."""
 DIVERGED_SKIPS = 20
 """Consecutive steps without a finite gradient after which a run counts as diverged."""
-
-
-@dataclass(frozen=True, slots=True)
-class StagePoint:
-    """Validation loss in nats per token after `step` steps; `phase` is the one that trained the last of them.
-
-    `routing` is that step's, for a mixture of experts.
-    """
-
-    step: int
-    loss: float
-    phase: str
-    routing: RoutingPoint | None = None
 
 
 @dataclass(slots=True)

@@ -13,21 +13,31 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from trainers.contract.record import Diverged, PhaseTiming, Stopped
-from trainers.contract.routing import routing_from_dict
+from trainers.contract.record import Diverged, Stopped
 from trainers.contract.schedule import number_of_heads
-from trainers.contract.spec import TrialSpec, spec_from_dict, spec_to_dict
+from trainers.contract.spec import spec_to_dict
+from trainers.contract.stage import (
+    RESULT,
+    STATE,
+    ParentLostError,
+    StageJob,
+    StagePoint,
+    StageResult,
+    point_from_dict,
+    read_result,
+    result_to_dict,
+)
 from trainers.contract.writing import write_atomically
 from trainers.methods import phases_of
 from trainers.model.attention import attention_backend
 from trainers.model.decoder import build_model
-from trainers.model.ranks import Ranks, ranks_here, shard_model
+from trainers.model.ranks import Ranks, ranks_here
 from trainers.step.fit import DoesNotFitError, advice
 from trainers.step.optim import build_optimizer
 from trainers.step.step import TrainingStep
@@ -39,113 +49,13 @@ from trainers.training.checkpoint import (
     save_checkpoint,
 )
 from trainers.training.devices import device_name
-from trainers.training.loop import LoopArguments, PhaseClock, Progress, StagePoint, train
+from trainers.training.loop import LoopArguments, PhaseClock, Progress, train
+from trainers.training.sharding import shard_model
 
-RESULT = "result.json"
-STATE = "state"
 PARTIAL = "partial"
 PIECE_CONTEXTS = 4
 """Contexts to a piece of the training stream. Documents of source code are far longer than a small model's context; read
 whole, a lane dwells on one file for a hundred steps, and the seed deviation of the final loss is ten times as large."""
-
-
-class ParentLostError(RuntimeError):
-    """The state that a stage starts from is missing or damaged: its parent has to be trained again."""
-
-
-@dataclass(frozen=True, slots=True)
-class StageJob:
-    """All that a worker needs. Paths are absolute; `parent` is a node of the store, or None for a start from the seed.
-
-    `keep_state` says whether anything goes on from the end of this stage. `execution` is resolved: not `auto`.
-    `devices` is what a second of this stage costs in device-seconds; `micro_sequences` is for each rank.
-    """
-
-    node: str
-    parent: str | None
-    start: int
-    end: int
-    spec: TrialSpec
-    booked_by: str
-    store: str
-    corpus: str
-    stop_file: str
-    device: str
-    execution: str
-    evaluate_every: int
-    checkpoint_seconds: float = 30.0
-    micro_sequences: int | None = None
-    keep_state: bool = True
-    checkpoint_activations: bool = False
-    devices: float = 1
-
-
-def job_to_dict(job: StageJob) -> dict[str, Any]:
-    """Plain JSON values; inverse of `job_from_dict`."""
-    return {**asdict(job), "spec": spec_to_dict(job.spec)}
-
-
-def job_from_dict(plain: dict[str, Any]) -> StageJob:
-    """Rebuild a job."""
-    return StageJob(**{**plain, "spec": spec_from_dict(plain["spec"])})
-
-
-@dataclass(frozen=True, slots=True)
-class StageResult:
-    """A stage's end. `outcome` None means that `end` was reached. Seconds are per device.
-
-    `device` is the name that people compare (`NVIDIA H200`), `attention` that of the kernel of its attention.
-    `busy_seconds` is time in the loop with evaluations; `billed_seconds` adds building, loading, compiling and saving.
-    """
-
-    node: str
-    parent: str | None
-    start: int
-    end: int
-    outcome: Stopped | Diverged | None
-    points: tuple[StagePoint, ...]
-    timings: tuple[PhaseTiming, ...]
-    busy_seconds: float
-    billed_seconds: float
-    skipped_steps: int
-    booked_by: str
-    device: str
-    execution: str
-    devices: float = 1
-    attention: str = ""
-
-
-def result_to_dict(result: StageResult) -> dict[str, Any]:
-    """Plain JSON values; inverse of `result_from_dict`."""
-    plain = asdict(result)
-    plain["diverged"] = isinstance(result.outcome, Diverged)
-    return plain
-
-
-def _point(plain: dict[str, Any]) -> StagePoint:
-    return StagePoint(**{**plain, "routing": routing_from_dict(plain.get("routing"))})
-
-
-def result_from_dict(plain: dict[str, Any]) -> StageResult:
-    """Rebuild a result. Raises `KeyError`, `TypeError` or `ValueError` for anything else."""
-    plain = dict(plain)
-    kind = Diverged if plain.pop("diverged") else Stopped
-    return StageResult(
-        **{
-            **plain,
-            "outcome": kind(**plain["outcome"]) if plain["outcome"] else None,
-            "points": tuple(_point(point) for point in plain["points"]),
-            "timings": tuple(PhaseTiming(**timing) for timing in plain["timings"]),
-        }
-    )
-
-
-def read_result(store: Path, node: str) -> StageResult | None:
-    """The result of a stage that ended (reached its end, or diverged), None where it has not."""
-    try:
-        return result_from_dict(json.loads((store / node / RESULT).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _progress_note(job: StageJob, progress: Progress, billed: float) -> dict[str, Any]:
@@ -161,7 +71,7 @@ def _progress_from(job: StageJob, note: dict[str, Any]) -> tuple[Progress, float
     try:
         if note["from"] != [job.parent, job.start]:
             return None
-        points = [_point(point) for point in note["points"]]
+        points = [point_from_dict(point) for point in note["points"]]
         clocks = [PhaseClock(**clock) for clock in note["clocks"]]
         ratio = note["devices"] / job.devices
         for clock in clocks:

@@ -19,12 +19,13 @@ from trainers.bare_sweep import BareEnd, BareSite, BareSweep, refuse_unfit
 from trainers.contract.record import Diverged, Failed, RunRecord
 from trainers.contract.record_lines import BadLinesError, RecordsFile, read_records
 from trainers.contract.spec import TrialSpec
+from trainers.contract.stage import STATE
 from trainers.planning.assemble import assemble_record
 from trainers.planning.lineage import path_of
 from trainers.planning.spec_lines import TrialLine, filled_in, read_trials, trials_to_text, winner_of
 from trainers.run import main
 from trainers.training.checkpoint import NOTE
-from trainers.training.stage import STATE, run_stage
+from trainers.training.stage import run_stage
 
 EVERY = 4
 LADDER = [small.spec(total_steps=steps, decay_steps=4) for steps in (12, 20, 30)]

@@ -19,11 +19,12 @@ from trainers.bare_sweep import BareSite, BareSweep
 from trainers.contract.record_lines import RecordsFile
 from trainers.contract.scales import SCALES
 from trainers.contract.spec import ModelShape
+from trainers.contract.stage import STATE
 from trainers.export import configuration, export_model, export_state, main
 from trainers.model.decoder import build_model
 from trainers.planning.spec_lines import TrialLine
 from trainers.training.checkpoint import CheckpointError
-from trainers.training.stage import STATE, run_stage
+from trainers.training.stage import run_stage
 
 CPU = torch.device("cpu")
 LLAMA = ModelShape(2, 24, 6, 2, 4, 40, small.SHAPE.vocab_size, rope_theta=500.0, norm_epsilon=1e-4)

@@ -13,11 +13,11 @@ from tests.support.tiny_sweep import Desk, Workers, loss_of, result_of, space_of
 from tests.support.tiny_training import tiny_spec
 from trainers.contract.record import Diverged, Failed, Finished, RunRecord, Stopped
 from trainers.contract.schedule import boundary_step, phase_at
+from trainers.contract.stage import StageJob, StageResult
 from trainers.methods import phases_of
 from trainers.planning.lineage import path_of
 from trainers.planning.stages import StageBook
 from trainers.planning.store import MemoryStore
-from trainers.training.stage import StageJob, StageResult
 
 WHOLE = 4 + 4 + 3 * 2 + 1 * 2
 """Trials of `space_of()`: two arms of four, three baseline budgets and one of the method on two seeds."""

@@ -16,7 +16,7 @@ from tests.support.strategies import PROVENANCE
 from tests.support.tiny_sweep import Desk, result_of
 from tests.support.tiny_training import tiny_spec
 from trainers.contract.record import Failed, LossCurve, PhaseTiming, RunRecord, Timing
-from trainers.training.stage import StageJob
+from trainers.contract.stage import StageJob
 
 TINY = ROOT / "tests" / "integration" / "tiny.yaml"
 SPEC = tiny_spec()

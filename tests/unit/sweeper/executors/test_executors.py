@@ -11,8 +11,7 @@ import pytest
 from sweeper.executors.inline import MAX_FAILURES, InlineExecutor
 from tests.support.tiny_sweep import Desk, result_of
 from trainers.contract.record import Failed, Finished, Stopped, reason_of
-from trainers.training.loop import StagePoint
-from trainers.training.stage import ParentLostError, StageJob, StageResult
+from trainers.contract.stage import ParentLostError, StageJob, StagePoint, StageResult
 
 OnPoint = Callable[[StagePoint], None]
 

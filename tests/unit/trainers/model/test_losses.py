@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from tests.support.live_bytes import peak_of
+from trainers.contract.flops import CHUNK_BYTES, CHUNK_ROWS, chunk_rows
 from trainers.methods.parameters import WEIGHTINGS
 from trainers.model.losses import (
     fused_linear_multi_hot,
@@ -17,7 +18,6 @@ from trainers.model.losses import (
     multi_hot_reference,
     target_weights,
 )
-from trainers.planning.footprint import CHUNK_BYTES, CHUNK_ROWS, chunk_rows
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,9 @@ from tests.support.strategies import PROVENANCE
 from tests.support.tiny_training import SHAPE, tiny_spec
 from trainers.contract.flops import flops_per_position
 from trainers.contract.record import Diverged, Failed, Finished, PhaseTiming, RunRecord, Stopped
+from trainers.contract.stage import StagePoint, StageResult
 from trainers.methods import phases_of
 from trainers.planning.assemble import assemble_record, is_evaluated
-from trainers.training.loop import StagePoint
-from trainers.training.stage import StageResult
 
 SPEC = tiny_spec(total_steps=12, decay_steps=4, step_ratio=0.4, bag_size=3)  # superposition to 5, decay from 8
 

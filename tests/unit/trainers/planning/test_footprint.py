@@ -10,20 +10,13 @@ import pytest
 
 from tests.support.live_bytes import peak_of
 from tests.support.tiny_training import CPU, tiny_spec
-from trainers.contract.flops import count_parameters
+from trainers.contract.flops import chunk_rows, count_parameters
 from trainers.contract.scales import SCALES
 from trainers.contract.schedule import number_of_heads
 from trainers.contract.spec import ModelShape, TrialSpec
 from trainers.methods import phases_of
 from trainers.model.decoder import build_model
-from trainers.planning.footprint import (
-    USABLE,
-    chunk_rows,
-    fewest_gpus,
-    footprint,
-    largest_micro_batch,
-    way_to_fit,
-)
+from trainers.planning.footprint import USABLE, fewest_gpus, footprint, largest_micro_batch, way_to_fit
 from trainers.step.optim import build_optimizer
 from trainers.step.step import TrainingStep
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.tiny_training import job_of, tiny_spec, train_tiny
+from trainers.contract.stage import RESULT, STATE
 from trainers.planning.store import DiskStore, MemoryStore, StageStore
-from trainers.training.stage import RESULT, STATE
 
 SPEC = tiny_spec("baseline", total_steps=4, decay_steps=1)
 

@@ -14,13 +14,14 @@ from tests.support.tiny_training import CORPUS, CPU, VALIDATION_TOKENS, job_of, 
 from trainers.contract.record import Diverged, Stopped
 from trainers.contract.schedule import phase_at
 from trainers.contract.spec import TrialSpec
+from trainers.contract.stage import StagePoint
 from trainers.methods import phases_of
 from trainers.model.decoder import build_model
 from trainers.step import captured, ring
 from trainers.step.optim import build_optimizer
 from trainers.step.step import TrainingStep
 from trainers.training.checkpoint import TrainState
-from trainers.training.loop import LoopArguments, Progress, StagePoint, train
+from trainers.training.loop import LoopArguments, Progress, train
 
 
 def step_of(spec: TrialSpec, execution: str, micro_sequences: int | None = None) -> TrainingStep:

@@ -13,21 +13,13 @@ from tests.support.tiny_training import CORPUS, CPU, VALIDATION_TOKENS, tiny_spe
 from trainers.contract.record import Diverged, Stopped
 from trainers.contract.schedule import Phase
 from trainers.contract.spec import TrialSpec
+from trainers.contract.stage import StagePoint
 from trainers.methods import phases_of
 from trainers.model.decoder import build_model
 from trainers.step.optim import build_optimizer
 from trainers.step.step import TrainingStep
 from trainers.training.checkpoint import TrainState
-from trainers.training.loop import (
-    CHUNK_STEPS,
-    DIVERGED_SKIPS,
-    LoopArguments,
-    PhaseClock,
-    Progress,
-    StagePoint,
-    chunk_end,
-    train,
-)
+from trainers.training.loop import CHUNK_STEPS, DIVERGED_SKIPS, LoopArguments, PhaseClock, Progress, chunk_end, train
 
 NEVER = LoopArguments(
     evaluate_every=0,

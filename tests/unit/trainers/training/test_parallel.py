@@ -23,13 +23,14 @@ from tests.support.rank_training import (
 )
 from tests.support.tiny_training import CORPUS, CPU, job_of, tiny_spec, train_tiny
 from trainers.contract.spec import ModelShape
+from trainers.contract.stage import STATE, ParentLostError, StageResult, read_result
 from trainers.methods import METHODS, phases_of
 from trainers.model.decoder import build_model
 from trainers.model.ranks import ALONE, Ranks
 from trainers.step.optim import build_optimizer
 from trainers.step.step import TrainingStep
 from trainers.training.checkpoint import NOTE, CheckpointError
-from trainers.training.stage import PARTIAL, STATE, ParentLostError, StageResult, read_result
+from trainers.training.stage import PARTIAL
 
 # Nine rows leave the last of four ranks none, fifty and twenty-six do not divide by four either.
 AWKWARD = ModelShape(

@@ -12,14 +12,12 @@ import pytest
 from tests.support.tiny_training import job_of, state_digest, tiny_spec, train_tiny
 from trainers.contract.record import Diverged, Stopped
 from trainers.contract.spec import TrialSpec
-from trainers.training.checkpoint import read_note
-from trainers.training.loop import StagePoint
-from trainers.training.stage import (
-    PARTIAL,
+from trainers.contract.stage import (
     RESULT,
     STATE,
     ParentLostError,
     StageJob,
+    StagePoint,
     StageResult,
     job_from_dict,
     job_to_dict,
@@ -27,6 +25,8 @@ from trainers.training.stage import (
     result_from_dict,
     result_to_dict,
 )
+from trainers.training.checkpoint import read_note
+from trainers.training.stage import PARTIAL
 
 SPEC = tiny_spec(total_steps=12, warmup_steps=2, decay_steps=4, step_ratio=0.4)  # boundary at 5, decay from 8
 

@@ -1,0 +1,133 @@
+"""A stage as a value: what a worker is given, what it reports on the way, what it leaves behind.
+
+A stage is the piece of training between two forks of the trials that share it (a whole trial where nothing is shared). Who
+trains it is `trainers.training.stage`'s, which stages there are `trainers.planning`'s.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from trainers.contract.record import Diverged, PhaseTiming, Stopped
+from trainers.contract.routing import RoutingPoint, routing_from_dict
+from trainers.contract.spec import TrialSpec, spec_from_dict, spec_to_dict
+
+RESULT = "result.json"
+STATE = "state"
+"""What a stage leaves in its folder of the store."""
+
+
+class ParentLostError(RuntimeError):
+    """The state that a stage starts from is missing or damaged: its parent has to be trained again."""
+
+
+@dataclass(frozen=True, slots=True)
+class StagePoint:
+    """Validation loss in nats per token after `step` steps; `phase` is the one that trained the last of them.
+
+    `routing` is that step's, for a mixture of experts.
+    """
+
+    step: int
+    loss: float
+    phase: str
+    routing: RoutingPoint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StageJob:
+    """All that a worker needs. Paths are absolute; `parent` is a node of the store, or None for a start from the seed.
+
+    `keep_state` says whether anything goes on from the end of this stage. `execution` is resolved: not `auto`.
+    `devices` is what a second of this stage costs in device-seconds; `micro_sequences` is for each rank.
+    """
+
+    node: str
+    parent: str | None
+    start: int
+    end: int
+    spec: TrialSpec
+    booked_by: str
+    store: str
+    corpus: str
+    stop_file: str
+    device: str
+    execution: str
+    evaluate_every: int
+    checkpoint_seconds: float = 30.0
+    micro_sequences: int | None = None
+    keep_state: bool = True
+    checkpoint_activations: bool = False
+    devices: float = 1
+
+
+def job_to_dict(job: StageJob) -> dict[str, Any]:
+    """Plain JSON values; inverse of `job_from_dict`."""
+    return {**asdict(job), "spec": spec_to_dict(job.spec)}
+
+
+def job_from_dict(plain: dict[str, Any]) -> StageJob:
+    """Rebuild a job."""
+    return StageJob(**{**plain, "spec": spec_from_dict(plain["spec"])})
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """A stage's end. `outcome` None means that `end` was reached. Seconds are per device.
+
+    `device` is the name that people compare (`NVIDIA H200`), `attention` that of the kernel of its attention.
+    `busy_seconds` is time in the loop with evaluations; `billed_seconds` adds building, loading, compiling and saving.
+    """
+
+    node: str
+    parent: str | None
+    start: int
+    end: int
+    outcome: Stopped | Diverged | None
+    points: tuple[StagePoint, ...]
+    timings: tuple[PhaseTiming, ...]
+    busy_seconds: float
+    billed_seconds: float
+    skipped_steps: int
+    booked_by: str
+    device: str
+    execution: str
+    devices: float = 1
+    attention: str = ""
+
+
+def result_to_dict(result: StageResult) -> dict[str, Any]:
+    """Plain JSON values; inverse of `result_from_dict`."""
+    plain = asdict(result)
+    plain["diverged"] = isinstance(result.outcome, Diverged)
+    return plain
+
+
+def point_from_dict(plain: dict[str, Any]) -> StagePoint:
+    """Rebuild a point."""
+    return StagePoint(**{**plain, "routing": routing_from_dict(plain.get("routing"))})
+
+
+def result_from_dict(plain: dict[str, Any]) -> StageResult:
+    """Rebuild a result. Raises `KeyError`, `TypeError` or `ValueError` for anything else."""
+    plain = dict(plain)
+    kind = Diverged if plain.pop("diverged") else Stopped
+    return StageResult(
+        **{
+            **plain,
+            "outcome": kind(**plain["outcome"]) if plain["outcome"] else None,
+            "points": tuple(point_from_dict(point) for point in plain["points"]),
+            "timings": tuple(PhaseTiming(**timing) for timing in plain["timings"]),
+        }
+    )
+
+
+def read_result(store: Path, node: str) -> StageResult | None:
+    """The result of a stage that ended (reached its end, or diverged), None where it has not."""
+    try:
+        return result_from_dict(json.loads((store / node / RESULT).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
