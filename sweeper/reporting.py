@@ -15,8 +15,8 @@ from sweeper.ledger.about import SweepAbout
 from sweeper.ledger.imports import ImportLedger
 from sweeper.ledger.mlflow_ledger import Ledger
 from sweeper.ledger.tables import imported_runs
-from sweeper.space.arm_domain import domain_of
 from sweeper.space.load import SearchSpaceError, parse_search_space
+from sweeper.space.trials import domain_of
 from trainers.contract.record import RunRecord
 from trainers.contract.spec import Scalar
 from trainers.contract.writing import write_atomically

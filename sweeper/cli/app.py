@@ -6,9 +6,11 @@ running the same command again goes on; 4 the speedup is below `--fail-under`; 1
 
 from __future__ import annotations
 
+import shlex
 import sys
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +18,9 @@ from sweeper.cli.bench import bench
 from sweeper.cli.options import RESULTS, Debug, Json, Results, Uri, guarded, print_json, refuse
 from sweeper.cli.replay import replay
 from sweeper.cli.reports import import_runs, report
-from sweeper.cli.specs import list_specs
+
+if TYPE_CHECKING:
+    from sweeper.session import RunOptions
 
 app = typer.Typer(
     help="Find out whether Token-Superposition Training is faster for your model, and by how much.",
@@ -34,6 +38,28 @@ def _options(file: Path, results: Path, **more: Any) -> Any:
     from sweeper.session import RunOptions
 
     return RunOptions(file=file, results=results, **more)
+
+
+def _list_specs(options: RunOptions, path: Path) -> None:
+    """Write the list and print how it is trained and how its records come back. Raises `ValueError` in one line."""
+    from sweeper.plans.spec_list import write_specs
+
+    made = write_specs(options, path, lambda line: print(line, file=sys.stderr))
+    counts = Counter("confirmation of winners" if line.winner else line.stage for line in made.trials)
+    print(f"{path}: {', '.join(f'{count} {stage}' for stage, count in counts.items()) or 'nothing is left to train'}")
+    for note in made.notes:
+        print(note)
+    if not made.trials:
+        return
+    records = path.with_name("records.jsonl")
+    train = ["python", "-m", "trainers.run", path, "--corpus", made.corpus, "--out", records]
+    if made.evaluate_every:
+        train += ["--evaluate-every", made.evaluate_every]
+    back = ["sweeper", "import", records, "--space", options.file, "--name", made.name]
+    print("There, with this file and the corpus's folder (`--hours` ends it in time, the same command goes on):")
+    print(shlex.join(map(str, train)))
+    print("Here, with its records:")
+    print(shlex.join(map(str, back)))
 
 
 @app.command()
@@ -57,7 +83,7 @@ def plan(
 
     def action() -> None:
         if specs is not None:
-            list_specs(_options(file, results, tracking_uri=tracking_uri), specs)
+            _list_specs(_options(file, results, tracking_uri=tracking_uri), specs)
             return
         from rich.console import Console
 

@@ -1,6 +1,6 @@
 """`sweeper bench`: is the training step right on this device, and how fast is it? Parsing and wiring.
 
-Registered by `cli`. What is checked and measured is `trainers.bench`'s; the figures are kept for `sweeper plan`.
+Registered by `app`. What is checked and measured is `trainers.bench`'s; the figures are kept for `sweeper plan`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _bench(options: BenchOptions, folder: Path, as_json: bool) -> bool:
     """Measure, show and, where all checks passed, keep; returns whether they did."""
     from rich.console import Console
 
-    from sweeper.cli.screen_bench import show_bench
+    from sweeper.cli.screen import show_bench
     from trainers.bench.result import keep_result, result_to_json
     from trainers.bench.run import run_bench
 

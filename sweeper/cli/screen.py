@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
@@ -16,13 +17,20 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from sweeper.cli.doctor import Finding
-from sweeper.cli.status import SweepStatus
-from sweeper.engine.view import ArmView, SweepView
-from sweeper.plans.plan import ArmPlan, Plan, ScalePlan, StageLine
-from sweeper.replay.race import ReplayResult, Standing
+from trainers.bench.result import FAIL, OK, BenchResult
+from trainers.bench.words import TextTable, check_cells, opening, tables
+
+if TYPE_CHECKING:
+    from sweeper.cli.doctor import Finding
+    from sweeper.cli.status import SweepStatus
+    from sweeper.engine.view import ArmView, SweepView
+    from sweeper.plans.plan import ArmPlan, Plan, ScalePlan, StageLine
+    from sweeper.replay.race import ReplayResult, Standing
 
 BAR_WIDTH = 8
+NARROW = 100
+"""Columns below which those of a bench's tables stand closer."""
+CHECK_STYLES = {OK: "green", FAIL: "bold red"}
 QUIET_SECONDS = 30
 """Between two plain lines when nothing has ended."""
 
@@ -299,3 +307,30 @@ def show_replay(result: ReplayResult) -> None:
             table.add_row(*row)
         console.print()
         console.print(table)
+
+
+def _rich_table(table: TextTable, width: int) -> Table:
+    gap = 1 if width < NARROW else 2
+    drawn = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
+    for index, name in enumerate(table.columns):
+        drawn.add_column(name, justify="right" if index else "left", no_wrap=bool(index))
+    for row in table.rows:
+        drawn.add_row(*row)
+    return drawn
+
+
+def show_bench(console: Console, result: BenchResult) -> None:
+    """Checks first, then every table, the headline ratios last."""
+    for line in opening(result):
+        console.print(line, markup=False)
+    console.print()
+    checks = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for status, name, found in map(check_cells, result.checks):
+        checks.add_row(Text(status, style=CHECK_STYLES.get(status, "yellow")), name, found)
+    console.print(checks)
+    for table in tables(result):
+        console.print()
+        console.print(Text(table.title, style="bold"))
+        console.print(_rich_table(table, console.width))
+        for note in table.notes:
+            console.print(Text(note, style="italic"))

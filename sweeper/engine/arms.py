@@ -2,18 +2,22 @@
 
 Tuning spends the same number of trials for every arm; then the winner by the search's own model (not the luckiest
 observation) is confirmed on seeds that the search never used. Scheduling is left to `sweep`.
+
+What earlier sweeps in the same ledger found are points for a search to begin at, never values. Losses compare only between
+trials of one identity: the same scale, method, model, text, tokenizer, batch, schedule's warm-up, optimizer and precision.
+Budget, learning rate, the method's parameters and the seed may differ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from sweeper.search import Domain, Proposal, Recommendation, Strategy
 from sweeper.search.domain import Parameters
 from sweeper.space.trials import LEARNING_RATE
 from trainers.contract.record import RunRecord
-from trainers.contract.spec import Scalar, TrialSpec
+from trainers.contract.spec import Scalar, TrialSpec, fingerprint
 
 NOISE_FLOOR_SEEDS = 5
 """Seeds of the noise-floor cell, where confirmation has one seed and so shows no spread of its own (EVIDENCE)."""
@@ -119,3 +123,34 @@ class Arm:
                 for seed in range(first, first + NOISE_FLOOR_SEEDS - 1)
             ]
         return trials
+
+
+def identity_of(spec: TrialSpec) -> str:
+    """Hash of what two trials must have in common for one to teach the other's search."""
+    return fingerprint(
+        {
+            "scale": spec.scale,
+            "method": spec.method,
+            "shape": asdict(spec.shape),
+            "corpus": spec.corpus_fingerprint,
+            "tokenizer": spec.tokenizer_fingerprint,
+            "batch": [spec.context, spec.tokens_per_step],
+            "validation": spec.validation_tokens,
+            "warmup": spec.schedule.warmup_steps,
+            "optimizer": asdict(spec.optimizer),
+            "precision": spec.precision,
+            "numerics": spec.numerics,
+        }
+    )
+
+
+def earlier_points(records: Iterable[RunRecord], like: TrialSpec) -> list[tuple[Parameters, float]]:
+    """Points and final losses of finished trials with the identity of `like`, at the largest budget that any has."""
+    identity = identity_of(like)
+    finished = [
+        (record.spec, record.final_loss)
+        for record in records
+        if record.final_loss is not None and identity_of(record.spec) == identity
+    ]
+    largest = max((spec.schedule.total_steps for spec, _ in finished), default=0)
+    return [(proposal_of(spec).parameters, loss) for spec, loss in finished if spec.schedule.total_steps == largest]

@@ -15,15 +15,13 @@ from enum import Enum
 from functools import partial
 from typing import Protocol
 
-from sweeper.engine.arms import Arm
-from sweeper.engine.earlier import earlier_points
+from sweeper.engine.arms import Arm, earlier_points
 from sweeper.engine.site import Site, state_bytes
 from sweeper.search import make_strategy
 from sweeper.search.domain import Parameters
 from sweeper.search.warm_start import starting_points
-from sweeper.space.arm_domain import domain_of, grid_trials
 from sweeper.space.schema import SearchSpace
-from sweeper.space.trials import make_spec
+from sweeper.space.trials import domain_of, grid_trials, make_spec
 from trainers.contract.record import Failed, Provenance, RunRecord, Stopped
 from trainers.contract.spec import Scalar, TrialSpec
 from trainers.contract.stage import StageJob, StageResult

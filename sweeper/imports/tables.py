@@ -12,8 +12,8 @@ from pathlib import Path
 
 from reports.evidence.runs import FinishedRun
 from sweeper.ledger.about import SweepAbout
+from sweeper.ledger.entries import row_of
 from sweeper.ledger.imports import ImportedTables, ImportLedger
-from sweeper.ledger.rows import row_of
 from sweeper.ledger.tables import Imported, check_name, runs_of
 from sweeper.lock import driving
 from sweeper.reporting import REPORT, study_in, write_report_files

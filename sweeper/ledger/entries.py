@@ -1,7 +1,9 @@
 """How a sweep and its trials look in the ledger: names, parameters, tags and metric points, as plain data.
 
 Decides what a reviewer reads in the dashboard's columns and which points a chart is drawn from. Storing them is
-`ledger`'s. The columns are the same for every method, so that a baseline and a method line up in one table.
+`mlflow_ledger`'s. The columns are the same for every method, so that a baseline and a method line up in one table, and
+for runs that were trained elsewhere, so that one view fits both; rows of those are for people and are never read back: what
+was imported is kept as the text that it came in.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from reports.evidence.runs import FinishedRun, describe_parameters
 from reports.html.theme import method_style
 from sweeper.ledger.about import SweepAbout
 from trainers.contract.record import Diverged, EvalPoint, Failed, Finished, RunRecord, Stopped, outcome_name
@@ -29,7 +32,14 @@ OUTCOME_TAG = "outcome"
 REASON_TAG = "reason"
 DESCRIPTION_TAG = "mlflow.note.content"
 """MLflow shows its first line where there is room for one."""
+IMPORTED_KIND = "imported"
+IMPORT_TAG = "sweeper.import"
+"""Which import a row belongs to."""
+ROW_TAG = "sweeper.row"
+"""An imported run's name or its line in the file."""
 _LONGEST_REASON = 2_000
+_LONGEST_FOREIGN = 500
+"""Characters of a text from outside that go into the dashboard's columns."""
 
 RUN_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "diverged": "FAILED", "failed": "FAILED"}
 """Our outcomes in MLflow's words."""
@@ -227,3 +237,99 @@ def _milliseconds(moment: str) -> int | None:
         return max(0, round(1_000 * datetime.fromisoformat(moment).timestamp()))
     except (ValueError, OverflowError, OSError):
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignRun:
+    """A run in an MLflow experiment that others wrote. `metrics` are the last logged values, `status` is MLflow's."""
+
+    run_id: str
+    name: str
+    status: str
+    parameters: Mapping[str, str]
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """An imported run as one row of the dashboard; `status` in MLflow's words."""
+
+    row: str
+    name: str
+    parameters: Mapping[str, str]
+    tags: Mapping[str, str]
+    metrics: tuple[MetricPoint, ...]
+    status: str
+
+
+def row_of(run: FinishedRun, order: int, key: str, moment: int) -> LedgerRow:
+    """The row of a run; `order` is its place in the file, `key` names the import, `moment` is in milliseconds."""
+    return LedgerRow(
+        row=run.run_id[:_LONGEST_FOREIGN],
+        name=_row_name(run),
+        parameters=_row_parameters(run),
+        tags=_row_tags(run, order, key),
+        metrics=_row_metrics(run, moment),
+        status=RUN_STATUS[run.outcome],
+    )
+
+
+def _row_name(run: FinishedRun) -> str:
+    words = [run.scale, method_style(run.method).label, describe_parameters(run.parameters)]
+    words += [f"lr={run.learning_rate:.1e}"] if run.learning_rate is not None else []
+    parts = [" ".join(word for word in words if word), f"{run.total_steps:,} steps"]
+    parts += [f"seed {run.seed}"] if run.seed is not None else []
+    return " · ".join([*parts, run.stage.replace("_", " ")])[:_LONGEST_FOREIGN]
+
+
+def _row_parameters(run: FinishedRun) -> dict[str, str]:
+    known = {
+        "scale": run.scale,
+        "method": run.method,
+        "bag_size": str(run.bag_size),
+        "step_ratio": short_number(run.step_ratio),
+        "total_steps": str(run.total_steps),
+        "learning_rate": None if run.learning_rate is None else short_number(run.learning_rate),
+        "seed": None if run.seed is None else str(run.seed),
+        "params": None if run.params is None else short_number(run.params),
+    }
+    return {name: value[:_LONGEST_FOREIGN] for name, value in known.items() if value is not None}
+
+
+def _row_tags(run: FinishedRun, order: int, key: str) -> dict[str, str]:
+    tags = {
+        KIND_TAG: IMPORTED_KIND,
+        IMPORT_TAG: key,
+        ROW_TAG: run.run_id[:_LONGEST_FOREIGN],
+        ORDER_TAG: str(order),
+        "scale": run.scale[:_LONGEST_FOREIGN],
+        "method": run.method[:_LONGEST_FOREIGN],
+        STAGE_TAG: run.stage,
+        OUTCOME_TAG: run.outcome,
+        "mlflow.runColor": method_style(run.method).color,
+        "mlflow.source.name": "sweeper import",
+        "mlflow.source.type": "LOCAL",
+    }
+    tags |= {"device": run.device[:_LONGEST_FOREIGN]} if run.device else {}
+    return tags | ({REASON_TAG: run.reason} if run.reason else {})
+
+
+def _row_metrics(run: FinishedRun, moment: int) -> tuple[MetricPoint, ...]:
+    """Curve points at their steps, then the end of the run at its last step; totals stand at step 0, as our own do."""
+    curve, points = run.curve, []
+    stride = max(1, -(-len(curve) // MAX_POINTS))
+    for index in range(0, len(curve), stride):
+        step = int(curve.steps[index])
+        if step >= run.total_steps and run.final_loss is not None:
+            break
+        points.append(MetricPoint("validation_loss", float(curve.losses[index]), step, moment))
+        for name, values in (("gpu_hours", curve.gpu_hours), ("tokens", curve.tokens), ("flops", curve.flops)):
+            if values is not None:
+                points.append(MetricPoint(name, float(values[index]), step, moment))
+    last = (("gpu_hours", run.gpu_hours), ("tokens", run.tokens), ("flops", run.flops))
+    if run.final_loss is not None:
+        points.append(MetricPoint("validation_loss", run.final_loss, run.total_steps, moment))
+        points.append(MetricPoint("final_loss", run.final_loss, 0, moment))
+    points += [MetricPoint(name, value, run.total_steps, moment) for name, value in last if value is not None]
+    return tuple(points)

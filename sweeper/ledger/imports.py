@@ -13,10 +13,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sweeper.ledger.about import SweepAbout
-from sweeper.ledger.entries import KIND_TAG
+from sweeper.ledger.entries import IMPORT_TAG, IMPORTED_KIND, KIND_TAG, ROW_TAG, LedgerRow
 from sweeper.ledger.location import LedgerError, first_line
 from sweeper.ledger.mlflow_ledger import Ledger
-from sweeper.ledger.rows import IMPORT_TAG, IMPORTED_KIND, ROW_TAG, LedgerRow
 from trainers.contract.spec import fingerprint
 
 IMPORT_FILE = "import.json"

@@ -26,6 +26,7 @@ from sweeper.ledger.entries import (
     KIND_TAG,
     OUTCOME_TAG,
     REASON_TAG,
+    ForeignRun,
     Trial,
     final_description,
     metric_points,
@@ -49,7 +50,6 @@ from sweeper.ledger.location import (
     one_at_a_time,
     refuse_unreachable,
 )
-from sweeper.ledger.rows import ForeignRun
 from trainers.contract.record import RunRecord, outcome_name, record_from_dict, record_to_dict
 from trainers.contract.spec import TrialSpec
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from reports.evidence.importing import COLUMNS, OPTIONAL_COLUMNS, RunImportError, read_runs
 from reports.evidence.runs import FinishedRun
-from sweeper.ledger.rows import ForeignRun
+from sweeper.ledger.entries import ForeignRun
 
 if TYPE_CHECKING:
     from sweeper.ledger.imports import ImportedTables, ImportLedger

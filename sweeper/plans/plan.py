@@ -21,8 +21,8 @@ from sweeper.executors.simulated import SimulatedExecutor, trains_nothing
 from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.plans.costs import StepCost
 from sweeper.plans.fits import ScaleFit
-from sweeper.space.arm_domain import FAN_AXIS
 from sweeper.space.schema import SearchSpace
+from sweeper.space.trials import FAN_AXIS
 from trainers.contract.flops import count_parameters, flops_at
 from trainers.contract.record import Provenance, RunRecord
 from trainers.contract.schedule import data_position, phase_at

@@ -19,8 +19,8 @@ from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.plans.costs import step_cost
 from sweeper.replay.loss_table import SEED_DEVIATION, TABLE_METHODS, LossTable, refuse_other_methods, seed_noise
 from sweeper.search import Axis, Domain
-from sweeper.space.arm_domain import FAN_AXIS, domain_of
 from sweeper.space.schema import SearchSpace
+from sweeper.space.trials import FAN_AXIS, domain_of
 from trainers.contract.record import Failed, Provenance, RunRecord
 from trainers.contract.spec import TrialSpec
 from trainers.planning.store import MemoryStore

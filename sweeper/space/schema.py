@@ -182,7 +182,7 @@ class ScheduleSettings(Model):
 
 
 class OptimizerSettings(Model):
-    """AdamW. See `trainers.contract.spec.Optimizer`."""
+    """AdamW, with the defaults of a trial's own."""
 
     beta1: Annotated[Number, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[Number, Field(ge=0, lt=1)] = 0.95

@@ -1,4 +1,5 @@
-"""From a search space and one choice of values to the `TrialSpec` that a trainer takes. Pure functions.
+"""From a search space to trials: one choice of values to the `TrialSpec` that a trainer takes, and a method's axes to the
+domain that its search moves in. Pure functions.
 
 Values get one type each here (a step ratio of `1` and of `1.0` are the same trial, so they must be the same bits). Which
 choices are made is left to the search.
@@ -10,13 +11,29 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sweeper.space.schema import Scalar, ScheduleSettings, SearchSpace
+from sweeper.search import Axis, Domain, integers, log_uniform, uniform
+from sweeper.search.rungs import rung_sizes
+from sweeper.space.schema import (
+    Grid,
+    IntegerRange,
+    LogUniformRange,
+    Method,
+    Scalar,
+    ScheduleSettings,
+    SearchSpace,
+    UniformRange,
+)
 from trainers.contract.scales import SCALES
 from trainers.contract.spec import Optimizer, Schedule, TrialSpec
 from trainers.methods import phases_of
 
 LEARNING_RATE = "learning_rate"
 """Searched like a parameter of every method, and kept in the spec's schedule."""
+FAN_AXIS = "step_ratio"
+"""Trials that differ in nothing else share their first phase; each leaves it at its own boundary."""
+UNIFORM_CELLS = 8
+"""Cells of a uniform range that gives no step."""
+LOG_AXES = ("learning_rate", "bag_size", "heads", "patch_size", "pieces")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +127,45 @@ def _typed(name: str, value: Scalar) -> Scalar:
     if isinstance(value, bool) or not kind.holds(value):
         raise ValueError(f"{name}: {value!r} is not {kind.words}")
     return kind.type(value)
+
+
+def axis_of(name: str, given: Grid | IntegerRange | UniformRange | LogUniformRange) -> Axis:
+    """The grid of one axis. Words are categories; learning rates and whatever counts are equally spaced in their logarithm."""
+    match given:
+        case IntegerRange(integers=(low, high)):
+            return integers(name, low, high)
+        case UniformRange(uniform=(low, high), step=step):
+            if low == high:
+                return Axis(name, (low,))
+            return uniform(name, low, high, step or (high - low) / UNIFORM_CELLS)
+        case LogUniformRange(log_uniform=(low, high), per_octave=per_octave):
+            return log_uniform(name, low, high, per_octave)
+        case Grid(grid=values):
+            if any(isinstance(value, str) for value in values):
+                return Axis(name, values, "category")
+            return Axis(name, values, "log" if name in LOG_AXES else "linear")
+
+
+def domain_of(method: Method, seeds: tuple[int, ...]) -> Domain:
+    """What an arm's tuning may try. A method whose axes are all constants has one point."""
+    axes: list[Axis] = []
+    constants: list[tuple[str, Scalar]] = []
+    for name, given in sorted(method.axes.items()):
+        if isinstance(given, int | float | str):
+            constants.append((name, given))
+        else:
+            axes.append(axis_of(name, given))
+    if not axes:
+        name, value = constants.pop()
+        axes = [Axis(name, (value,), "category")]
+    fan_axis = next((axis.name for axis in axes if axis.name == FAN_AXIS and len(axis.values) > 1), None)
+    return Domain(tuple(axes), method.budgets.rungs, tuple(constants), seeds, fan_axis)
+
+
+def grid_trials(domain: Domain, trials: int) -> int:
+    """Trials of a grid search that may have `trials` at most: every cell once with every seed, and of several rungs at
+    the lowest one, with the part of it that halving runs again."""
+    most = len(domain.points) * len(domain.seeds)
+    while trials > most and rung_sizes(len(domain.rungs), trials)[0] > most:
+        trials -= 1
+    return trials

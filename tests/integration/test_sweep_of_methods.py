@@ -18,7 +18,7 @@ from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.plans.costs import StepCost, step_cost
 from sweeper.plans.plan import UNPREPARED, make_plan
 from sweeper.session import corpus_facts
-from sweeper.space.arm_domain import domain_of
+from sweeper.space.trials import domain_of
 from tests.conformance.sweep_of import prepare_text
 from tests.support.method_specs import TYPICAL
 from tests.support.strategies import PROVENANCE

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from sweeper.engine.arms import Arm, proposal_of
-from sweeper.space.arm_domain import UNIFORM_CELLS, axis_of, domain_of
 from sweeper.space.schema import Grid, IntegerRange, LogUniformRange, UniformRange
+from sweeper.space.trials import UNIFORM_CELLS, axis_of, domain_of
 from tests.support.strategies import record_of
 from tests.support.tiny_sweep import Desk, loss_of, space_of
 from trainers.contract.record import Diverged, RunRecord

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from sweeper.engine.earlier import earlier_points, identity_of
+from sweeper.engine.arms import earlier_points, identity_of
 from sweeper.engine.site import Site, state_bytes
 from sweeper.engine.sweep import Sweep
 from sweeper.executors.inline import InlineExecutor

@@ -9,8 +9,8 @@ import jsonschema
 import pytest
 
 from sweeper.search import Axis, Domain
-from sweeper.space.arm_domain import domain_of, grid_trials
 from sweeper.space.load import Budgets, SearchSpace, SearchSpaceError, parse_search_space, search_space_schema
+from sweeper.space.trials import domain_of, grid_trials
 from sweeper.space.yaml_lines import read_yaml
 from tests.support.places import SHIPPED
 from tests.support.tiny_sweep import Desk, Workers, result_of, space_of

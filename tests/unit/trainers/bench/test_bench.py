@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 
-from sweeper.cli.screen_bench import show_bench
+from sweeper.cli.screen import show_bench
 from sweeper.plans.costs import ASSUMED_CPU_FLOPS, StepCost, step_cost
 from sweeper.session import RunOptions, plan_file
 from tests.support.places import ROOT
