@@ -1,1 +1,27 @@
-"""Orchestration: decides where, in which order and once. Imports nothing here, so that `sweeper --help` stays light."""
+"""Orchestration: decides where, in which order and once. Its public names cost nothing until they are asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trainers.contract.lazy import handed_out
+
+if TYPE_CHECKING:
+    from sweeper.options import RunOptions
+    from sweeper.reporting import report
+    from sweeper.session import plan, run
+    from sweeper.space.load import load_search_space
+    from trainers.contract.errors import UserError
+
+__all__ = ["RunOptions", "UserError", "load_search_space", "plan", "report", "run"]
+__getattr__, __dir__ = handed_out(
+    __name__,
+    {
+        "RunOptions": "sweeper.options",
+        "UserError": "trainers.contract.errors",
+        "load_search_space": "sweeper.space.load",
+        "plan": "sweeper.session",
+        "report": "sweeper.reporting",
+        "run": "sweeper.session",
+    },
+)

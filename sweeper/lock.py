@@ -12,11 +12,13 @@ from pathlib import Path
 
 import psutil
 
+from trainers.contract.errors import UserError
+
 LOCK = "driver.json"
 STOP = "stop"
 
 
-class LockedError(RuntimeError):
+class LockedError(UserError):
     """Another driver runs this sweep."""
 
 

@@ -15,6 +15,7 @@ from sweeper.ledger.about import SweepAbout
 from sweeper.ledger.imports import ImportLedger
 from sweeper.ledger.mlflow_ledger import Ledger
 from sweeper.ledger.tables import imported_runs
+from sweeper.options import COMPARISONS, REPORT, SUMMARY
 from sweeper.space.load import SearchSpaceError, parse_search_space
 from sweeper.space.trials import domain_of
 from trainers.contract.record import RunRecord
@@ -25,11 +26,6 @@ if TYPE_CHECKING:
     from reports.estimate.verdict import Speedup
     from reports.pages.comparison import Comparison
     from reports.summary import Summary
-
-COMPARISONS = "comparisons"
-"""Folder of pages about two sweeps. A sweep of that name would share it, which harms neither."""
-REPORT = "report.html"
-SUMMARY = "summary.json"
 
 
 def searched_values(about: SweepAbout) -> Mapping[str, Mapping[str, tuple[Scalar, ...]]]:
@@ -94,6 +90,14 @@ def read_study(results: Path, name: str, tracking_uri: str | None) -> Any:
     """The study of sweep `name`. Raises `LedgerError` where there is none."""
     with ImportLedger.open(results, name, tracking_uri, create=False) as ledger:
         return study_in(ledger, shlex.join(["sweeper", "report", name]))
+
+
+def report(name: str, results: Path = Path("results"), tracking_uri: str | None = None) -> Summary:
+    """Read sweep `name` from its ledger, write its page and its numbers below `results`, and return what they say.
+
+    Raises `UserError` where there is no such sweep or its ledger cannot be read.
+    """
+    return write_report_files(read_study(results, name, tracking_uri), results / name)
 
 
 def below(summary: Summary, least: float) -> list[str]:

@@ -19,14 +19,14 @@ from types import FrameType
 from typing import Any
 
 from sweeper.engine.site import Site
-from sweeper.engine.sweep import CorpusFacts, Sweep
+from sweeper.engine.sweep import Sweep
 from sweeper.engine.view import SweepView, view_of
 from sweeper.executors.inline import Executor, InlineExecutor
-from sweeper.executors.worker import train_stage
 from sweeper.ledger.about import SweepAbout
 from sweeper.ledger.location import LedgerError
 from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
 from sweeper.lock import STOP, driving
+from sweeper.options import CORPORA, REPORT, STAGES, CorpusFacts, RunOptions, corpus_facts, corpus_request
 from sweeper.plans.costs import step_cost
 from sweeper.plans.fits import ScaleFit, device_memory, fits_of, refuse_what_does_not_fit
 from sweeper.plans.plan import UNPREPARED, Plan, make_plan
@@ -34,29 +34,9 @@ from sweeper.space.load import SearchSpace, load_search_space
 from trainers.bench.result import FOLDER as BENCH
 from trainers.bench.result import read_figures
 from trainers.contract.record import Provenance, RunRecord
-from trainers.data.request import CorpusRequest
 from trainers.planning.store import DiskStore
 from trainers.training.devices import cpu_name, device_name
 from trainers.training.provenance import provenance
-
-STAGES = "stages"
-CORPORA = "corpora"
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """Run arguments: they change where and how fast, never what comes out. `workers` 0 means all there is room for."""
-
-    file: Path
-    results: Path
-    executor: str = "ray"
-    address: str | None = None
-    workers: int = 0
-    execution: str = "auto"
-    micro_sequences: int | None = None
-    checkpoint_activations: bool = False
-    tracking_uri: str | None = None
-    max_gpu_hours: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,33 +54,10 @@ Watch = Callable[[SweepView], None]
 Say = Callable[[str], None]
 
 
-def corpus_request(space: SearchSpace) -> CorpusRequest:
-    """What the file asks of its text."""
-    tokenizer = space.tokenizer
-    return CorpusRequest(
-        source=space.corpus.source,
-        paths=space.corpus.paths,
-        validation_fraction=space.corpus.validation_fraction,
-        vocab_size=tokenizer.vocab_size,
-        tokenizer_path=tokenizer.path,
-    )
-
-
-def corpus_facts(corpus: Any) -> CorpusFacts:
-    """From an open corpus or its manifest (which has no directory of its own)."""
-    return CorpusFacts(
-        corpus.fingerprint,
-        corpus.tokenizer_fingerprint,
-        corpus.vocab_size,
-        corpus.train_tokens,
-        str(Path(getattr(corpus, "directory", "")).resolve()),
-    )
-
-
-def plan_file(options: RunOptions) -> Plan:
+def plan(options: RunOptions) -> Plan:
     """The plan of a search-space file with what its ledger holds. Starts, prepares and writes nothing.
 
-    Raises `SearchSpaceError`, or `ValueError` for a scale that does not fit its trials' devices.
+    Raises `UserError` for a file with mistakes, `ValueError` for a scale that does not fit its trials' devices.
     """
     from trainers.data.prepare import find_prepared
 
@@ -251,12 +208,14 @@ def _about(space: SearchSpace, options: RunOptions, corpus: Any, where: Provenan
     )
 
 
-def run_file(options: RunOptions, say: Say, watch: Watch) -> SessionEnd:
+def run(options: RunOptions, say: Say = lambda line: None, watch: Watch = lambda view: None) -> SessionEnd:
     """Run the sweep of a file to its end, its stop or its limit, and write the report of what there is.
 
-    Raises `SearchSpaceError`, `LedgerError`, `LockedError`, `ConnectionError` or `ValueError`, each in one line, before
-    anything is trained; `KeyboardInterrupt` after an interrupted sweep was left in order.
+    `say` is told what happens in lines, `watch` how far the sweep is, often. Raises `UserError`, `ConnectionError` or
+    `ValueError`, each in one line, before anything is trained; `KeyboardInterrupt` after an interrupted
+    sweep was left in order.
     """
+    from sweeper.executors.worker import train_stage
     from trainers.data.prepare import prepare
 
     space = load_search_space(options.file)
@@ -341,7 +300,7 @@ def _earlier(space: SearchSpace, options: RunOptions) -> tuple[RunRecord, ...]:
 
 def _report(ledger: Ledger, options: RunOptions, folder: Path, say: Say) -> SessionEnd:
     from reports.summary import summary_to_json
-    from sweeper.reporting import REPORT, study_of, write_report_files
+    from sweeper.reporting import study_of, write_report_files
 
     say("writing the report")
     study = study_of(ledger, shlex.join(["sweeper", "run", str(options.file)]))

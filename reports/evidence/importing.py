@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 from reports.evidence.runs import BASELINE, DECAY_NOT_STATED, EMPTY_CURVE, FinishedRun, Parameters, RunCurve, trunk_name
+from trainers.contract.errors import UserError
 from trainers.contract.record import STAGES
 from trainers.contract.spec import Scalar
 
@@ -66,7 +67,7 @@ class Problem:
         return f"{self.source}:{self.line}: {self.message}"
 
 
-class RunImportError(ValueError):
+class RunImportError(UserError, ValueError):
     """A file that cannot be imported: all its problems, one line each, in the order of the file."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:

@@ -20,7 +20,7 @@ from sweeper.cli.replay import replay
 from sweeper.cli.reports import import_runs, report
 
 if TYPE_CHECKING:
-    from sweeper.session import RunOptions
+    from sweeper.options import RunOptions
 
 app = typer.Typer(
     help="Find out whether Token-Superposition Training is faster for your model, and by how much.",
@@ -35,7 +35,7 @@ Name = Annotated[str, typer.Argument(help="Name of the sweep, as in its file.", 
 
 
 def _options(file: Path, results: Path, **more: Any) -> Any:
-    from sweeper.session import RunOptions
+    from sweeper.options import RunOptions
 
     return RunOptions(file=file, results=results, **more)
 
@@ -87,12 +87,12 @@ def plan(
             return
         from rich.console import Console
 
+        from sweeper import session
         from sweeper.cli.screen import show_plan, stage_tree
         from sweeper.plans.page import plan_to_json, write_plan_page
-        from sweeper.session import plan_file
 
         console = Console(highlight=False)
-        made = plan_file(_options(file, results, workers=workers, tracking_uri=tracking_uri))
+        made = session.plan(_options(file, results, workers=workers, tracking_uri=tracking_uri))
         if html is not None:
             write_plan_page(made, html)
         if as_json:
@@ -133,8 +133,8 @@ def run(
     def action() -> Any:
         from rich.console import Console
 
+        from sweeper import session
         from sweeper.cli.screen import progress
-        from sweeper.session import run_file
 
         options = _options(
             file,
@@ -149,7 +149,7 @@ def run(
             tracking_uri=tracking_uri,
         )
         with progress(Console(stderr=True, highlight=False)) as (say, show):
-            return run_file(options, say, show)
+            return session.run(options, say, show)
 
     end = guarded(debug, action)
     print(end.headline)
@@ -199,12 +199,9 @@ def ui(
     """Start the MLflow dashboard on this ledger, opened on a ready view."""
 
     def action() -> None:
-        from sweeper.ledger.dashboard import DashboardError, serve
+        from sweeper.ledger.dashboard import serve
 
-        try:
-            serve(results, name, tracking_uri, port, open_browser)
-        except DashboardError as error:
-            raise ValueError(str(error)) from error
+        serve(results, name, tracking_uri, port, open_browser)
 
     guarded(debug, action)
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from trainers.contract.errors import UserError
+
 Results = Annotated[Path, typer.Option("--results", help="Folder of ledgers, checkpoints and reports.")]
 Uri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow server; default: SQLite in --results.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
@@ -24,15 +26,12 @@ def refuse(error: BaseException) -> NoReturn:
 
 def guarded(debug: bool, action: Callable[[], Any]) -> Any:
     """Run a command's body: the user's mistakes become one line and exit code 2, an interruption 130."""
-    from sweeper.ledger.location import LedgerError
-    from sweeper.lock import LockedError
-
     try:
         return action()
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         raise typer.Exit(130) from None
-    except (ValueError, OSError, LedgerError, LockedError) as error:
+    except (UserError, ValueError, OSError) as error:
         if debug:
             raise
         refuse(error)

@@ -142,8 +142,9 @@ def _replay_sweep(
     as_json: bool,
 ) -> None:
     from reports.summary import summary_to_json
+    from sweeper.options import REPORT
     from sweeper.replay.sweep import SUFFIX, replay_sweep
-    from sweeper.reporting import REPORT, write_report_files
+    from sweeper.reporting import write_report_files
     from sweeper.space.load import load_search_space
 
     space = load_search_space(file)

@@ -127,7 +127,8 @@ def _report(
     """Write into `folder` and print; returns what misses the gate."""
     from reports.evidence.exporting import runs_to_csv
     from reports.summary import summary_to_json
-    from sweeper.reporting import REPORT, below, write_report_files
+    from sweeper.options import REPORT
+    from sweeper.reporting import below, write_report_files
     from trainers.contract.writing import write_atomically
 
     study = read()

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from sweeper.engine.arms import Arm, earlier_points
 from sweeper.engine.site import Site, state_bytes
+from sweeper.options import CorpusFacts
 from sweeper.search import make_strategy
 from sweeper.search.domain import Parameters
 from sweeper.search.warm_start import starting_points
@@ -58,17 +59,6 @@ class SweepLedger(Protocol):
     def pending(self) -> list[tuple[TrialSpec, str]]:
         """Trials that were asked for and have not ended, with their stage."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class CorpusFacts:
-    """What specs and records say of a prepared corpus; `directory` is where workers open it."""
-
-    fingerprint: str
-    tokenizer_fingerprint: str
-    vocab_size: int
-    train_tokens: int
-    directory: str
 
 
 MAX_DAMAGES = 3

@@ -37,8 +37,8 @@ def import_records(
     from sweeper.ledger.imports import ImportLedger
     from sweeper.ledger.location import LedgerError
     from sweeper.lock import driving
-    from sweeper.reporting import REPORT, study_in, write_report_files
-    from sweeper.session import CORPORA
+    from sweeper.options import CORPORA, REPORT
+    from sweeper.reporting import study_in, write_report_files
 
     check_name(name)
     records = read_records(path)

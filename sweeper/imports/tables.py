@@ -16,7 +16,8 @@ from sweeper.ledger.entries import row_of
 from sweeper.ledger.imports import ImportedTables, ImportLedger
 from sweeper.ledger.tables import Imported, check_name, runs_of
 from sweeper.lock import driving
-from sweeper.reporting import REPORT, study_in, write_report_files
+from sweeper.options import REPORT
+from sweeper.reporting import study_in, write_report_files
 
 
 def import_tables(

@@ -25,13 +25,14 @@ from typing import NoReturn
 from sweeper.ledger.dashboard_view import run_link, view_link, view_tags
 from sweeper.ledger.location import ARTIFACTS, LedgerError, default_tracking_uri, is_server
 from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
+from trainers.contract.errors import UserError
 
 LOOPBACK = "127.0.0.1"
 _START_SECONDS = 120.0
 _POLL_SECONDS = 0.2
 
 
-class DashboardError(Exception):
+class DashboardError(UserError):
     """The server did not start; the message is for the user."""
 
 

@@ -13,13 +13,15 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlparse
 
+from trainers.contract.errors import UserError
+
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 _ANSWER_SECONDS = 10
 _SQLITE = "sqlite:///"
 
 
-class LedgerError(Exception):
+class LedgerError(UserError):
     """The ledger cannot be opened or read; the message is one line for the user."""
 
 

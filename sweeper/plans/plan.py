@@ -16,9 +16,10 @@ from reports.estimate.resolution import what_it_can_resolve
 from reports.evidence.runs import describe_parameters
 from sweeper.engine.arms import NOISE_FLOOR_SEEDS
 from sweeper.engine.site import Site, state_bytes
-from sweeper.engine.sweep import CorpusFacts, Sweep
+from sweeper.engine.sweep import Sweep
 from sweeper.executors.simulated import SimulatedExecutor, trains_nothing
 from sweeper.ledger.in_memory import MemoryLedger
+from sweeper.options import CorpusFacts
 from sweeper.plans.costs import StepCost
 from sweeper.plans.fits import ScaleFit
 from sweeper.space.schema import SearchSpace

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweeper.engine.site import Site
-from sweeper.engine.sweep import CorpusFacts, Sweep
+from sweeper.engine.sweep import Sweep
 from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.ledger.location import LedgerError
 from sweeper.ledger.mlflow_ledger import Ledger
-from sweeper.session import CORPORA, RunOptions, corpus_facts, corpus_request
+from sweeper.options import CORPORA, CorpusFacts, RunOptions, corpus_facts, corpus_request
 from sweeper.space.load import SearchSpace, load_search_space
 from trainers.contract.record import Provenance, RunRecord
 from trainers.contract.stage import StageJob

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sweeper.engine.site import Site
-from sweeper.engine.sweep import CorpusFacts, Sweep
+from sweeper.engine.sweep import Sweep
 from sweeper.executors.simulated import SimulatedExecutor, trains_nothing
 from sweeper.ledger.in_memory import MemoryLedger
+from sweeper.options import CorpusFacts
 from sweeper.plans.costs import step_cost
 from sweeper.replay.loss_table import SEED_DEVIATION, TABLE_METHODS, LossTable, refuse_other_methods, seed_noise
 from sweeper.search import Axis, Domain

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainers.contract.errors import UserError
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -22,7 +24,7 @@ class Problem:
         object.__setattr__(self, "message", _in_one_line(self.message))
 
 
-class SearchSpaceError(ValueError):
+class SearchSpaceError(UserError, ValueError):
     """A search-space file that cannot be used. `problems` are in line order, at least one.
 
     As text it is one line a problem, `quickstart.yaml:14: step_ratio: 1.4 is not in [0, 1]`; `path`, `line` and

@@ -19,7 +19,7 @@ from sweeper.engine.sweep import Sweep
 from sweeper.executors.inline import Executor, InlineExecutor, Train
 from sweeper.executors.worker import train_stage
 from sweeper.ledger.in_memory import MemoryLedger
-from sweeper.session import corpus_facts
+from sweeper.options import corpus_facts
 from tests.support.strategies import PROVENANCE
 from tests.support.tiny_sweep import space_of
 from trainers.contract.record import Failed, RunRecord

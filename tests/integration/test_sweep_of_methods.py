@@ -15,9 +15,9 @@ from sweeper.engine.sweep import Sweep
 from sweeper.executors.inline import InlineExecutor
 from sweeper.executors.worker import train_stage
 from sweeper.ledger.in_memory import MemoryLedger
+from sweeper.options import corpus_facts
 from sweeper.plans.costs import StepCost, step_cost
 from sweeper.plans.plan import UNPREPARED, make_plan
-from sweeper.session import corpus_facts
 from sweeper.space.trials import domain_of
 from tests.conformance.sweep_of import prepare_text
 from tests.support.method_specs import TYPICAL

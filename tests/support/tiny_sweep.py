@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.engine.site import Site
-from sweeper.engine.sweep import CorpusFacts, Idle, Sweep
+from sweeper.engine.sweep import Idle, Sweep
 from sweeper.ledger.in_memory import MemoryLedger
+from sweeper.options import CorpusFacts
 from sweeper.space.schema import SearchSpace
 from tests.support.strategies import PROVENANCE
 from trainers.contract.record import Diverged, PhaseTiming

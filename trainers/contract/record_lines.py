@@ -14,13 +14,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar
 
+from trainers.contract.errors import UserError
 from trainers.contract.record import RunRecord, record_from_dict, record_to_dict
 
 Value = TypeVar("Value")
 RECORDS_FILE = "records.jsonl"
 
 
-class BadLinesError(ValueError):
+class BadLinesError(UserError, ValueError):
     """A file with lines that cannot be used; `problems` has one sentence each, with file and line number."""
 
     def __init__(self, problems: list[str]) -> None:

@@ -11,7 +11,7 @@ from sweeper.engine.sweep import Sweep
 from sweeper.executors.inline import InlineExecutor
 from sweeper.executors.worker import train_stage
 from sweeper.ledger.in_memory import MemoryLedger
-from sweeper.session import corpus_facts
+from sweeper.options import corpus_facts
 from sweeper.space.load import SearchSpace, parse_search_space
 from tests.support import small
 from tests.support.strategies import PROVENANCE

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sweeper import session
 from sweeper.engine.site import Site
 from sweeper.executors.inline import InlineExecutor
-from sweeper.session import RunOptions, plan_file
+from sweeper.options import RunOptions
 from tests.support.tiny_sweep import Desk, result_of
 
 SITE = Site(store="memory", stop_file="never", execution="eager")
@@ -37,5 +38,5 @@ def test_a_file_may_ask_for_a_share_of_a_gpu(tmp_path: Path) -> None:
     for gpus in ("1", "0.25"):
         file = tmp_path / f"share-{gpus}.yaml"
         file.write_text(text.replace("gpus: 0", f"gpus: {gpus}"), encoding="utf-8")
-        hours.append(plan_file(RunOptions(file, tmp_path / "results")).hours_shared)
+        hours.append(session.plan(RunOptions(file, tmp_path / "results")).hours_shared)
     assert hours[0] == pytest.approx(hours[1])

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sweeper import session
 from sweeper.engine.site import Site
+from sweeper.options import RunOptions
 from sweeper.plans.costs import ASSUMED_CPU_FLOPS, step_cost
-from sweeper.session import RunOptions, plan_file, run_file
 from sweeper.space.schema import Resources
 from tests.support.places import ROOT
 from tests.support.strategies import PROVENANCE
@@ -59,8 +60,8 @@ def space_file(folder: Path, resources: str) -> Path:
 
 
 def test_two_ranks_are_planned_to_take_half_the_time_and_the_same_hours(tmp_path: Path) -> None:
-    one = plan_file(RunOptions(space_file(tmp_path, "{gpus: 0, cpus: 1}"), tmp_path, workers=1))
-    two = plan_file(RunOptions(space_file(tmp_path, "{gpus: 0, cpus: 2, ranks: 2}"), tmp_path, workers=1))
+    one = session.plan(RunOptions(space_file(tmp_path, "{gpus: 0, cpus: 1}"), tmp_path, workers=1))
+    two = session.plan(RunOptions(space_file(tmp_path, "{gpus: 0, cpus: 2, ranks: 2}"), tmp_path, workers=1))
     assert two.scales[0].wall_hours == pytest.approx(one.scales[0].wall_hours / 2)
     assert two.hours_shared == pytest.approx(one.hours_shared)
 
@@ -80,4 +81,4 @@ def test_one_process_cannot_be_several_ranks(tmp_path: Path) -> None:
     file = space_file(tmp_path, "{gpus: 0, cpus: 2, ranks: 2}")
     options = RunOptions(file, tmp_path / "results", executor="inline")
     with pytest.raises(ValueError, match="inline trains in one process; 2 ranks of a trial need ray"):
-        run_file(options, lambda line: None, lambda view: None)
+        session.run(options, lambda line: None, lambda view: None)

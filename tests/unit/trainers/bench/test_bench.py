@@ -15,9 +15,10 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 
+from sweeper import session
 from sweeper.cli.screen import show_bench
+from sweeper.options import RunOptions
 from sweeper.plans.costs import ASSUMED_CPU_FLOPS, StepCost, step_cost
-from sweeper.session import RunOptions, plan_file
 from tests.support.places import ROOT
 from tests.support.tiny_training import CPU, tiny_spec
 from trainers.bench.ceilings import copy_bandwidth, matmul_speed, stated_peak
@@ -191,11 +192,11 @@ def test_a_plan_takes_the_bench_of_its_scale_then_of_the_nearest_then_the_guess(
 
 def test_the_plan_of_a_file_reckons_with_the_bench_beside_its_results(tmp_path: Path) -> None:
     options = RunOptions(file=ROOT / "search_spaces" / "quickstart.yaml", results=tmp_path)
-    (before,) = plan_file(options).scales
+    (before,) = session.plan(options).scales
     plain_values = result_to_json(result_of())
     plain_values["plan"]["flops_per_second"] = {"pico": 1e9}
     keep_result(tmp_path / "bench", cpu_name(), plain_values)
-    plan = plan_file(options)
+    plan = session.plan(options)
     assert plan.cost_source.startswith("from this device's bench of 2026-11-24")
     assert plan.scales[0].step_seconds == pytest.approx(before.step_seconds * ASSUMED_CPU_FLOPS / 1e9)
 

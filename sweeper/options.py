@@ -1,0 +1,72 @@
+"""What a run is given besides its search-space file: options, the folders under the results, the text that was prepared.
+
+Nothing here changes what comes out of a trial, but for the text, which the file asks for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeper.space.schema import SearchSpace
+from trainers.data.request import CorpusRequest
+
+CORPORA = "corpora"
+"""Folder of prepared texts, for all sweeps under the same results."""
+STAGES = "stages"
+"""Folder of a sweep's stages."""
+COMPARISONS = "comparisons"
+"""Folder of pages about two sweeps. A sweep of that name would share it, which harms neither."""
+REPORT = "report.html"
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Run arguments: they change where and how fast, never what comes out. `workers` 0 means all there is room for."""
+
+    file: Path
+    results: Path = Path("results")
+    executor: str = "ray"
+    address: str | None = None
+    workers: int = 0
+    execution: str = "auto"
+    micro_sequences: int | None = None
+    checkpoint_activations: bool = False
+    tracking_uri: str | None = None
+    max_gpu_hours: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusFacts:
+    """What specs and records say of a prepared corpus; `directory` is where workers open it."""
+
+    fingerprint: str
+    tokenizer_fingerprint: str
+    vocab_size: int
+    train_tokens: int
+    directory: str
+
+
+def corpus_request(space: SearchSpace) -> CorpusRequest:
+    """What the file asks of its text."""
+    tokenizer = space.tokenizer
+    return CorpusRequest(
+        source=space.corpus.source,
+        paths=space.corpus.paths,
+        validation_fraction=space.corpus.validation_fraction,
+        vocab_size=tokenizer.vocab_size,
+        tokenizer_path=tokenizer.path,
+    )
+
+
+def corpus_facts(corpus: Any) -> CorpusFacts:
+    """From an open corpus or its manifest (which has no directory of its own)."""
+    return CorpusFacts(
+        corpus.fingerprint,
+        corpus.tokenizer_fingerprint,
+        corpus.vocab_size,
+        corpus.train_tokens,
+        str(Path(getattr(corpus, "directory", "")).resolve()),
+    )
