@@ -7,7 +7,7 @@ same call goes on after any stop. Which trials there are, and in which order, is
 
 from __future__ import annotations
 
-import shutil
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -19,13 +19,15 @@ from trainers.contract.record_lines import BadLinesError, RecordsFile
 from trainers.contract.spec import TrialSpec
 from trainers.contract.stage import STATE, ParentLostError, StageJob, StageResult
 from trainers.planning.assemble import assemble_record
-from trainers.planning.lineage import ROOT, Segment, Tree, build_tree, path_of
+from trainers.planning.lineage import ROOT, Segment, path_of
 from trainers.planning.spec_lines import TrialLine, filled_in
+from trainers.planning.stages import StageBook
+from trainers.planning.store import DiskStore
 from trainers.training.provenance import UNKNOWN, provenance
 from trainers.training.stage import run_stage
 
 PARENT_ATTEMPTS = 2
-"""How often a trial whose parent's state is damaged goes back and trains the parent again."""
+"""How often a stage of a trial may find its parent's state damaged; every time but the last the parent is trained again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,10 @@ class BareSweep:
     say: Callable[[str], None] = _say_with_time
     ended: dict[str, RunRecord] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.book = StageBook(DiskStore(self.site.scratch))
+        self.book.adopt(self.book.store.states())
+
     def run(self) -> BareEnd:
         """Train until nothing is left or a stop is asked for. A trial that failed in an earlier call is tried again."""
         before = {record.spec.spec_id: record for record in self.records.records}
@@ -116,14 +122,11 @@ class BareSweep:
             todo = [trial for trial in filled_in(self.trials, self.ended) if trial[0].spec_id not in self.ended]
             if not todo:
                 break
-            ended = self._train(*todo[0])
-            if ended is not None:
-                self.records.write(ended)
-                self.ended[ended.spec.spec_id] = ended
-                self._tell(ended)
-                if ended.final_loss is not None:
-                    self._export(ended.spec)
-                self._drop_states()
+            new = [spec for spec, _ in todo if spec.spec_id not in self.book.paths]
+            self.book.add(path_of(spec, self.site.execution) for spec in new)
+            record = self._train(*todo[0])
+            if record is not None:
+                self._end(record)
         known = [
             self.ended[spec.spec_id] for spec, _ in filled_in(self.trials, self.ended) if spec.spec_id in self.ended
         ]
@@ -134,34 +137,32 @@ class BareSweep:
             )
         return BareEnd(len(known), sum(record.final_loss is None for record in known), left)
 
-    def _tree(self) -> Tree:
-        """Of all trials, ended ones too: the cuts stay where they were when a call goes on."""
-        return build_tree(path_of(spec, self.site.execution) for spec, _ in filled_in(self.trials, self.ended))
-
     def _train(self, spec: TrialSpec, stage: str) -> RunRecord | None:
         """A trial's record; None where it was stopped."""
-        tree, where = self._tree(), self._provenance()
-        chain: list[StageResult] = []
-        failure: str | None = None
-        for _ in range(PARENT_ATTEMPTS):
-            chain.clear()
+        where, failure, damages = self._provenance(), None, 0
+        while failure is None and not self.book.chain(spec.spec_id)[1]:
+            segment = self._next_stage(spec.spec_id)
+            self.book.start(segment)
             try:
-                self._follow(tree.ways[spec.spec_id], tree, chain)
+                result = self._stage(segment)
             except ParentLostError as error:
-                failure = reason_of(error)
-                self._forget(tree.ways[spec.spec_id])
+                self.book.abandon(segment.node)
+                self.book.lose(segment.parent)
+                damages += 1
+                failure = reason_of(error) if damages == PARENT_ATTEMPTS else None
             except Exception as error:  # whatever fails is this trial's outcome, never the end of the others
+                self.book.abandon(segment.node)
+                self.book.protected.add(segment.parent)  # the next call tries the trial again, from there
                 failure = reason_of(error)
-                break
             else:
-                failure = None
-                break
-        if failure is None and isinstance(chain[-1].outcome, Stopped):
-            return None
+                if isinstance(result.outcome, Stopped):
+                    self.book.abandon(segment.node)
+                    return None
+                self.book.finish(result)
         return assemble_record(
             spec,
             stage,
-            chain,
+            self.book.chain(spec.spec_id)[0],
             where,
             devices=self.site.devices,
             corpus_tokens=self.corpus.train_tokens,
@@ -169,14 +170,12 @@ class BareSweep:
             failure=failure,
         )
 
-    def _follow(self, way: tuple[str, ...], tree: Tree, chain: list[StageResult]) -> None:
-        """Train a trial's stages, or find them trained, into `chain`; breaks off where training ended early."""
-        for node in way:
-            chain.append(self._stage(tree.segments[node], tree))
-            if chain[-1].outcome is not None:
-                return
+    def _next_stage(self, spec_id: str) -> Segment:
+        """The first stage of the trial's way that has to be trained."""
+        way = self.book.tree.ways[spec_id]
+        return next(segment for segment in self.book.ready() if segment.node in way)
 
-    def _stage(self, segment: Segment, tree: Tree) -> StageResult:
+    def _stage(self, segment: Segment) -> StageResult:
         spec, site = segment.spec, self.site
         job = StageJob(
             node=segment.node,
@@ -193,7 +192,7 @@ class BareSweep:
             evaluate_every=site.evaluate_every,
             micro_sequences=site.micro_sequences,
             checkpoint_activations=site.checkpoint_activations,
-            keep_state=bool(tree.children(segment.node)) or self._exported(segment, tree),
+            keep_state=self.book.keeps_state(segment) or self._exported(segment),
         )
         name, total = self._name(spec), spec.schedule.total_steps
         return run_stage(
@@ -202,36 +201,31 @@ class BareSweep:
             lambda point: self.say(f"{name}: step {point.step:,} of {total:,}, loss {point.loss:.4f}"),
         )
 
-    def _exported(self, segment: Segment, tree: Tree) -> bool:
-        return self.site.export is not None and any(tree.ways[trial][-1] == segment.node for trial in segment.trials)
+    def _exported(self, segment: Segment) -> bool:
+        ways = self.book.tree.ways
+        return self.site.export is not None and any(ways[trial][-1] == segment.node for trial in segment.trials)
 
-    def _export(self, spec: TrialSpec) -> None:
+    def _end(self, record: RunRecord) -> None:
+        """Keep a trial's record and, where wanted, its model; then delete the states that nothing goes on from."""
+        self.records.write(record)
+        self.ended[record.spec.spec_id] = record
+        self._tell(record)
+        if record.final_loss is not None and self.site.export is not None:
+            self._export(record.spec, self.site.export / record.spec.spec_id)
+        self.book.remove(record.spec.spec_id)
+        self.book.sweep_out(math.inf)
+
+    def _export(self, spec: TrialSpec, out: Path) -> None:
         """Write the model of a trial that has just finished."""
         from trainers.export import export_state
 
-        if self.site.export is None:
-            return
-        state, out = self.site.scratch / self._tree().ways[spec.spec_id][-1] / STATE, self.site.export / spec.spec_id
+        state = self.site.scratch / self.book.tree.ways[spec.spec_id][-1] / STATE
         try:
             export_state(state, self.corpus.directory, out)
         except (ValueError, OSError) as error:  # the record is safe, and the other trials wait
             self.say(f"not exported: {reason_of(error)}")
         else:
             self.say(f"exported {out}")
-
-    def _forget(self, way: tuple[str, ...]) -> None:
-        """Train a whole way again: which of its states is damaged is not worth finding out."""
-        for node in way:
-            shutil.rmtree(self.site.scratch / node, ignore_errors=True)
-
-    def _drop_states(self) -> None:
-        """Delete the states that no trial without a result goes on from."""
-        over = {spec_id for spec_id, r in self.ended.items() if not isinstance(r.outcome, Failed)}
-        tree = self._tree()
-        for node in tree.segments:
-            waiting = {trial for child in tree.children(node) for trial in child.trials} - over
-            if not waiting:
-                shutil.rmtree(self.site.scratch / node / STATE, ignore_errors=True)
 
     def _provenance(self) -> Provenance:
         found = provenance(self.site.execution, self.site.device)

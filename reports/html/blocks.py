@@ -6,17 +6,11 @@ knows a study, and no block holds markup from outside: all text is escaped when 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-    from reports.evidence.study import Study
-    from reports.summary import Summary
-
-Info = TypeVar("Info")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +112,3 @@ class Fragment:
 
 
 Block = Prose | Heading | Table | Chart | Code | Fragment
-
-
-@dataclass(frozen=True, slots=True)
-class Section(Generic[Info]):
-    """One section of the page: `info` takes what it shows out of the evidence, `figure` draws it and decides nothing."""
-
-    anchor: str
-    title: str
-    info: Callable[[Study, Summary], Info]
-    figure: Callable[[Info], Sequence[Block]]

@@ -18,8 +18,7 @@ from reports.evidence.runs import FinishedRun
 from reports.evidence.study import SETTINGS, Cell, ScaleStudy, Study
 from reports.html import theme
 from reports.html.blocks import Block, Chart, Column, Fragment, Prose, Table
-from reports.pages.plan import Masthead
-from reports.pages.report import DrawnSection, render_sections, side_by_side
+from reports.html.layout import DrawnSection, Masthead, render_sections, side_by_side
 from reports.summary import Summary, summarize, summary_to_json
 
 COMPARISON_SCHEMA = 1

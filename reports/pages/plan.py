@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from reports.html import theme
 from reports.html.blocks import Block, Chart, Column, Fragment, Prose, Table
 from reports.html.charts import blank, label, linear_axis
-from reports.pages.report import DrawnSection, render_sections, side_by_side
+from reports.html.layout import DrawnSection, Masthead, render_sections, side_by_side
 from trainers.contract.schedule import NEXT_TOKEN
 
 if TYPE_CHECKING:
@@ -249,16 +249,6 @@ def _cost_row(scale: str, method: str, arms: Sequence[PlannedArm], planned: Plan
     if planned.price is not None:
         cells += [theme.money(value * planned.price, planned.currency) for value in hours]
     return tuple(cells)
-
-
-@dataclass(frozen=True, slots=True)
-class Masthead:
-    """The top of a page that is no report: what kind of page it is, the question, one sentence."""
-
-    kind: str
-    warning: str
-    question: str
-    sentence: str
 
 
 def render_plan(planned: PlannedSweep, numbers: Mapping[str, Any]) -> str:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from reports.html import theme
 from reports.html.blocks import Block, Chart, Code, Column, Fragment, Prose, Table
 from reports.html.charts import blank, label, linear_axis, log_axis
-from reports.pages.plan import Masthead
-from reports.pages.report import DrawnSection, render_sections, side_by_side
+from reports.html.layout import DrawnSection, Masthead, render_sections, side_by_side
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -6,25 +6,15 @@ no network for anything and computes no statistics.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from markupsafe import Markup
+from typing import Any
 
 from reports.evidence.study import Study
-from reports.html import theme
-from reports.html.blocks import Block, Chart, Section
-from reports.html.embed import chart_library, figure_json, json_in_html
+from reports.html.layout import DrawnSection, render_sections, side_by_side
 from reports.sections import appendix, factors, headline, iso_loss, search, trust, verdict, what_if
+from reports.sections.section import Section
 from reports.summary import Summary, summary_to_json
 from trainers.contract.writing import write_atomically
-
-if TYPE_CHECKING:
-    import jinja2
 
 SECTIONS: tuple[Section[Any], ...] = (
     headline.SECTION,
@@ -38,15 +28,6 @@ SECTIONS: tuple[Section[Any], ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class DrawnSection:
-    """A section ready for the template: rows of blocks that stand side by side where there is room."""
-
-    anchor: str
-    title: str
-    rows: tuple[tuple[Block, ...], ...]
-
-
 def render_page(study: Study, summary: Summary) -> str:
     """The report as HTML. Every text from outside is escaped, also inside the embedded JSON."""
     sections = tuple(
@@ -57,55 +38,6 @@ def render_page(study: Study, summary: Summary) -> str:
     return render_sections(title, study.context.name, sections, summary_to_json(summary))
 
 
-def render_sections(title: str, name: str, sections: Sequence[DrawnSection], numbers: Mapping[str, Any]) -> str:
-    """Any page of ours as HTML: `name` stands over the contents, `numbers` travel as JSON in the page's `#summary`."""
-    charts = [block for section in sections for row in section.rows for block in row if isinstance(block, Chart)]
-    return _environment().get_template("page.html.j2").render(
-        title=title,
-        study_name=name,
-        sections=sections,
-        figures={chart.key: figure_json(chart.figure) for chart in charts},
-        summary_json=json_in_html(numbers),
-        dark_twins=json_in_html(theme.DARK_TWIN),
-        chart_library=chart_library() if charts else "",
-        style=_own_text("page.css"),
-        script=_own_text("page.js"),
-    )  # fmt: skip
-
-
 def write_report(study: Study, summary: Summary, path: Path) -> None:
     """Write the page to `path`, whole or not at all. Raises `OSError` where that cannot be done."""
     write_atomically(path, render_page(study, summary))
-
-
-def side_by_side(blocks: Sequence[Block]) -> tuple[tuple[Block, ...], ...]:
-    """Neighbouring charts share a row as long as their shares of it add up to six at most."""
-    rows: list[list[Block]] = []
-    room = 0
-    for block in blocks:
-        share = block.share if isinstance(block, Chart) else 6
-        if share <= room:
-            rows[-1].append(block)
-            room -= share
-        else:
-            rows.append([block])
-            room = 6 - share
-    return tuple(tuple(row) for row in rows)
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    import jinja2
-
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("reports.html", package_path="."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _own_text(name: str) -> Markup:
-    """A file of this package, put into the page as it is."""
-    return Markup(resources.files("reports.html").joinpath(name).read_text(encoding="utf-8"))

@@ -10,7 +10,8 @@ from reports.estimate.verdict import LadderCurve
 from reports.evidence.runs import FinishedRun, describe_parameters
 from reports.evidence.study import ScaleStudy, Study
 from reports.html import theme
-from reports.html.blocks import Block, Cell, Code, Column, Heading, Link, Prose, Section, Table
+from reports.html.blocks import Block, Cell, Code, Column, Heading, Link, Prose, Table
+from reports.sections.section import Section
 from reports.summary import Summary, summary_to_json
 from trainers.contract.record import RunRecord
 from trainers.methods import METHODS

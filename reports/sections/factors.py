@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from reports.evidence.runs import FinishedRun
 from reports.evidence.study import PooledStepTime, ScaleStudy, Study
 from reports.html import theme
-from reports.html.blocks import Block, Chart, Column, Prose, Section, Table
+from reports.html.blocks import Block, Chart, Column, Prose, Table
 from reports.html.charts import axis, blank, label, log_axis, padded_log
+from reports.sections.section import Section
 from reports.summary import Summary
 from trainers.contract.flops import flops_per_step
 from trainers.contract.schedule import Phase

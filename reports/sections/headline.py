@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from reports.estimate.verdict import NotReached, Reached, ScaleVerdict, Words
 from reports.evidence.study import Study
 from reports.html import theme
-from reports.html.blocks import Block, Fragment, Section
+from reports.html.blocks import Block, Fragment
 from reports.html.charts import plain, round_ticks
 from reports.sections import plan
 from reports.sections.figures.forest import close_pair
+from reports.sections.section import Section
 from reports.summary import Summary
 
 MARKS = {"pass": "✓", "warn": "!", "fail": "✕", "not_applicable": "·"}

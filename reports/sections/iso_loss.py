@@ -15,11 +15,12 @@ from reports.estimate.verdict import Clock, NotReached, Reached, ScaleVerdict
 from reports.evidence.runs import FinishedRun, FloatArray
 from reports.evidence.study import Arm, ScaleStudy, Study
 from reports.html import theme
-from reports.html.blocks import Block, Chart, Heading, Prose, Section
+from reports.html.blocks import Block, Chart, Heading, Prose
 from reports.html.embed import thinned
 from reports.sections.figures import iso_loss as iso_loss_figure
 from reports.sections.figures import speedup as speedup_figures
 from reports.sections.figures.iso_loss import EndPoint, InRunCurve, IsoLoss
+from reports.sections.section import Section
 from reports.summary import Summary
 
 MOST_CURVES = 100

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from reports.evidence.runs import PARAMETER_NAMES, FinishedRun, parameter_name
 from reports.evidence.study import Arm, ScaleStudy, Study
 from reports.html import theme
-from reports.html.blocks import Block, Heading, Prose, Section
+from reports.html.blocks import Block, Heading, Prose
 from reports.sections.figures import search as search_figures
 from reports.sections.figures.search import LossMap, Slice, Spending
+from reports.sections.section import Section
 from reports.summary import Summary
 from trainers.contract.spec import Scalar
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reports.evidence.study import Study
-from reports.html.blocks import Block, Fragment, Heading, Prose, Section
+from reports.html.blocks import Block, Fragment, Heading, Prose
 from reports.sections.headline import MARKS
+from reports.sections.section import Section
 from reports.summary import Summary
 
 WORDS = {"pass": "passed", "warn": "warning", "fail": "failed", "not_applicable": "does not apply"}

@@ -13,12 +13,13 @@ from reports.estimate.scaling import SizeTrend
 from reports.estimate.verdict import ScaleVerdict, Words
 from reports.evidence.study import Study
 from reports.html import theme
-from reports.html.blocks import Block, Chart, Column, Prose, Section, Table
+from reports.html.blocks import Block, Chart, Column, Prose, Table
 from reports.sections import recipe
 from reports.sections.figures import forest
 from reports.sections.figures import speedup as speedup_figures
 from reports.sections.figures.forest import ForestRow
 from reports.sections.published_values import published_values
+from reports.sections.section import Section
 from reports.summary import Summary
 
 

@@ -12,9 +12,10 @@ from markupsafe import Markup
 
 from reports.evidence.study import Study
 from reports.html import theme
-from reports.html.blocks import Block, Fragment, Prose, Section
+from reports.html.blocks import Block, Fragment, Prose
 from reports.html.embed import json_in_html
 from reports.sections import plan
+from reports.sections.section import Section
 from reports.summary import Summary
 
 

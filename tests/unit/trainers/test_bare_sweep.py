@@ -19,7 +19,7 @@ from trainers.bare_sweep import BareEnd, BareSite, BareSweep, refuse_unfit
 from trainers.contract.record import Diverged, Failed, RunRecord
 from trainers.contract.record_lines import BadLinesError, RecordsFile, read_records
 from trainers.contract.spec import TrialSpec
-from trainers.contract.stage import STATE
+from trainers.contract.stage import RESULT, STATE
 from trainers.planning.assemble import assemble_record
 from trainers.planning.lineage import path_of
 from trainers.planning.spec_lines import TrialLine, filled_in, read_trials, trials_to_text, winner_of
@@ -162,6 +162,36 @@ def test_a_failed_trial_is_a_record_the_rest_goes_on_and_it_is_tried_again(desk:
     assert desk.run(lines([bad, good])) == BareEnd(2, 0, 0)
     assert desk.records()[bad.spec_id].final_loss is not None
     assert len(desk.out.read_text().splitlines()) == 3, "the good one was not trained again"
+
+
+@dataclass
+class UnreadableOnce:
+    """A corpus that cannot be read when it is asked for the `number`-th time."""
+
+    number: int
+    corpus: Any
+    asked: int = 0
+
+    def stream(self, seed: int, **arguments: Any) -> Any:
+        self.asked += 1
+        if self.asked == self.number:
+            raise OSError("the disk is gone")
+        return self.corpus.stream(seed, **arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.corpus, name)
+
+
+def test_a_trial_that_failed_behind_a_shared_prefix_goes_on_from_there(desk: Desk, uncut: Desk) -> None:
+    trunk = desk.site.scratch / path_of(LADDER[0], "eager").node(8)
+    assert desk.run(lines(LADDER), UnreadableOnce(2, small.corpus())) == BareEnd(3, 1, 0)
+    assert isinstance(desk.records()[LADDER[0].spec_id].outcome, Failed)
+    trained = (trunk / RESULT).stat().st_mtime_ns
+    assert desk.run(lines(LADDER)) == BareEnd(3, 0, 0)
+    assert (trunk / RESULT).stat().st_mtime_ns == trained
+    for spec in LADDER:
+        assert losses(desk.records()[spec.spec_id]) == losses(uncut.records()[spec.spec_id])
+    assert not list(desk.site.scratch.glob(f"*/{STATE}"))
 
 
 def test_a_divergence_is_a_record(desk: Desk) -> None:

@@ -17,7 +17,8 @@ from reports.evidence.study import Study, build_study
 from reports.html import theme
 from reports.html.blocks import Block, Chart, Column, Prose, Table
 from reports.html.charts import blank
-from reports.pages.report import SECTIONS, render_page, side_by_side, write_report
+from reports.html.layout import side_by_side
+from reports.pages.report import SECTIONS, render_page, write_report
 from reports.published import published_study
 from reports.summary import summarize, summary_to_json
 from tests.support.report_factory import VARIANTS, Invented, context_of, invented_study, many_runs
