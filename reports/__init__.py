@@ -1,4 +1,7 @@
-"""Records in, verdict out: one HTML page and one JSON object. Never imports torch, ray or mlflow."""
+"""Records in, verdict out: one HTML page and one JSON object.
+
+Never imports torch, ray or mlflow.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""What to try: search-space files, data only. A package so that an installed `sweeper` finds them."""
+"""What to try: search-space files, data only.
+
+A package so that an installed `sweeper` finds them.
+"""

@@ -1,4 +1,7 @@
-"""Orchestration: decides where, in which order and once. Its public names cost nothing until they are asked for."""
+"""Orchestration: decides where, in which order and once; `session` is one run of a sweep, `reporting` its report.
+
+The public names cost nothing until they are asked for.
+"""
 
 from __future__ import annotations
 

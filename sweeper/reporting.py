@@ -1,6 +1,6 @@
 """From the ledger to the report: the sweep's description and runs become a study, a verdict, a page and its numbers.
 
-Also two sweeps side by side, and the gate that a pipeline sets. Which sweep is meant and what is printed is `cli_reports`'s.
+Also two sweeps side by side, and the gate that a pipeline sets. Which sweep is meant and what is printed is the command line's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One trial: turn a `TrialSpec` into a `RunRecord`.
+"""One trial: turn a `TrialSpec` into a `RunRecord`; `run` trains a list of them where there is no orchestrator.
 
 Needs torch, numpy and safetensors only, and torch only where something is trained.
 """

@@ -1,6 +1,6 @@
 """The checks that read the runs: are they comparable, were both arms tuned alike, did they end well?
 
-What was estimated from the runs is checked in `check_estimates`; the order on the page is in `checks`.
+What was estimated from the runs is checked in `check_estimates`; the order on the page is in `all_checks`.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""From runs to numbers with intervals, and the words that such a number may be given."""
+"""From runs to numbers with intervals, and the words that such a number may have."""

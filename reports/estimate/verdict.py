@@ -1,6 +1,6 @@
 """The values of a verdict: what was estimated, how sure, and in which words. No arithmetic here.
 
-`speedup` fills them, `checks`, `summary` and the page read them. Losses are nats per token, costs device-hours, model
+`speedup` fills them, the checks, `summary` and the page read them. Losses are nats per token, costs device-hours, model
 FLOPs, data tokens or optimizer steps; `S > 1` always means that the method is faster.
 """
 

@@ -1,1 +1,1 @@
-"""What may enter a claim: finished runs, their clocks and cells, from records or from tables of other people."""
+"""What may enter a claim: finished runs with their clocks, from records or from other people's tables."""

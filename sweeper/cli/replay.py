@@ -1,6 +1,6 @@
 """`sweeper replay`: search strategies raced on published tables, or a whole sweep run against them. Parsing and wiring.
 
-Registered by `cli`. Nothing is trained, and every output says so.
+Registered by `app`. Nothing is trained, and every output says so.
 """
 
 from __future__ import annotations

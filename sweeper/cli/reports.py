@@ -1,6 +1,6 @@
 """`sweeper report` and `sweeper import`: what a sweep found, and runs from elsewhere as a sweep. Parsing and wiring.
 
-Registered by `cli`. Nothing is trained, and every mistake is one line (a bad table: one line for each bad row).
+Registered by `app`. Nothing is trained, and every mistake is one line (a bad table: one line for each bad row).
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Where stages run: in this process, on Ray, on several ranks, or nowhere at all."""
+"""Where stages run: in this process, on Ray, on several ranks, or nowhere, for a plan."""

@@ -1,4 +1,4 @@
-"""One stage on several ranks: Ray Train inside a trial of Ray Tune. With `dispatch` the only files that import ray.
+"""One stage on several ranks: Ray Train inside a trial of Ray Tune. With `ray_tune` the only files that import ray.
 
 The trial itself holds no resources; its ranks do, a GPU each (or CPUs), and Ray Train joins them in a process group before
 they train. A rank that dies ends the attempt; Tune tries the trial again, and it goes on from the ranks' last checkpoint.

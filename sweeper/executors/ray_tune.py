@@ -1,5 +1,5 @@
 """Ray: a cluster to run on, and an executor in which every stage is a trial of Ray Tune. The only file that imports ray,
-with `dispatch_ranks`, in which a stage has several processes.
+with `ray_train`, in which a stage has several processes.
 
 The sweep is Tune's searcher: Tune asks it for a configuration whenever a worker is free, and tells it how the trial ended.
 Tune's own experiment state is not used for going on later (our ledger is the truth), so every run is a Tuner of its own.

@@ -1,6 +1,6 @@
 """A table of runs that were trained elsewhere, into the ledger: checked as a whole, stored, and reported on.
 
-How a table is read is `importing`'s; how the ledger keeps it, `ledger_imports`'s.
+How a table is read and how it is kept is the ledger's.
 """
 
 from __future__ import annotations

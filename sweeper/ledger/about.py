@@ -1,6 +1,6 @@
 """What a sweep says about itself: the question, what was asked for and where, as one value.
 
-Stored beside the sweep's run by `ledger`, read by the report. Standard library only.
+Stored beside the sweep's run by `mlflow_ledger`, read by the report. Standard library only.
 """
 
 from __future__ import annotations

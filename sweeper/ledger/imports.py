@@ -2,7 +2,7 @@
 
 The texts of every import stay attached to the sweep's own run under a key that is the hash of their content; one small
 file says which import holds. Switching that file is the moment at which an import counts: cut short before it, the
-earlier import still holds; after it, the same import again completes the rows. What the texts mean is `importing`'s.
+earlier import still holds; after it, the same import again completes the rows. What the texts mean is `tables`'s.
 """
 
 from __future__ import annotations

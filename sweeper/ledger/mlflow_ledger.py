@@ -2,7 +2,7 @@
 
 The sweep is a parent run, every trial that was asked for a child run, found again by its `spec_id` and never made
 twice. `record.json` is what is read back; parameters, tags and metrics are for people in the dashboard, and which of
-them there are is said in `ledger_entries`. A trial is complete once its `outcome` tag is set, which happens after
+them there are is said in `entries`. A trial is complete once its `outcome` tag is set, which happens after
 `record.json` is stored: a driver killed in between is healed by `begin`. One writer a sweep; that there is only one is
 for the driver to see to.
 """

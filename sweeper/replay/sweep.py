@@ -2,7 +2,7 @@
 
 Seconds instead of GPU-years, to see what a search-space file would do. Nothing is trained: losses are a table's plus seed
 noise, step times are assumed, the ledger lives in memory, and the study is of kind "replay", so that its page, its
-headline and its numbers all say so. Racing strategies on a table is `replay`'s.
+headline and its numbers all say so. Racing strategies on a table is `race`'s.
 """
 
 from __future__ import annotations

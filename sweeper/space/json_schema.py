@@ -1,6 +1,6 @@
 """The JSON Schema of a search-space file, for editors: completion, hover texts and red underlines while typing.
 
-It says what `space_schema` says, and which scales, methods and axes exist. Rules between values it leaves to
+It says what `schema` says, and which scales, methods and axes exist. Rules between values it leaves to
 `sweeper plan`. Write the committed file anew with `python -m sweeper.space.json_schema`.
 """
 

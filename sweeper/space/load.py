@@ -1,7 +1,7 @@
 """The search-space file: reading one, and the names that the rest of the project uses.
 
-`space_yaml` reads text, `space_schema` says which keys and types there are, `space_rules` and `space_arms` what values
-may not mean together, `space_messages` and `space_errors` how a mistake is told. Reading a file runs no code.
+`yaml_lines` reads text, `schema` says which keys and types there are, `rules` and `rules_axes` what values
+may not mean together, `messages` and `errors` how a mistake is told. Reading a file runs no code.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The shape of a search-space file: its keys, their types, and the range of each value alone.
 
-What two values mean together (a budget and the warm-up, the two arms' learning rates) is `space_rules`'s, reading text
-with line numbers is `space_yaml`'s, and which trials follow is `plan`'s. Numbers are strict: `true` is not 1, and
+What two values mean together (a budget and the warm-up, the two arms' learning rates) is `rules`'s, reading text
+with line numbers is `yaml_lines`'s, and which trials follow is `plan`'s. Numbers are strict: `true` is not 1, and
 `"8"` is not 8. Import these names from `sweeper.space.load`.
 """
 

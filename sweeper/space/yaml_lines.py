@@ -2,7 +2,7 @@
 
 Only text, numbers, true/false, null, lists and mappings exist; every other tag is refused. Plain words are read as in
 YAML 1.2: `1e-3` is a number, `no` is a word, `2026-05-07` is a word. Aliases (`*name`) are allowed, so that two arms
-can share one axis, and expansion is bounded. What the values mean is left to `space_schema` and `space_rules`.
+can share one axis, and expansion is bounded. What the values mean is left to `schema` and `rules`.
 """
 
 from __future__ import annotations

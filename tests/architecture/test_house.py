@@ -5,8 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
-from collections.abc import Iterator
-from fnmatch import fnmatch
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,8 @@ import pytest
 from tests.support.places import ROOT
 
 PACKAGES = ("sweeper", "trainers", "reports")
-MOST_FILE_LINES, MOST_FUNCTION_LINES = 450, 60
+MOST_FILE_LINES, MOST_FUNCTION_LINES, MOST_MODULES = 450, 60, 13
+PACKAGE_FILES = [file for package in (*PACKAGES, "search_spaces") for file in (ROOT / package).rglob("__init__.py")]
 LONGER_FUNCTIONS: dict[str, int] = {}
 """Functions that may be longer, and how long: none at present. The training loop would be allowed 120 lines."""
 
@@ -23,34 +23,42 @@ def own_files() -> list[Path]:
     return sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 
 
-def tree_entries() -> Iterator[tuple[str, str]]:
-    """Patterns of the README's tree, each with its folder."""
+def sentence_of(package: Path) -> str:
+    """The first paragraph of what a package says of itself."""
+    text = ast.get_docstring(ast.parse((package / "__init__.py").read_text("utf-8"))) or ""
+    return " ".join(text.partition("\n\n")[0].split())
+
+
+def tree_entries() -> dict[str, str]:
+    """Paths of the README's tree, each with what stands beside it."""
     (block,) = re.findall(r"```text\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
-    folder = ""
+    entries: dict[str, str] = {}
+    above: list[str] = []
     for line in block.splitlines():
-        names = re.split(r"   +| {2,}(?=[a-z`A-Z0-9])", line.strip(), maxsplit=1)[0].split()
-        inside = line.startswith(" ")
-        for name in names:
-            if not inside and name.endswith("/"):
-                folder = name
-            yield (folder if inside else "", name)
+        name, words = line.split(maxsplit=1)
+        above = [*above[: (len(line) - len(line.lstrip())) // 2], name]
+        entries["".join(above)] = words
+    return entries
 
 
-def test_the_readme_s_tree_is_the_tree() -> None:
-    entries = list(tree_entries())
-    for folder, pattern in entries:
-        assert list(ROOT.glob(folder + pattern)), f"README names {folder}{pattern}, which is not there"
-    missing = []
-    for file in [*own_files(), *(ROOT / "search_spaces").glob("*.yaml")]:
-        relative = file.relative_to(ROOT).as_posix()
-        covered = any(
-            fnmatch(relative, folder + pattern)
-            or (pattern.endswith("/") and relative.startswith(folder + pattern) and folder)
-            for folder, pattern in entries
-        )
-        if not covered and file.name != "__init__.py":
-            missing.append(relative)
-    assert not missing
+def test_the_readme_s_tree_is_the_tree_in_the_packages_own_words() -> None:
+    entries = tree_entries()
+    packages = {file.parent.relative_to(ROOT).as_posix() + "/": sentence_of(file.parent) for file in PACKAGE_FILES}
+    assert {path: entries.get(path) for path in packages} == packages
+    assert [path for path in entries if not (ROOT / path).exists()] == []
+    tests = {f"tests/{folder.name}/" for folder in (ROOT / "tests").iterdir() if any(folder.glob("**/*.*"))}
+    assert tests - {"tests/__pycache__/"} <= entries.keys()
+
+
+def test_no_folder_is_a_crowd() -> None:
+    modules = Counter(file.parent.relative_to(ROOT).as_posix() for file in own_files() if file.name != "__init__.py")
+    assert {folder: count for folder, count in modules.items() if count > MOST_MODULES} == {}
+
+
+def test_unit_tests_stand_in_the_folders_of_what_they_test() -> None:
+    unit = ROOT / "tests" / "unit"
+    folders = {file.parent.relative_to(unit) for file in unit.rglob("test_*.py")}
+    assert {folder.as_posix() for folder in folders if not (ROOT / folder / "__init__.py").exists()} == set()
 
 
 def test_top_level_is_the_customer_s() -> None:

@@ -82,7 +82,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_what_an_installed_sweeper_needs_and_no_tests(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    data = {"reports/*.j2", "reports/*.css", "reports/*.js", "reports/published/*.csv", "search_spaces/*.yaml"}
+    data = {
+        "reports/html/*.j2",
+        "reports/html/*.css",
+        "reports/html/*.js",
+        "reports/published/*.csv",
+        "search_spaces/*.yaml",
+        "*/py.typed",
+    }
     files = [file for package in PACKAGES for file in (ROOT / package).rglob("*.py")]
     for pattern in sorted(data | {"search_spaces/schema.json"}):
         matches = list(ROOT.glob(pattern))

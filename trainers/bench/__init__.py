@@ -1,4 +1,4 @@
-"""Measure the training step of this device: first whether it is right, then how fast it is, against what it could be.
+"""Is the training step of this device right, and how fast is it against what it could be?
 
 `python -m trainers.bench` needs torch and numpy only; `sweeper bench` is the same with a coloured table. Imports nothing heavy,
 so that a plan can read what an earlier run kept (`result`) where torch is not installed.

@@ -1,4 +1,4 @@
-"""The methods that can be compared, as an explicit table: a method is its phases, in one file.
+"""The methods that can be compared: a method is its phases, in one file, and a line in one table.
 
 Nothing outside this folder knows a method by name, except the word `baseline` for the arm all others are held against.
 Without torch: planning and lineage read phases where nothing is trained.

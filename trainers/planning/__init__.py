@@ -1,1 +1,1 @@
-"""What trials share, what they need and what became of it, by arithmetic: nothing is trained and torch is not needed."""
+"""What trials share, what they need and which stages are left, by arithmetic: nothing is trained here."""
