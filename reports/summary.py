@@ -80,11 +80,6 @@ def _main_verdict(verdicts: tuple[ScaleVerdict, ...]) -> ScaleVerdict | None:
     return largest[0]
 
 
-def headline(study: Study) -> str:
-    """The verdict in one sentence."""
-    return summarize(study).headline
-
-
 def summary_to_json(summary: Summary) -> dict[str, Any]:
     """The summary as plain JSON values, schema 1; null where a number does not exist, and never a NaN."""
     return {

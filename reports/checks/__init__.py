@@ -1,1 +1,1 @@
-"""Can I trust this? The automatic checks, each with its number and one sentence."""
+"""Whether a report can be trusted: the automatic checks, each with its number and one sentence."""

@@ -203,12 +203,10 @@ def loss_gap(observations: Observations, baseline: Ladder, cell: Cell, method_co
     gap = fitted - cell.mean_loss
     _, error, freedom = loss_difference(observations, weights_1K @ baseline.means_KN, observations.means([cell]))
     half = float(t_quantile((1 + CONFIDENCE) / 2, freedom)) * error
-    hours = cell.gpu_hours if clock == "gpu_hours" else None
     return LossGap(
         gap=gap,
         interval=(gap - half, gap + half) if math.isfinite(half) else None,
-        gpu_hours=hours,
-        baseline_gpu_hours=hours if between else baseline.cells[nearest].gpu_hours,
+        gpu_hours=cell.gpu_hours if clock == "gpu_hours" else None,
         equal_cost=bool(same or between),
     )
 

@@ -99,13 +99,12 @@ Speedup = Reached | NotReached
 class LossGap:
     """Baseline loss minus method loss (nats; positive: the method is better) at `gpu_hours` of the method.
 
-    `equal_cost` is False where the baseline has one budget and it costs something else (see `baseline_gpu_hours`).
+    `equal_cost` is False where the baseline has one budget and it costs something else.
     """
 
     gap: float
     interval: tuple[float, float] | None
     gpu_hours: float | None
-    baseline_gpu_hours: float | None
     equal_cost: bool
 
 

@@ -126,7 +126,6 @@ class Arm:
     other_cells: tuple[Cell, ...]
     chosen_by: Literal["only", "coverage", "search", "confirmation", "none"]
     num_trials: int | None
-    outcomes: Mapping[str, int]
 
     @property
     def budgets(self) -> tuple[int, ...]:
@@ -353,7 +352,6 @@ def _build_arm(
         other_cells=tuple(cell for key, ladder in cells.items() if key != chosen for cell in ladder),
         chosen_by=chosen_by,
         num_trials=len(search) if trials_recorded else None,
-        outcomes=dict(Counter(run.outcome for run in everything if run.method == method)),
     )
 
 

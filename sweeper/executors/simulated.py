@@ -37,7 +37,6 @@ class SimulatedExecutor:
     workers: int
     device: str = "simulated"
     wall_seconds: float = 0.0
-    num_stages: int = 0
     trained_steps: dict[str, int] = field(default_factory=dict)
     trained_seconds: dict[str, float] = field(default_factory=dict)
 
@@ -73,7 +72,6 @@ class SimulatedExecutor:
         seconds, schedule = self._seconds(job), job.spec.schedule
         ends = job.end == schedule.total_steps or schedule.decay_steps == 0
         points = (StagePoint(job.end, self.surface(job.spec), phase.name),) if ends else ()
-        self.num_stages += 1
         method = job.spec.method
         self.trained_steps[method] = self.trained_steps.get(method, 0) + job.end - job.start
         self.trained_seconds[method] = self.trained_seconds.get(method, 0.0) + seconds

@@ -75,21 +75,6 @@ class LossTable:
             )
         return float(np.interp(place, [row[0] for row in rows], [row[1] for row in rows]))
 
-    def replayed_loss(self, spec: TrialSpec, deviation: float = SEED_DEVIATION) -> float:
-        """What a replayed trial ends at: the table's loss and the noise of the spec's seed and cell.
-
-        The table knows no learning rates: they are ignored. Raises `ValueError` for another budget or bag weighting.
-        """
-        refuse_other_methods(spec)
-        if spec.schedule.total_steps != self.total_steps:
-            raise ValueError(f"total_steps: {spec.schedule.total_steps} is not the table's {self.total_steps}")
-        weighting = spec.parameter("bag_weighting", self.bag_weighting)
-        if spec.bag_size > 1 and weighting != self.bag_weighting:
-            raise ValueError(f"bag_weighting: {weighting!r} is not the table's {self.bag_weighting!r}")
-        return self.loss(spec.step_ratio, spec.bag_size) + seed_noise(
-            spec.seed, 0, spec.step_ratio, spec.bag_size, deviation
-        )
-
 
 def refuse_other_methods(spec: TrialSpec) -> None:
     """Raise `ValueError` for a trial of a method that the tables are not of: it may have their parameters' names."""

@@ -1,1 +1,1 @@
-"""Values that cross between the packages: specs, records, schedules, scales, FLOPs. No torch here."""
+"""Values that cross between the packages, without torch: specs, stages, records, schedules, scales, FLOPs."""

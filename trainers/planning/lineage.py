@@ -96,12 +96,6 @@ def path_of(spec: TrialSpec, execution: str) -> TrialPath:
     return TrialPath(spec, trunk_id(spec, phases), phases, execution)
 
 
-def path_alone(spec: TrialSpec, execution: str) -> TrialPath:
-    """The same trial on a way that it shares with none: the yardstick for what sharing saves."""
-    phases = phases_of(spec)
-    return TrialPath(spec, fingerprint([trunk_id(spec, phases), spec.spec_id]), phases, execution)
-
-
 @dataclass(frozen=True, slots=True)
 class Segment:
     """Steps `[start, end)` on the way of `trials` (spec ids; the first one is booked with its cost).

@@ -273,14 +273,14 @@ def _slices_title(slices: tuple[Slice, ...]) -> str:
     return f"For {theme.method_label(most.method)} the {most.title} matters most"
 
 
-def _position(cut_axis: str, value: Scalar) -> float | str:
+def _position(value: Scalar) -> float | str:
     return value if isinstance(value, str) else float(value)
 
 
 def _draw_slice(drawn: go.Figure, cut: Slice, suffix: str) -> None:
     style = theme.method_style(cut.method)
     drawn.add_scatter(
-        x=[_position(cut.axis, value) for value in cut.values],
+        x=[_position(value) for value in cut.values],
         y=cut.losses,
         xaxis=f"x{suffix}",
         yaxis=f"y{suffix}",

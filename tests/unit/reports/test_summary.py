@@ -9,7 +9,7 @@ import pytest
 
 from reports.estimate.wording import percent, times
 from reports.evidence.study import Study
-from reports.summary import headline, summarize, summary_to_json
+from reports.summary import summarize, summary_to_json
 from tests.support.finished_runs import ladder, make_run, make_study, sweep, tuning
 
 PROMISED = {
@@ -118,13 +118,13 @@ def test_a_processor_counts_cpu_hours() -> None:
     ],
 )
 def test_the_headline_says_what_happened(name: str, words: str) -> None:
-    assert words in headline(STUDIES[name])
+    assert words in summarize(STUDIES[name]).headline
 
 
 def test_no_difference_says_what_could_have_been_resolved() -> None:
     wide = (-0.1, 0.0, 0.1)
     study = make_study([*ladder(offsets=wide), *ladder("tst", (4_000,), speedup=1.2, offsets=wide)])
-    text = headline(study)
+    text = summarize(study).headline
     assert text.startswith("No difference detected between TST and the baseline at nano: 1.20x")
     assert "this sweep could resolve" in text
 
@@ -133,7 +133,7 @@ def test_unequal_tuning_opens_the_headline_with_both_counts() -> None:
     study = make_study(
         [*tuning("baseline"), *tuning("tst"), *tuning("tst", (3e-3,)), *ladder(), *ladder("tst", (4_000,))]
     )
-    assert headline(study).startswith("UNEQUAL TUNING (4 trials against 3). ")
+    assert summarize(study).headline.startswith("UNEQUAL TUNING (4 trials against 3). ")
 
 
 def test_the_headline_speaks_of_the_largest_confirmed_scale() -> None:

@@ -114,14 +114,6 @@ def test_seed_noise_belongs_to_seed_and_cell() -> None:
     assert len(set(draws.tolist())) == 400
 
 
-def test_a_spec_is_replayed_at_its_budget_only() -> None:
-    table = made_table()
-    assert table.replayed_loss(spec_of(0.3, 4), deviation=0.0) == table.loss(0.3, 4)
-    assert table.replayed_loss(spec_of(0.3, 4, seed=1)) != table.replayed_loss(spec_of(0.3, 4, seed=2))
-    with pytest.raises(ValueError, match="total_steps: 2000"):
-        table.replayed_loss(spec_of(0.3, 4, total_steps=2000))
-
-
 def test_the_race_counts_what_is_spent() -> None:
     tables = read_tables(PUBLISHED)
     rules = Rules(trials=20)
