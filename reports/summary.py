@@ -9,10 +9,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from reports.checks.all_checks import Check, run_checks
+from reports.checks.all_checks import run_checks
 from reports.estimate.scaling import Aggregate, SizeTrend, geometric_mean, size_trend
 from reports.estimate.speedup import judge
-from reports.estimate.verdict import MatchedPair, NotReached, Reached, ScaleVerdict, Speedup, Words
+from reports.estimate.verdict import Check, MatchedPair, NotReached, Reached, ScaleVerdict, Speedup, Words
 from reports.estimate.wording import headline_of
 from reports.evidence.study import Configuration, Study
 from reports.evidence.sweep_cost import SweepCost, sweep_cost

@@ -16,7 +16,8 @@ from sweeper.ledger.imports import ImportLedger
 from sweeper.ledger.mlflow_ledger import Ledger
 from sweeper.ledger.tables import imported_runs
 from sweeper.options import COMPARISONS, REPORT, SUMMARY
-from sweeper.space.load import SearchSpaceError, parse_search_space
+from sweeper.space.errors import SearchSpaceError
+from sweeper.space.load import parse_search_space
 from sweeper.space.trials import domain_of
 from trainers.contract.record import RunRecord
 from trainers.contract.spec import Scalar
@@ -49,7 +50,8 @@ def study_from(
     about: SweepAbout, records: Sequence[RunRecord], command: str, run_links: Mapping[str, str] | None = None
 ) -> Any:
     """The study of a sweep's records. `run_links` lead into the dashboard, by spec id."""
-    from reports.evidence.study import SweepContext, build_study, run_from_record
+    from reports.evidence.runs import run_from_record
+    from reports.evidence.study import SweepContext, build_study
 
     context = SweepContext(
         name=about.name,

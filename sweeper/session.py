@@ -30,7 +30,8 @@ from sweeper.options import CORPORA, REPORT, STAGES, CorpusFacts, RunOptions, co
 from sweeper.plans.costs import step_cost
 from sweeper.plans.fits import ScaleFit, device_memory, fits_of, refuse_what_does_not_fit
 from sweeper.plans.plan import UNPREPARED, Plan, make_plan
-from sweeper.space.load import SearchSpace, load_search_space
+from sweeper.space.load import load_search_space
+from sweeper.space.schema import SearchSpace
 from trainers.bench.result import FOLDER as BENCH
 from trainers.bench.result import read_figures
 from trainers.contract.record import Provenance, RunRecord

@@ -8,10 +8,8 @@ from __future__ import annotations
 from reports.checks import check_estimates as estimates
 from reports.checks import check_runs as runs
 from reports.checks.check_runs import OneCheck
-from reports.estimate.verdict import Check, CheckStatus, ScaleVerdict
+from reports.estimate.verdict import Check, ScaleVerdict
 from reports.evidence.study import SETTINGS, Study
-
-__all__ = ["CHECKS", "Check", "CheckStatus", "run_checks"]
 
 CHECKS: tuple[OneCheck, ...] = (
     runs.check_decayed,

@@ -14,24 +14,8 @@ from typing import Literal
 import numpy as np
 
 from reports.evidence.clock import PooledStepTime, PoolKey, pool_step_times, pooled_curve_hours, pooled_gpu_hours
-from reports.evidence.runs import BASELINE, FinishedRun, FloatArray, Parameters, RunCurve, run_from_record
+from reports.evidence.runs import BASELINE, FinishedRun, FloatArray, Parameters
 from trainers.contract.spec import Scalar
-
-__all__ = [
-    "BASELINE",
-    "Arm",
-    "Cell",
-    "Configuration",
-    "Exclusion",
-    "FinishedRun",
-    "PooledStepTime",
-    "RunCurve",
-    "ScaleStudy",
-    "Study",
-    "SweepContext",
-    "build_study",
-    "run_from_record",
-]
 
 StudyKind = Literal["sweep", "imported", "published", "replay", "demo"]
 

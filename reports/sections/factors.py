@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from reports.evidence.clock import PooledStepTime
 from reports.evidence.runs import FinishedRun
-from reports.evidence.study import PooledStepTime, ScaleStudy, Study
+from reports.evidence.study import ScaleStudy, Study
 from reports.html import theme
 from reports.html.blocks import Block, Chart, Column, Prose, Table
 from reports.html.charts import axis, blank, label, log_axis, padded_log

@@ -18,7 +18,8 @@ from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.ledger.location import LedgerError
 from sweeper.ledger.mlflow_ledger import Ledger
 from sweeper.options import CORPORA, CorpusFacts, RunOptions, corpus_facts, corpus_request
-from sweeper.space.load import SearchSpace, load_search_space
+from sweeper.space.load import load_search_space
+from sweeper.space.schema import SearchSpace
 from trainers.contract.record import Provenance, RunRecord
 from trainers.contract.stage import StageJob
 from trainers.planning.spec_lines import TUNING, TrialLine, trials_to_text

@@ -173,7 +173,8 @@ def _study(
     where: Provenance,
     assumptions: str,
 ) -> Study:
-    from reports.evidence.study import SweepContext, build_study, run_from_record
+    from reports.evidence.runs import run_from_record
+    from reports.evidence.study import SweepContext, build_study
 
     context = SweepContext(
         name=space.name + SUFFIX,

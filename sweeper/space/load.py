@@ -1,4 +1,4 @@
-"""The search-space file: reading one, and the names that the rest of the project uses.
+"""Reading a search-space file: the way from its text to a `SearchSpace`, or to its mistakes.
 
 `yaml_lines` reads text, `schema` says which keys and types there are, `rules` and `rules_axes` what values
 may not mean together, `messages` and `errors` how a mistake is told. Reading a file runs no code.
@@ -14,55 +14,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from sweeper.space.errors import Problem, SearchSpaceError
 from sweeper.space.findings import Draft, DraftArm
-from sweeper.space.json_schema import search_space_schema
 from sweeper.space.messages import problems_of, without_tags
 from sweeper.space.rules import findings
-from sweeper.space.schema import (
-    Axis,
-    AxisOrConstant,
-    Budgets,
-    Corpus,
-    Grid,
-    IntegerRange,
-    LogUniformRange,
-    Method,
-    OptimizerSettings,
-    Price,
-    Resources,
-    Scalar,
-    ScheduleSettings,
-    Search,
-    SearchSpace,
-    Seeds,
-    Tokenizer,
-    UniformRange,
-)
+from sweeper.space.schema import AxisOrConstant, Budgets, SearchSpace
 from sweeper.space.yaml_lines import Document, Location, Plain, read_yaml
-
-__all__ = [
-    "Axis",
-    "Budgets",
-    "Corpus",
-    "Grid",
-    "IntegerRange",
-    "LogUniformRange",
-    "Method",
-    "OptimizerSettings",
-    "Price",
-    "Problem",
-    "Resources",
-    "Scalar",
-    "ScheduleSettings",
-    "Search",
-    "SearchSpace",
-    "SearchSpaceError",
-    "Seeds",
-    "Tokenizer",
-    "UniformRange",
-    "load_search_space",
-    "parse_search_space",
-    "search_space_schema",
-]
 
 LARGEST_FILE = 1_000_000
 

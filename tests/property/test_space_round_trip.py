@@ -10,7 +10,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeper.space.load import SearchSpace, SearchSpaceError, parse_search_space
+from sweeper.space.errors import SearchSpaceError
+from sweeper.space.load import parse_search_space
+from sweeper.space.schema import SearchSpace
 from tests.support.places import SHIPPED
 from trainers.contract.scales import SCALES
 

@@ -13,9 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from trainers.contract.record import Provenance
-from trainers.training.devices import cpu_name, device_name
-
-__all__ = ["UNKNOWN", "cpu_name", "git_state", "provenance", "versions"]
+from trainers.training.devices import device_name
 
 UNKNOWN = "unknown"
 PACKAGES = ("torch", "numpy", "ray", "optuna", "mlflow", "tst-sweeper")

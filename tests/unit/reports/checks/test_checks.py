@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from reports.checks.all_checks import Check
+from reports.estimate.verdict import Check
 from reports.evidence.runs import DECAY_NOT_STATED, FinishedRun
 from reports.evidence.study import Study
 from reports.published import published_study

@@ -12,7 +12,8 @@ from sweeper.executors.inline import InlineExecutor
 from sweeper.executors.worker import train_stage
 from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.options import corpus_facts
-from sweeper.space.load import SearchSpace, parse_search_space
+from sweeper.space.load import parse_search_space
+from sweeper.space.schema import SearchSpace
 from tests.support import small
 from tests.support.strategies import PROVENANCE
 from trainers.planning.store import DiskStore

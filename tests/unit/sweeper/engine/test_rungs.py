@@ -9,7 +9,10 @@ import jsonschema
 import pytest
 
 from sweeper.search import Axis, Domain
-from sweeper.space.load import Budgets, SearchSpace, SearchSpaceError, parse_search_space, search_space_schema
+from sweeper.space.errors import SearchSpaceError
+from sweeper.space.json_schema import search_space_schema
+from sweeper.space.load import parse_search_space
+from sweeper.space.schema import Budgets, SearchSpace
 from sweeper.space.trials import domain_of, grid_trials
 from sweeper.space.yaml_lines import read_yaml
 from tests.support.places import SHIPPED

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from sweeper.cli.app import app
 from sweeper.plans.fits import DeviceMemory, fits_of, refuse_what_does_not_fit
-from sweeper.space.load import SearchSpace, load_search_space
+from sweeper.space.load import load_search_space
+from sweeper.space.schema import SearchSpace
 from tests.support.places import SHIPPED
 
 SPACES = SHIPPED

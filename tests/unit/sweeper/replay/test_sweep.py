@@ -16,7 +16,8 @@ from sweeper.replay.loss_table import LossTable, read_tables, seed_noise
 from sweeper.replay.race import Contestant, Rules, compare_strategies
 from sweeper.replay.report import markdown_table
 from sweeper.replay.sweep import TableSurface, race_domain, replay_sweep, tables_of_scale
-from sweeper.space.load import SearchSpace, load_search_space
+from sweeper.space.load import load_search_space
+from sweeper.space.schema import SearchSpace
 from sweeper.space.trials import make_spec
 from tests.support.places import ROOT
 from tests.support.tiny_sweep import space_of

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.space.load import SearchSpaceError, load_search_space, parse_search_space
+from sweeper.space.errors import SearchSpaceError
+from sweeper.space.load import load_search_space, parse_search_space
 from tests.support.places import GOLDEN, SHIPPED
 
 HERE = GOLDEN / "space_errors"

@@ -9,15 +9,9 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from sweeper.space.json_schema import schema_text
-from sweeper.space.load import (
-    Grid,
-    IntegerRange,
-    SearchSpace,
-    load_search_space,
-    parse_search_space,
-    search_space_schema,
-)
+from sweeper.space.json_schema import schema_text, search_space_schema
+from sweeper.space.load import load_search_space, parse_search_space
+from sweeper.space.schema import Grid, IntegerRange, SearchSpace
 from sweeper.space.trials import make_spec
 from sweeper.space.yaml_lines import read_yaml
 from tests.support.places import SHIPPED

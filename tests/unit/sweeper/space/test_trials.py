@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from sweeper.space.load import Scalar, ScheduleSettings, load_search_space
+from sweeper.space.load import load_search_space
+from sweeper.space.schema import Scalar, ScheduleSettings
 from sweeper.space.trials import decay_steps, make_spec
 from tests.support.places import SHIPPED
 from trainers.contract.spec import Optimizer, TrialSpec

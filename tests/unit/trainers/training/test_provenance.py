@@ -11,7 +11,8 @@ import pytest
 
 from tests.support.strategies import record_of, spec_of
 from trainers.contract.record import record_from_dict, record_to_dict
-from trainers.training.provenance import UNKNOWN, cpu_name, git_state, provenance, versions
+from trainers.training.devices import cpu_name
+from trainers.training.provenance import UNKNOWN, git_state, provenance, versions
 
 
 def git(root: Path, *arguments: str) -> str:
