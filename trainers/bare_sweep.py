@@ -8,7 +8,8 @@ same call goes on after any stop. Which trials there are, and in which order, is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from trainers.contract.record_lines import BadLinesError, RecordsFile
 from trainers.contract.spec import TrialSpec
 from trainers.contract.stage import STATE, ParentLostError, StageJob, StageResult
 from trainers.planning.assemble import assemble_record
-from trainers.planning.lineage import ROOT, Segment, path_of
+from trainers.planning.lineage import ROOT, Segment, TrialPath, path_of
 from trainers.planning.spec_lines import TrialLine, filled_in
 from trainers.planning.stages import StageBook
 from trainers.planning.store import DiskStore
@@ -27,7 +28,7 @@ from trainers.training.provenance import UNKNOWN, provenance
 from trainers.training.stage import run_stage
 
 PARENT_ATTEMPTS = 2
-"""How often a stage of a trial may find its parent's state damaged; every time but the last the parent is trained again."""
+"""How often one state may be found damaged; it is trained again every time but the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,8 @@ class BareSweep:
     def __post_init__(self) -> None:
         self.book = StageBook(DiskStore(self.site.scratch))
         self.book.adopt(self.book.store.states())
+        self._paths: dict[str, TrialPath] = {}
+        self._damages: Counter[str] = Counter()
 
     def run(self) -> BareEnd:
         """Train until nothing is left or a stop is asked for. A trial that failed in an earlier call is tried again."""
@@ -119,14 +122,12 @@ class BareSweep:
             self.say(f"{len(self.ended)} of {len(self.trials)} trials have ended before")
         todo: list[tuple[TrialSpec, str]] = []
         while not self.site.stop_file.exists():
-            todo = [trial for trial in filled_in(self.trials, self.ended) if trial[0].spec_id not in self.ended]
+            todo = self._take_up()
             if not todo:
                 break
-            new = [spec for spec, _ in todo if spec.spec_id not in self.book.paths]
-            self.book.add(path_of(spec, self.site.execution) for spec in new)
-            record = self._train(*todo[0])
-            if record is not None:
-                self._end(record)
+            first, where = todo[0][0].spec_id, self._provenance()
+            failure = self._train(first)
+            self._settle(todo, {first: failure} if failure else {}, where)
         known = [
             self.ended[spec.spec_id] for spec, _ in filled_in(self.trials, self.ended) if spec.spec_id in self.ended
         ]
@@ -137,28 +138,74 @@ class BareSweep:
             )
         return BareEnd(len(known), sum(record.final_loss is None for record in known), left)
 
-    def _train(self, spec: TrialSpec, stage: str) -> RunRecord | None:
-        """A trial's record; None where it was stopped."""
-        where, failure, damages = self._provenance(), None, 0
-        while failure is None and not self.book.chain(spec.spec_id)[1]:
-            segment = self._next_stage(spec.spec_id)
+    def _take_up(self) -> list[tuple[TrialSpec, str]]:
+        """The trials that can be trained now and have not ended, with their stages, all of them in the book."""
+        trials = filled_in(self.trials, self.ended)
+        for spec, _ in trials:
+            if spec.spec_id not in self._paths:
+                self._paths[spec.spec_id] = path_of(spec, self.site.execution)
+        todo = [trial for trial in trials if trial[0].spec_id not in self.ended]
+        self.book.add(self._paths[spec.spec_id] for spec, _ in todo if spec.spec_id not in self.book.paths)
+        return todo
+
+    def _train(self, spec_id: str) -> str | None:
+        """Train what is left of a trial's way, until it has ended or is stopped; returns why it failed, if it did."""
+        while not self._complete(spec_id):
+            segment = self._next_stage(spec_id)
             self.book.start(segment)
             try:
                 result = self._stage(segment)
             except ParentLostError as error:
                 self.book.abandon(segment.node)
                 self.book.lose(segment.parent)
-                damages += 1
-                failure = reason_of(error) if damages == PARENT_ATTEMPTS else None
+                self._damages[segment.parent] += 1
+                if self._damages[segment.parent] == PARENT_ATTEMPTS:
+                    return reason_of(error)
             except Exception as error:  # whatever fails is this trial's outcome, never the end of the others
                 self.book.abandon(segment.node)
                 self.book.protected.add(segment.parent)  # the next call tries the trial again, from there
-                failure = reason_of(error)
+                return reason_of(error)
             else:
                 if isinstance(result.outcome, Stopped):
                     self.book.abandon(segment.node)
                     return None
                 self.book.finish(result)
+        return None
+
+    def _complete(self, spec_id: str) -> bool:
+        """Whether a trial has gone its whole way. Where its model is wanted and the state is gone, the last stage has not."""
+        chain, whole = self.book.chain(spec_id)
+        if whole and self.site.export and chain[-1].outcome is None and not self.book.store.has_state(chain[-1].node):
+            self.book.lose(chain[-1].node)
+            return False
+        return whole
+
+    def _settle(self, todo: Sequence[tuple[TrialSpec, str]], failures: Mapping[str, str], where: Provenance) -> None:
+        """Keep the records of the trials that have ended, with `failures` by spec id, and their models where wanted; then
+        delete the states that nothing goes on from. A shared stage that diverged, or an equal way, ends several."""
+        ended = [
+            self._record(spec, stage, failures.get(spec.spec_id), where)
+            for spec, stage in todo
+            if spec.spec_id in failures or self._complete(spec.spec_id)
+        ]
+        for record in ended:
+            self.records.write(record)
+            self.ended[record.spec.spec_id] = record
+            self._tell(record)
+            if record.final_loss is not None and self.site.export is not None:
+                self._export(record.spec, self.site.export / record.spec.spec_id)
+        for record in ended:
+            self.book.remove(record.spec.spec_id)
+        self._take_up()  # trials of winners may go on from the tuning's states
+        self.book.sweep_out(math.inf, self._own_states())
+
+    def _own_states(self) -> dict[str, int]:
+        """States on the ways of this list's trials: the folder may hold those of other lists, and anything else."""
+        store = self.book.store
+        ends = {node: result.end for node in store.states() if (result := store.result(node)) is not None}
+        return {node: 0 for node, end in ends.items() if any(path.node(end) == node for path in self._paths.values())}
+
+    def _record(self, spec: TrialSpec, stage: str, failure: str | None, where: Provenance) -> RunRecord:
         return assemble_record(
             spec,
             stage,
@@ -204,16 +251,6 @@ class BareSweep:
     def _exported(self, segment: Segment) -> bool:
         ways = self.book.tree.ways
         return self.site.export is not None and any(ways[trial][-1] == segment.node for trial in segment.trials)
-
-    def _end(self, record: RunRecord) -> None:
-        """Keep a trial's record and, where wanted, its model; then delete the states that nothing goes on from."""
-        self.records.write(record)
-        self.ended[record.spec.spec_id] = record
-        self._tell(record)
-        if record.final_loss is not None and self.site.export is not None:
-            self._export(record.spec, self.site.export / record.spec.spec_id)
-        self.book.remove(record.spec.spec_id)
-        self.book.sweep_out(math.inf)
 
     def _export(self, spec: TrialSpec, out: Path) -> None:
         """Write the model of a trial that has just finished."""

@@ -140,6 +140,26 @@ def test_the_disk_budget_gives_way_only_to_what_is_needed(plan: list[TrialSpec],
     assert all(book.chain(spec.spec_id)[1] for spec in plan)
 
 
+@settings(max_examples=80, deadline=None)
+@given(plan=plans, seed=st.integers(0, 99))
+def test_whatever_is_lost_is_trained_again(plan: list[TrialSpec], seed: int) -> None:
+    """Results and states vanish from the store while trials are trained; in the end every trial has its whole way."""
+    order, store = random.Random(seed), MemoryStore()
+    book = StageBook(store)
+    book.add(path_of(spec, "eager") for spec in plan)
+    losses = 6
+    while not all(book.chain(spec.spec_id)[1] for spec in plan):
+        ready = book.ready()
+        assert ready, "nothing to train, and yet a trial is not whole"
+        segment = order.choice(ready)
+        book.start(segment)
+        book.finish(stage_result(segment))
+        if losses and order.random() < 0.5:
+            losses -= 1
+            store.results.pop(order.choice(sorted(store.results)), None)
+            store.kept.discard(order.choice(sorted(store.kept | {""})))
+
+
 SPACES = {
     "one": space_of(),
     "two": space_of(scales=("nano", "micro"), seeds={"tuning": (0,), "confirmation": (1000,)}),

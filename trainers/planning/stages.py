@@ -6,7 +6,7 @@ run is never run again, unless its state is needed once more and is gone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from trainers.contract.record import Diverged
@@ -60,8 +60,14 @@ class StageBook:
         return any(segment.parent == node for segment in self.tree.segments.values())
 
     def _satisfied(self, segment: Segment, needed: bool) -> bool:
-        """Whether nothing has to be trained for this stage: its result is there, and its state where one is needed."""
+        """Whether nothing has to be trained for this stage: its result is there, and its state where one is needed.
+
+        A result whose way back is broken (an earlier result was damaged) serves no trial: it is forgotten, and trained again.
+        """
         if self.store.result(segment.node) is None:
+            return False
+        if self._back(segment.node) is None:
+            self.store.forget(segment.node)
             return False
         return not needed or self.store.has_state(segment.node)
 
@@ -136,9 +142,12 @@ class StageBook:
             node = result.parent
         return chain[::-1]
 
-    def sweep_out(self, disk_bytes: float) -> None:
-        """Delete the states that nothing goes on from; protected ones too when the disk budget is exceeded."""
-        states = self.store.states()
+    def sweep_out(self, disk_bytes: float, states: Mapping[str, int] | None = None) -> None:
+        """Delete the states that nothing goes on from; protected ones too when the disk budget is exceeded.
+
+        `states` (sizes by node) are those that may go, for a store that holds other states as well: all of it where not given.
+        """
+        states = self.store.states() if states is None else states
         parents = {segment.parent for segment in self.needed()} | {segment.parent for segment in self.running.values()}
         spare = [node for node in states if node not in parents and node not in self.running]
         total = sum(states.values())

@@ -38,6 +38,7 @@ class Desk:
 
     folder: Path
     said: list[str]
+    export: Path | None = None
 
     @property
     def out(self) -> Path:
@@ -45,7 +46,7 @@ class Desk:
 
     @property
     def site(self) -> BareSite:
-        return BareSite(self.folder / "stages", "cpu", "eager", evaluate_every=EVERY)
+        return BareSite(self.folder / "stages", "cpu", "eager", evaluate_every=EVERY, export=self.export)
 
     def run(self, trials: list[TrialLine], corpus: Any = None, stop_when: str = "") -> BareEnd:
         """Train; a progress line that contains `stop_when` asks for a stop."""
@@ -59,6 +60,16 @@ class Desk:
 
         with RecordsFile(self.out) as records:
             return BareSweep(tuple(trials), corpus or small.corpus(), self.site, records, say).run()
+
+    def trained(self) -> dict[str, int]:
+        """When the result of each stage was written."""
+        return {file.parent.name: file.stat().st_mtime_ns for file in self.site.scratch.glob(f"*/{RESULT}")}
+
+    def damage_states(self) -> int:
+        files = [file for folder in self.site.scratch.glob(f"*/{STATE}") for file in folder.glob("*.safetensors")]
+        for file in files:
+            file.write_bytes(b"x" + file.read_bytes()[1:])
+        return len(files)
 
     def records(self) -> dict[str, RunRecord]:
         return {record.spec.spec_id: record for record in read_records(self.out)}
@@ -135,6 +146,77 @@ def test_a_damaged_state_is_trained_again(desk: Desk) -> None:
     assert desk.run(lines(LADDER)) == BareEnd(3, 0, 0)
     assert (desk.site.scratch / trunk).exists()
     assert not (desk.site.scratch / trunk / STATE / NOTE).exists()
+
+
+def test_two_damaged_states_on_one_way_are_trained_again(desk: Desk) -> None:
+    longest_first = lines(LADDER[::-1])
+    desk.run(longest_first, stop_when="ended 1/3")
+    assert desk.damage_states() == 2
+    assert desk.run(longest_first) == BareEnd(3, 0, 0)
+
+
+def test_a_result_that_cannot_be_followed_back_is_trained_again(desk: Desk, uncut: Desk) -> None:
+    """The record and a result in the middle of the way are lost, the result at its end is there."""
+    desk.run(lines(LADDER))
+    desk.out.unlink()
+    (desk.site.scratch / path_of(LADDER[2], "eager").node(16) / RESULT).write_text("")
+    assert desk.run(lines(LADDER)) == BareEnd(3, 0, 0)
+    for spec in LADDER:
+        assert losses(desk.records()[spec.spec_id]) == losses(uncut.records()[spec.spec_id])
+
+
+def test_what_is_not_this_list_s_stays_in_the_folder(desk: Desk) -> None:
+    mine = desk.site.scratch / "project" / STATE
+    mine.mkdir(parents=True)
+    (mine / "thesis.txt").write_text("years of work")
+    desk.run(lines(LADDER), stop_when="ended 1/3")
+    waiting = set(desk.site.scratch.glob(f"*/{STATE}"))
+    assert len(waiting) == 2
+    before = desk.trained()
+    other = Desk(desk.folder, [])
+    assert other.run(lines([small.spec(total_steps=12, seed=5)])) == BareEnd(1, 0, 0)
+    assert set(desk.site.scratch.glob(f"*/{STATE}")) == waiting
+    assert desk.run(lines(LADDER)) == BareEnd(3, 0, 0)
+    assert before.items() <= desk.trained().items()
+    assert set(desk.site.scratch.glob(f"*/{STATE}")) == {mine}
+    assert (mine / "thesis.txt").read_text() == "years of work"
+
+
+def test_models_are_exported_of_stages_that_were_trained_before(desk: Desk) -> None:
+    desk.run(lines(LADDER))
+    desk.out.unlink()
+    desk.export = desk.folder / "models"
+    assert desk.run(lines(LADDER)) == BareEnd(3, 0, 0)
+    assert {folder.name for folder in desk.export.iterdir()} == {spec.spec_id for spec in LADDER}
+    assert not list(desk.site.scratch.glob(f"*/{STATE}"))
+
+
+def test_trials_of_one_way_are_trained_once_and_both_leave_a_model(desk: Desk) -> None:
+    pair = [small.spec(total_steps=12), replace(small.spec(total_steps=12), scale="other")]
+    desk.export = desk.folder / "models"
+    assert desk.run(lines(pair)) == BareEnd(2, 0, 0)
+    assert {folder.name for folder in desk.export.iterdir()} == {spec.spec_id for spec in pair}
+    assert len(desk.trained()) == 2, "its constant part and its decay"
+
+
+def test_a_shared_stage_that_diverges_ends_all_its_trials_at_once(desk: Desk) -> None:
+    wild = [small.spec(total_steps=steps, decay_steps=4, learning_rate=1e4) for steps in (60, 90, 120)]
+    assert desk.run(lines(wild)) == BareEnd(3, 3, 0)
+    found = [desk.records()[spec.spec_id] for spec in wild]
+    assert all(isinstance(record.outcome, Diverged) for record in found)
+    assert len(desk.trained()) == 1
+    assert [record.timing.incurred_seconds > 0 for record in found].count(True) == 1
+
+
+def test_winners_go_on_from_the_states_of_the_tuning(desk: Desk) -> None:
+    tuning = TrialLine(small.spec(total_steps=12), "tuning")
+    winners = [TrialLine(small.spec(total_steps=steps, learning_rate=1.0), winner=True) for steps in (20, 30)]
+    assert desk.run([*winners, tuning]) == BareEnd(3, 0, 0)
+    steps = 0
+    for result in desk.site.scratch.glob(f"*/{RESULT}"):
+        plain = json.loads(result.read_text())
+        steps += plain["end"] - plain["start"]
+    assert steps <= 12 + (20 - 8) + (30 - 16)
 
 
 @dataclass(frozen=True)
