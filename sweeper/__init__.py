@@ -15,16 +15,17 @@ if TYPE_CHECKING:
     from sweeper.session import plan, run
     from sweeper.space.load import load_search_space
     from trainers.contract.errors import UserError
+else:
+    __getattr__, __dir__ = handed_out(
+        __name__,
+        {
+            "RunOptions": "sweeper.options",
+            "UserError": "trainers.contract.errors",
+            "load_search_space": "sweeper.space.load",
+            "plan": "sweeper.session",
+            "report": "sweeper.reporting",
+            "run": "sweeper.session",
+        },
+    )
 
 __all__ = ["RunOptions", "UserError", "load_search_space", "plan", "report", "run"]
-__getattr__, __dir__ = handed_out(
-    __name__,
-    {
-        "RunOptions": "sweeper.options",
-        "UserError": "trainers.contract.errors",
-        "load_search_space": "sweeper.space.load",
-        "plan": "sweeper.session",
-        "report": "sweeper.reporting",
-        "run": "sweeper.session",
-    },
-)

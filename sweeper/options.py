@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.space.schema import SearchSpace
+from trainers.contract.errors import UserError
 from trainers.data.request import CorpusRequest
 
 CORPORA = "corpora"
@@ -18,13 +19,17 @@ STAGES = "stages"
 """Folder of a sweep's stages."""
 COMPARISONS = "comparisons"
 """Folder of pages about two sweeps. A sweep of that name would share it, which harms neither."""
+EXECUTORS = ("ray", "inline")
 REPORT = "report.html"
 SUMMARY = "summary.json"
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """Run arguments: they change where and how fast, never what comes out. `workers` 0 means all there is room for."""
+    """Run arguments: they change where and how fast, never what comes out. `workers` 0 means all there is room for.
+
+    Raises `UserError` for a value that no run can have.
+    """
 
     file: Path
     results: Path = Path("results")
@@ -36,6 +41,18 @@ class RunOptions:
     checkpoint_activations: bool = False
     tracking_uri: str | None = None
     max_gpu_hours: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "file", Path(self.file))
+        object.__setattr__(self, "results", Path(self.results))
+        if self.executor not in EXECUTORS:
+            raise UserError(f"executor: {self.executor!r} is not one of {', '.join(EXECUTORS)}")
+        if self.workers < 0:
+            raise UserError(f"workers: {self.workers} is below 0, which means all there is room for")
+        if self.micro_sequences is not None and self.micro_sequences < 1:
+            raise UserError(f"micro_sequences: {self.micro_sequences} is not a positive number")
+        if self.max_gpu_hours is not None and not self.max_gpu_hours >= 0:
+            raise UserError(f"max_gpu_hours: {self.max_gpu_hours} is not a number of hours")
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,12 +94,13 @@ def read_study(results: Path, name: str, tracking_uri: str | None) -> Any:
         return study_in(ledger, shlex.join(["sweeper", "report", name]))
 
 
-def report(name: str, results: Path = Path("results"), tracking_uri: str | None = None) -> Summary:
+def report(name: str, results: Path | str = "results", tracking_uri: str | None = None) -> Summary:
     """Read sweep `name` from its ledger, write its page and its numbers below `results`, and return what they say.
 
     Raises `UserError` where there is no such sweep or its ledger cannot be read.
     """
-    return write_report_files(read_study(results, name, tracking_uri), results / name)
+    folder = Path(results)
+    return write_report_files(read_study(folder, name, tracking_uri), folder / name)
 
 
 def below(summary: Summary, least: float) -> list[str]:

@@ -12,6 +12,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from sweeper.space.load import load_search_space
 from sweeper.space.schema import SearchSpace
 from trainers.bench.result import FOLDER as BENCH
 from trainers.bench.result import read_figures
+from trainers.contract.errors import UserError
 from trainers.contract.record import Provenance, RunRecord
 from trainers.planning.store import DiskStore
 from trainers.training.devices import cpu_name, device_name
@@ -168,7 +170,13 @@ def _executor(space: SearchSpace, options: RunOptions, folder: Path) -> Iterator
 
 @contextlib.contextmanager
 def _stopping(folder: Path) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask the workers to save and end; a second Ctrl-C ends at once."""
+    """Ctrl-C and SIGTERM ask the workers to save and end; a second Ctrl-C ends at once.
+
+    Python gives signals to its main thread only: in another one, whoever started it decides what they do.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     asked: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -221,7 +229,7 @@ def run(options: RunOptions, say: Say = lambda line: None, watch: Watch = lambda
 
     space = load_search_space(options.file)
     if options.executor == "inline" and (ranks := space.resources.num_ranks) > 1:
-        raise ValueError(f"--executor: inline trains in one process; {ranks} ranks of a trial need ray")
+        raise UserError(f"executor: inline trains in one process; {ranks} ranks of a trial need ray")
     if options.address is None or space.resources.gpus != "auto":  # else the cluster says what a trial gets
         refuse_what_does_not_fit(_fits(space, options, _room(space, options)[0]))
     folder = (options.results / space.name).resolve()

@@ -14,14 +14,15 @@ if TYPE_CHECKING:
     from trainers.contract.scales import SCALES
     from trainers.contract.spec import TrialSpec
     from trainers.methods import METHODS
+else:
+    __getattr__, __dir__ = handed_out(
+        __name__,
+        {
+            "METHODS": "trainers.methods",
+            "SCALES": "trainers.contract.scales",
+            "RunRecord": "trainers.contract.record",
+            "TrialSpec": "trainers.contract.spec",
+        },
+    )
 
 __all__ = ["METHODS", "SCALES", "RunRecord", "TrialSpec"]
-__getattr__, __dir__ = handed_out(
-    __name__,
-    {
-        "METHODS": "trainers.methods",
-        "SCALES": "trainers.contract.scales",
-        "RunRecord": "trainers.contract.record",
-        "TrialSpec": "trainers.contract.spec",
-    },
-)

@@ -1,1 +1,8 @@
 """The command line: parses and prints, and decides nothing."""
+
+
+def main() -> None:
+    """Entry point of the `sweeper` command."""
+    from sweeper.cli.app import app
+
+    app()

@@ -125,8 +125,6 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Run a sweep to its report. The same command again goes on where it stopped."""
-    if executor not in ("ray", "inline"):
-        refuse(ValueError(f"--executor: {executor!r} is not one of ray, inline"))
     if stack is not None:
         refuse(ValueError("--stack: trials are no longer stacked; `resources: {gpus: 0.25}` shares a GPU among four"))
 
@@ -227,8 +225,3 @@ app.command()(report)
 app.command("import")(import_runs)
 app.command()(replay)
 app.command()(bench)
-
-
-def main() -> None:
-    """Entry point of the `sweeper` command."""
-    app()

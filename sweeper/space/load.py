@@ -22,8 +22,9 @@ from sweeper.space.yaml_lines import Document, Location, Plain, read_yaml
 LARGEST_FILE = 1_000_000
 
 
-def load_search_space(path: Path) -> SearchSpace:
+def load_search_space(path: Path | str) -> SearchSpace:
     """Read and check a search-space file. Raises `SearchSpaceError` with every mistake, one line each."""
+    path = Path(path)
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST_FILE + 1)

@@ -182,7 +182,7 @@ class ScheduleSettings(Model):
 
 
 class OptimizerSettings(Model):
-    """AdamW, with the defaults of a trial's own."""
+    """AdamW with decoupled weight decay. What is left out has the value of the published recipe, or of its model families."""
 
     beta1: Annotated[Number, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[Number, Field(ge=0, lt=1)] = 0.95

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib import import_module, resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,22 @@ def test_a_mistake_of_the_user_has_one_root(tmp_path: Path) -> None:
         plan(RunOptions(tmp_path / "bad.yaml", results=tmp_path))
     with pytest.raises(UserError, match="no ledger"):
         report("nothing", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"executor": "Inline"}, "executor: 'Inline' is not one of ray, inline"),
+        ({"workers": -1}, "workers: -1 is below 0, which means all there is room for"),
+        ({"micro_sequences": 0}, "micro_sequences: 0 is not a positive number"),
+        ({"max_gpu_hours": -1.0}, "max_gpu_hours: -1.0 is not a number of hours"),
+        ({"max_gpu_hours": float("nan")}, "max_gpu_hours: nan is not a number of hours"),
+    ],
+)
+def test_options_that_no_run_can_have_are_refused(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        RunOptions(TINY, **change)
+    assert str(caught.value) == said
 
 
 def test_the_tables_are_there() -> None:

@@ -19,6 +19,6 @@ def handed_out(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], 
         return found
 
     def names() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *homes})
+        return sorted(homes)
 
     return get, names

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper import session
+from sweeper import UserError, session
 from sweeper.engine.site import Site
 from sweeper.options import RunOptions
 from sweeper.plans.costs import ASSUMED_CPU_FLOPS, step_cost
@@ -80,5 +80,5 @@ def test_a_sweep_counts_the_devices_of_each_stage() -> None:
 def test_one_process_cannot_be_several_ranks(tmp_path: Path) -> None:
     file = space_file(tmp_path, "{gpus: 0, cpus: 2, ranks: 2}")
     options = RunOptions(file, tmp_path / "results", executor="inline")
-    with pytest.raises(ValueError, match="inline trains in one process; 2 ranks of a trial need ray"):
+    with pytest.raises(UserError, match="inline trains in one process; 2 ranks of a trial need ray"):
         session.run(options, lambda line: None, lambda view: None)
