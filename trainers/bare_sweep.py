@@ -159,7 +159,7 @@ class BareSweep:
                 self.book.abandon(segment.node)
                 self.book.lose(segment.parent)
                 self._damages[segment.parent] += 1
-                if self._damages[segment.parent] == PARENT_ATTEMPTS:
+                if self._damages[segment.parent] >= PARENT_ATTEMPTS:
                     return reason_of(error)
             except Exception as error:  # whatever fails is this trial's outcome, never the end of the others
                 self.book.abandon(segment.node)

@@ -19,7 +19,7 @@ from trainers.bare_sweep import BareEnd, BareSite, BareSweep, refuse_unfit
 from trainers.contract.record import Diverged, Failed, RunRecord
 from trainers.contract.record_lines import BadLinesError, RecordsFile, read_records
 from trainers.contract.spec import TrialSpec
-from trainers.contract.stage import RESULT, STATE
+from trainers.contract.stage import RESULT, STATE, ParentLostError, StageJob, StageResult
 from trainers.planning.assemble import assemble_record
 from trainers.planning.lineage import path_of
 from trainers.planning.spec_lines import TrialLine, filled_in, read_trials, trials_to_text, winner_of
@@ -153,6 +153,21 @@ def test_two_damaged_states_on_one_way_are_trained_again(desk: Desk) -> None:
     desk.run(longest_first, stop_when="ended 1/3")
     assert desk.damage_states() == 2
     assert desk.run(longest_first) == BareEnd(3, 0, 0)
+
+
+def test_a_disk_that_damages_every_state_ends_in_failures_not_in_a_loop(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on_a_bad_disk(job: StageJob, *arguments: Any) -> StageResult:
+        if job.parent is not None:
+            raise ParentLostError(f"stage {job.node} cannot start: its parent is damaged")
+        return run_stage(job, *arguments)
+
+    monkeypatch.setattr("trainers.bare_sweep.run_stage", on_a_bad_disk)
+    assert desk.run(lines(LADDER)) == BareEnd(3, 3, 0)
+    assert all(isinstance(record.outcome, Failed) for record in desk.records().values())
+    monkeypatch.undo()
+    assert desk.run(lines(LADDER)) == BareEnd(3, 0, 0)
 
 
 def test_a_result_that_cannot_be_followed_back_is_trained_again(desk: Desk, uncut: Desk) -> None:
