@@ -1,7 +1,6 @@
-"""From study and summary to one self-contained HTML file: the order of the sections, and how blocks become a page.
+"""The report of a sweep, from study and summary to its page: which sections there are, and in which order.
 
-What a section says is its own file's business; to add one, write the file and add a line to `SECTIONS`. The page asks
-no network for anything and computes no statistics.
+What a section says is its own file's business; to add one, write the file and add a line to `SECTIONS`.
 """
 
 from __future__ import annotations

@@ -53,13 +53,13 @@ from sweeper.ledger.location import (
 from trainers.contract.record import RunRecord, outcome_name, record_from_dict, record_to_dict
 from trainers.contract.spec import TrialSpec
 
-SWEEP_TAG = "sweeper.engine.sweep"
+SWEEP_TAG = "sweeper.sweep"
 RECORD_FILE = "record.json"
 ABOUT_FILE = "about.json"
 
 _BATCH = 1_000
 """Entities that MLflow takes in one `log_batch`."""
-_logger = logging.getLogger("sweeper.ledger.mlflow_ledger")
+_logger = logging.getLogger("sweeper.ledger")
 
 
 def list_sweeps(results: Path, tracking_uri: str | None = None) -> list[str]:

@@ -2,7 +2,7 @@
 
 What two values mean together (a budget and the warm-up, the two arms' learning rates) is `rules`'s, reading text
 with line numbers is `yaml_lines`'s, and which trials follow is `plan`'s. Numbers are strict: `true` is not 1, and
-`"8"` is not 8. Import these names from `sweeper.space.load`.
+`"8"` is not 8.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ in a copy.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -16,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
-from sweeper.ledger.mlflow_ledger import Ledger
+from sweeper.ledger.location import default_tracking_uri
+from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
 from tests.support.places import GOLDEN
 
 SWEEPER = Path(sys.executable).with_name("sweeper")
@@ -51,6 +54,21 @@ def stages(home: Path, name: str) -> dict[str, int]:
     return {file.parent.name: file.stat().st_mtime_ns for file in files}
 
 
+def names(home: Path, sweep: str) -> dict[str, set[Any]]:
+    """Under which names a sweep is stored: the keys of each run in MLflow, files on disk (with `*` for what is a hash)."""
+    results = home / "results"
+    with Ledger.open(results, sweep, create=False) as ledger:
+        runs = MlflowClient(default_tracking_uri(results)).search_runs([ledger.experiment_id])
+    folders = [results / sweep, results / "mlartifacts" / sweep]
+    files = [file.relative_to(folder).as_posix() for folder in folders for file in folder.rglob("*.json")]
+    return {
+        "parameters": {frozenset(run.data.params) for run in runs},
+        "metrics": {frozenset(run.data.metrics) for run in runs},
+        "tags": {frozenset(run.data.tags) for run in runs},
+        "files": {re.sub(r"[0-9a-f]{16,}", "*", file) for file in files},
+    }
+
+
 def assert_alike(found: Any, wanted: Any, at: str = "") -> None:
     """Equal, but for the last digits of numbers."""
     if isinstance(wanted, dict):
@@ -65,6 +83,10 @@ def assert_alike(found: Any, wanted: Any, at: str = "") -> None:
         assert found == pytest.approx(wanted, rel=1e-9), at
     else:
         assert found == wanted, at
+
+
+def test_the_sweeps_are_found(home: Path) -> None:
+    assert set(list_sweeps(home / "results", None)) == {"finished", "halfway", "theirs"}
 
 
 @pytest.mark.parametrize("name", ["finished", "theirs"])
@@ -93,6 +115,7 @@ def test_a_sweep_that_was_stopped_goes_on_from_its_states(home: Path) -> None:
     (cut,) = (home / "results" / "halfway" / "stages").glob("*/partial")
     sweeper(home, "run", "halfway.yaml", "--executor", "inline")
     after, found = stages(home, "halfway"), records(home, "halfway")
+    assert names(home, "halfway") == names(home, "finished"), "what is written is written under the names that are read"
     assert before.items() <= after.items()
     assert len(after) == len(stages(home, "finished"))
     assert not cut.exists()
