@@ -139,7 +139,7 @@ class BareSweep:
         return BareEnd(len(known), sum(record.final_loss is None for record in known), left)
 
     def _take_up(self) -> list[tuple[TrialSpec, str]]:
-        """The trials that can be trained now and have not ended, with their stages, all of them in the book."""
+        """The trials that can be trained now and have not ended, with their purposes, all of them in the book."""
         trials = filled_in(self.trials, self.ended)
         for spec, _ in trials:
             if spec.spec_id not in self._paths:
@@ -184,8 +184,8 @@ class BareSweep:
         """Keep the records of the trials that have ended, with `failures` by spec id, and their models where wanted; then
         delete the states that nothing goes on from. A shared stage that diverged, or an equal way, ends several."""
         ended = [
-            self._record(spec, stage, failures.get(spec.spec_id), where)
-            for spec, stage in todo
+            self._record(spec, purpose, failures.get(spec.spec_id), where)
+            for spec, purpose in todo
             if spec.spec_id in failures or self._complete(spec.spec_id)
         ]
         for record in ended:
@@ -205,10 +205,10 @@ class BareSweep:
         ends = {node: result.end for node in store.states() if (result := store.result(node)) is not None}
         return {node: 0 for node, end in ends.items() if any(path.node(end) == node for path in self._paths.values())}
 
-    def _record(self, spec: TrialSpec, stage: str, failure: str | None, where: Provenance) -> RunRecord:
+    def _record(self, spec: TrialSpec, purpose: str, failure: str | None, where: Provenance) -> RunRecord:
         return assemble_record(
             spec,
-            stage,
+            purpose,
             self.book.chain(spec.spec_id)[0],
             where,
             devices=self.site.devices,

@@ -20,7 +20,7 @@ TUNING_HOURS_RATIO = 1.25
 
 
 def _confirmed(runs: Iterable[FinishedRun]) -> list[FinishedRun]:
-    return [run for run in runs if run.stage == "confirmation" and run.outcome == "finished"]
+    return [run for run in runs if run.purpose == "confirmation" and run.outcome == "finished"]
 
 
 def _compared_arms(scale: ScaleStudy) -> list[Arm]:
@@ -137,8 +137,8 @@ def check_fresh_seeds(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check
     shared: set[int] = set()
     known = False
     for scale in study.scales:
-        searched = {run.seed for run in scale.runs if run.stage == "tuning" and run.seed is not None}
-        confirmed = {run.seed for run in scale.runs if run.stage == "confirmation" and run.seed is not None}
+        searched = {run.seed for run in scale.runs if run.purpose == "tuning" and run.seed is not None}
+        confirmed = {run.seed for run in scale.runs if run.purpose == "confirmation" and run.seed is not None}
         known = known or bool(searched and confirmed)
         shared |= searched & confirmed
     if shared:

@@ -68,7 +68,7 @@ def observe(scale: ScaleStudy) -> Observations:
         prior = PriorNoise(design.shared_NN, PRIOR_SIGMA)
         return Observations(losses, index, prior, SeedDeviation(PRIOR_SIGMA, None, np.inf, 0, "prior"))
     repeated = {cell for cell in cells if cells.count(cell) > 1}
-    confirmed = {cell for cell, run in zip(cells, runs, strict=True) if run.stage == "confirmation"}
+    confirmed = {cell for cell, run in zip(cells, runs, strict=True) if run.purpose == "confirmation"}
     num_confirmed = sum(cells[: len(runs) - len(floor)].count(cell) > 1 for cell in confirmed)
     deviation = SeedDeviation(
         total=float(np.sqrt(noise.total[0])),

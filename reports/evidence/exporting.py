@@ -32,7 +32,7 @@ def _fields(run: FinishedRun, hours: float | None) -> dict[str, object]:
         "learning_rate": run.learning_rate,
         "device": run.device,
         "params": run.params,
-        "stage": run.stage,
+        "stage": run.purpose,
         "decayed": "yes" if run.decayed else "no",
         "outcome": run.outcome,
         "parameters": " ".join(f"{name}={value}" for name, value in further.items()),

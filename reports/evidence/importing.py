@@ -18,7 +18,7 @@ import numpy as np
 
 from reports.evidence.runs import BASELINE, DECAY_NOT_STATED, EMPTY_CURVE, FinishedRun, Parameters, RunCurve, trunk_name
 from trainers.contract.errors import UserError
-from trainers.contract.record import STAGES
+from trainers.contract.record import PURPOSES
 from trainers.contract.spec import Scalar
 
 COLUMNS: dict[str, str] = {
@@ -39,7 +39,7 @@ OPTIONAL_COLUMNS: dict[str, str] = {
     "learning_rate": "peak learning rate",
     "device": "device type; only runs on the same one are compared",
     "params": "parameters of the model; otherwise read from the scale's name where that is a size",
-    "stage": f"{', '.join(STAGES)}; `confirmation` where the column is missing",
+    "stage": f"{', '.join(PURPOSES)}; `confirmation` where the column is missing",
     "decayed": "yes or no: did the learning rate decay to its end; taken as yes, and said so, where missing",
     "outcome": "finished, stopped, diverged or failed; runs that did not finish need no final loss",
     "parameters": "further parameters of the method, such as `heads=2 pieces=4`",
@@ -125,7 +125,7 @@ def runs_from_rows(
         except _BadValueError as error:
             problems.append(Problem(source, line, str(error)))
             continue
-        key = (run.scale, run.method, run.parameters, run.learning_rate, run.seed, run.total_steps, run.stage)
+        key = (run.scale, run.method, run.parameters, run.learning_rate, run.seed, run.total_steps, run.purpose)
         if run.seed is not None and key in first_line:
             message = f"the same scale, method, parameters, learning rate, steps and seed as line {first_line[key]}"
             problems.append(Problem(source, line, message))
@@ -233,7 +233,7 @@ def _run(fields: Mapping[str, str], run_id: str, curve: RunCurve) -> FinishedRun
         scale=scale,
         method=method,
         parameters=parameters,
-        stage=_choice(fields, "stage", STAGES, "confirmation"),
+        purpose=_choice(fields, "stage", PURPOSES, "confirmation"),
         total_steps=total,
         decayed=decayed and outcome == "finished",
         outcome=outcome,

@@ -76,7 +76,7 @@ class FinishedRun:
     scale: str
     method: str
     parameters: Parameters
-    stage: str
+    purpose: str
     total_steps: int
     decayed: bool
     outcome: OutcomeKind
@@ -196,7 +196,7 @@ def run_from_record(record: RunRecord) -> FinishedRun:
         scale=spec.scale,
         method=spec.method,
         parameters=spec.parameters,
-        stage=record.stage,
+        purpose=record.purpose,
         total_steps=spec.schedule.total_steps,
         decayed=finished and spec.schedule.decay_steps > 0,
         outcome=kind,  # type: ignore[arg-type]

@@ -199,14 +199,14 @@ def build_study(context: SweepContext, runs: Sequence[FinishedRun]) -> Study:
 
 
 def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun]) -> ScaleStudy:
-    searched = {run.seed for run in runs if run.stage == "tuning" and run.seed is not None}
+    searched = {run.seed for run in runs if run.purpose == "tuning" and run.seed is not None}
     reference = _reference_settings(runs)
     exclusions: list[Exclusion] = []
     admitted: list[FinishedRun] = []
     seen: set[object] = set()
     for run in runs:
         unit = (run.method, configuration_of(run), run.total_steps, run.seed)
-        repeated = run.stage != "tuning" and run.seed is not None and unit in seen
+        repeated = run.purpose != "tuning" and run.seed is not None and unit in seen
         if run.run_id in seen:
             reason: str | None = "the same run a second time"
         else:
@@ -216,13 +216,13 @@ def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun]) -> S
         seen.add(run.run_id)
         if reason is None:
             admitted.append(run)
-            if run.stage != "tuning":
+            if run.purpose != "tuning":
                 seen.add(unit)
         else:
             exclusions.append(Exclusion(run, reason))
     pools = pool_step_times(admitted)
     hours = {run.run_id: value for run in admitted if (value := pooled_gpu_hours(run, pools)) is not None}
-    trials_recorded = any(run.stage == "tuning" for run in runs)
+    trials_recorded = any(run.purpose == "tuning" for run in runs)
     arms = {
         method: _build_arm(method, admitted, runs, hours, trials_recorded)
         for method in _in_order(context, {run.method for run in runs})
@@ -281,7 +281,7 @@ def _reference_settings(runs: list[FinishedRun]) -> tuple[tuple[str, str | None]
             continue
         key = settings_of(run)
         counts[key] += 1
-        if run.stage == "confirmation" and run.decayed:
+        if run.purpose == "confirmation" and run.decayed:
             methods[key].add(run.method)
             confirmed[key] += 1
     if not counts:
@@ -300,7 +300,7 @@ def _refusal(run: FinishedRun, reference: Settings, searched: set[int]) -> str |
         found = getattr(run, name)
         if found != expected:
             return f"other {label}: {_shown(found)}, the comparison has {_shown(expected)}"
-    if run.stage == "confirmation" and run.seed is not None and run.seed in searched:
+    if run.purpose == "confirmation" and run.seed is not None and run.seed in searched:
         return f"seed {run.seed} was used by the search: only fresh seeds confirm"
     return None
 
@@ -317,10 +317,10 @@ def _build_arm(
     trials_recorded: bool,
 ) -> Arm:
     own = [run for run in admitted if run.method == method]
-    search = tuple(run for run in everything if run.method == method and run.stage == "tuning")
+    search = tuple(run for run in everything if run.method == method and run.purpose == "tuning")
     confirmed: dict[Configuration, dict[int, list[FinishedRun]]] = defaultdict(lambda: defaultdict(list))
     for run in own:
-        if run.stage == "confirmation":
+        if run.purpose == "confirmation":
             confirmed[configuration_of(run)][run.total_steps].append(run)
     cells = {
         configuration: tuple(_cell(method, steps, members, hours) for steps, members in sorted(ladder.items()))
@@ -332,7 +332,7 @@ def _build_arm(
         configuration=chosen,
         cells=cells[chosen] if chosen is not None else (),
         search=search,
-        noise_floor=tuple(run for run in own if run.stage == "noise_floor"),
+        noise_floor=tuple(run for run in own if run.purpose == "noise_floor"),
         other_cells=tuple(cell for key, ladder in cells.items() if key != chosen for cell in ladder),
         chosen_by=chosen_by,
         num_trials=len(search) if trials_recorded else None,

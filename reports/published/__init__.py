@@ -65,7 +65,7 @@ def _run(row: dict[str, str], number: int) -> FinishedRun:
         scale=size.lower(),
         method=method,
         parameters=parameters,
-        stage="confirmation",
+        purpose="confirmation",
         total_steps=total,
         decayed=True,
         outcome="finished",

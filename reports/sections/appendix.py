@@ -117,7 +117,7 @@ def _line(study: Study, scale: ScaleStudy, run: FinishedRun) -> RunLine:
         theme.learning_rate(run.learning_rate),
         f"{run.total_steps:,}",
         "–" if run.seed is None else str(run.seed),
-        run.stage.replace("_", " "),
+        run.purpose.replace("_", " "),
         "–" if run.final_loss is None else f"{run.final_loss:.4f}",
         theme.hours(scale.hours.get(run.run_id, run.gpu_hours)),
         theme.hours(run.billed_gpu_hours),

@@ -45,8 +45,10 @@ def _list_specs(options: RunOptions, path: Path) -> None:
     from sweeper.plans.spec_list import write_specs
 
     made = write_specs(options, path, lambda line: print(line, file=sys.stderr))
-    counts = Counter("confirmation of winners" if line.winner else line.stage for line in made.trials)
-    print(f"{path}: {', '.join(f'{count} {stage}' for stage, count in counts.items()) or 'nothing is left to train'}")
+    counts = Counter("confirmation of winners" if line.winner else line.purpose for line in made.trials)
+    print(
+        f"{path}: {', '.join(f'{count} {purpose}' for purpose, count in counts.items()) or 'nothing is left to train'}"
+    )
     for note in made.notes:
         print(note)
     if not made.trials:

@@ -52,7 +52,7 @@ def status_of(results: Path, name: str, tracking_uri: str | None) -> SweepStatus
         records, pending, damaged = ledger.records(), ledger.pending(), ledger.damaged()
     open_arms = [(spec.scale, spec.method) for spec, _ in pending]
     reasons = [
-        f"{run_name(record.spec, record.stage)}: {record.outcome.reason}"
+        f"{run_name(record.spec, record.purpose)}: {record.outcome.reason}"
         for record in records
         if isinstance(record.outcome, Diverged | Failed | Stopped)
     ]
@@ -68,7 +68,7 @@ def _arms(runs: Sequence[FinishedRun], open_arms: Sequence[tuple[str, str]]) -> 
         mine = [run for run in runs if (run.scale, run.method) == (scale, method)]
         ends = Counter(run.outcome for run in mine)
         paid = [run.gpu_hours if run.incurred_gpu_hours is None else run.incurred_gpu_hours for run in mine]
-        confirmed = [run.final_loss for run in mine if run.stage == "confirmation" and run.final_loss is not None]
+        confirmed = [run.final_loss for run in mine if run.purpose == "confirmation" and run.final_loss is not None]
         found.append(
             ArmStatus(
                 scale,

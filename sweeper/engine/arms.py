@@ -102,16 +102,16 @@ class Arm:
         return min(finished, key=lambda record: record.final_loss or 0.0, default=None)
 
     def confirm(self) -> list[tuple[TrialSpec, str]]:
-        """Choose the winner and give its trials on fresh seeds with their stage; none where every trial diverged."""
+        """Choose the winner and give its trials on fresh seeds with their purpose; none where every trial diverged."""
         if self.best is None:
             return []
         self.winner = self.strategy.recommend()
         trials = self.confirmations(self.winner.parameters)
-        self.confirming = {spec.spec_id: stage for spec, stage in trials}
+        self.confirming = {spec.spec_id: purpose for spec, purpose in trials}
         return trials
 
     def confirmations(self, values: Parameters) -> list[tuple[TrialSpec, str]]:
-        """The trials on fresh seeds, with their stage, of these values."""
+        """The trials on fresh seeds, with their purpose, of these values."""
         parameters = dict(values)
         trials = [
             (self.make(parameters, steps, seed), "confirmation") for steps in self.confirmation for seed in self.seeds

@@ -36,7 +36,7 @@ from trainers.planning.store import StageStore
 class SweepLedger(Protocol):
     """What the sweep needs of its ledger."""
 
-    def schedule(self, spec: TrialSpec, stage: str) -> None:
+    def schedule(self, spec: TrialSpec, purpose: str) -> None:
         """Note that a trial was asked for."""
         ...
 
@@ -57,7 +57,7 @@ class SweepLedger(Protocol):
         ...
 
     def pending(self) -> list[tuple[TrialSpec, str]]:
-        """Trials that were asked for and have not ended, with their stage."""
+        """Trials that were asked for and have not ended, with their purpose."""
         ...
 
 
@@ -99,7 +99,7 @@ class Sweep:
         self.book = StageBook(self.store)
         self.book.adopt(self.store.states())
         self.finished: dict[str, RunRecord] = {}
-        self._stage_of: dict[str, str] = {}
+        self._purpose_of: dict[str, str] = {}
         self._begun: set[str] = set()
         self._damages: Counter[str] = Counter()
         for record in self.ledger.records():
@@ -128,7 +128,7 @@ class Sweep:
                 ready = self._affordable(waiting)
             if waiting and not ready:
                 return self._wait_for_disk(waiting[0])
-            tuning = [segment for segment in ready if self._stage_of[segment.trials[0]] == "tuning"]
+            tuning = [segment for segment in ready if self._purpose_of[segment.trials[0]] == "tuning"]
             if tuning:
                 return self._start(tuning[0])
             if self._ask_tuning():
@@ -276,11 +276,11 @@ class Sweep:
 
     def _take_up(self, arm: Arm) -> None:
         """What earlier runs of the sweep left: finished tuning trials are told, unfinished ones go on."""
-        finished = [r for r in self.finished.values() if r.stage == "tuning" and arm.belongs(r.spec)]
+        finished = [r for r in self.finished.values() if r.purpose == "tuning" and arm.belongs(r.spec)]
         pending = [
             spec
-            for spec, stage in self.ledger.pending()
-            if stage == "tuning" and spec.spec_id not in self.finished and arm.belongs(spec)
+            for spec, purpose in self.ledger.pending()
+            if purpose == "tuning" and spec.spec_id not in self.finished and arm.belongs(spec)
         ]
         arm.replay(finished[: arm.trials], pending[: max(0, arm.trials - len(finished))])
         if not arm.tuning_done:
@@ -288,12 +288,12 @@ class Sweep:
         self._want([(spec, "tuning") for spec in arm.asked.values() if spec.spec_id not in arm.tuned])
 
     def _want(self, trials: Iterable[tuple[TrialSpec, str]]) -> None:
-        new = [(spec, stage) for spec, stage in trials if spec.spec_id not in self.finished]
-        for spec, stage in new:
-            self.ledger.schedule(spec, stage)
-            self._stage_of[spec.spec_id] = stage
+        new = [(spec, purpose) for spec, purpose in trials if spec.spec_id not in self.finished]
+        for spec, purpose in new:
+            self.ledger.schedule(spec, purpose)
+            self._purpose_of[spec.spec_id] = purpose
         self.book.add(path_of(spec, self.site.execution) for spec, _ in new)
-        self.book.protected |= self._boundaries(spec for spec, stage in new if stage == "tuning")
+        self.book.protected |= self._boundaries(spec for spec, purpose in new if purpose == "tuning")
         self._settle([spec.spec_id for spec, _ in new])
 
     def _boundaries(self, specs: Iterable[TrialSpec]) -> set[str]:
@@ -374,7 +374,7 @@ class Sweep:
         spec, (chain, _) = self.book.paths[spec_id].spec, self.book.chain(spec_id)
         record = assemble_record(
             spec,
-            self._stage_of[spec_id],
+            self._purpose_of[spec_id],
             chain,
             self._provenance(chain),
             devices=self.site.devices_per_trial,
@@ -386,7 +386,7 @@ class Sweep:
         self.finished[spec_id] = record
         self.book.remove(spec_id)
         arm = next((arm for arm in self.arms if spec_id in arm.asked), None)
-        if arm is not None and record.stage == "tuning":
+        if arm is not None and record.purpose == "tuning":
             arm.tell(record)
         if record.final_loss is not None:
             self.latest = (

@@ -27,7 +27,7 @@ KIND_TAG = "sweeper.kind"
 ORDER_TAG = "sweeper.order"
 SPEC_TAG = "sweeper.spec"
 SPEC_ID_TAG = "spec_id"
-STAGE_TAG = "stage"
+PURPOSE_TAG = "stage"
 OUTCOME_TAG = "outcome"
 REASON_TAG = "reason"
 DESCRIPTION_TAG = "mlflow.note.content"
@@ -65,14 +65,14 @@ class Trial:
     started: int
     order: int
     spec: TrialSpec
-    stage: str
+    purpose: str
     complete: bool
 
 
 def trial_of(run_id: str, artifact_uri: str, started: int, tags: Mapping[str, str]) -> Trial:
     """Rebuild a trial from its run. Raises `KeyError` or `ValueError` where its tags do not hold one."""
     spec = spec_from_dict(json.loads(tags[SPEC_TAG]))
-    return Trial(run_id, artifact_uri, started, int(tags[ORDER_TAG]), spec, tags[STAGE_TAG], OUTCOME_TAG in tags)
+    return Trial(run_id, artifact_uri, started, int(tags[ORDER_TAG]), spec, tags[PURPOSE_TAG], OUTCOME_TAG in tags)
 
 
 def sweep_tags(about: SweepAbout) -> dict[str, str]:
@@ -121,12 +121,12 @@ def method_label(spec: TrialSpec) -> str:
     return " ".join(words)
 
 
-def run_name(spec: TrialSpec, stage: str) -> str:
+def run_name(spec: TrialSpec, purpose: str) -> str:
     """For people, never parsed: `nano TST s=3 r=0.2 lr=2.8e-03 · 4,000 steps · seed 1000 · confirmation`."""
     schedule = spec.schedule
     return (
         f"{spec.scale} {method_label(spec)} lr={schedule.learning_rate:.1e} · {schedule.total_steps:,} steps "
-        f"· seed {spec.seed} · {stage.replace('_', ' ')}"
+        f"· seed {spec.seed} · {purpose.replace('_', ' ')}"
     )
 
 
@@ -154,7 +154,7 @@ def parameters(spec: TrialSpec) -> dict[str, str]:
     }
 
 
-def trial_tags(spec: TrialSpec, stage: str, order: int) -> dict[str, str]:
+def trial_tags(spec: TrialSpec, purpose: str, order: int) -> dict[str, str]:
     """What is known when a trial is asked for; `order` counts the trials of the sweep in the order asked."""
     return {
         KIND_TAG: "trial",
@@ -163,7 +163,7 @@ def trial_tags(spec: TrialSpec, stage: str, order: int) -> dict[str, str]:
         SPEC_ID_TAG: spec.spec_id,
         "scale": spec.scale,
         "method": spec.method,
-        STAGE_TAG: stage,
+        PURPOSE_TAG: purpose,
         "mlflow.runColor": method_style(spec.method).color,
     }
 
@@ -172,7 +172,7 @@ def result_tags(record: RunRecord) -> dict[str, str]:
     """What is known when a trial has ended, except the outcome itself: that tag marks the record as complete."""
     provenance = record.provenance
     tags = {
-        STAGE_TAG: record.stage,
+        PURPOSE_TAG: record.purpose,
         "git_commit": provenance.git_commit + ("-dirty" if provenance.git_dirty else ""),
         "device": provenance.device,
         "execution": provenance.execution,
@@ -280,7 +280,7 @@ def _row_name(run: FinishedRun) -> str:
     words += [f"lr={run.learning_rate:.1e}"] if run.learning_rate is not None else []
     parts = [" ".join(word for word in words if word), f"{run.total_steps:,} steps"]
     parts += [f"seed {run.seed}"] if run.seed is not None else []
-    return " · ".join([*parts, run.stage.replace("_", " ")])[:_LONGEST_FOREIGN]
+    return " · ".join([*parts, run.purpose.replace("_", " ")])[:_LONGEST_FOREIGN]
 
 
 def _row_parameters(run: FinishedRun) -> dict[str, str]:
@@ -305,7 +305,7 @@ def _row_tags(run: FinishedRun, order: int, key: str) -> dict[str, str]:
         ORDER_TAG: str(order),
         "scale": run.scale[:_LONGEST_FOREIGN],
         "method": run.method[:_LONGEST_FOREIGN],
-        STAGE_TAG: run.stage,
+        PURPOSE_TAG: run.purpose,
         OUTCOME_TAG: run.outcome,
         "mlflow.runColor": method_style(run.method).color,
         "mlflow.source.name": "sweeper import",

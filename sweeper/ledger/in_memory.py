@@ -15,9 +15,9 @@ class MemoryLedger:
     asked: dict[str, tuple[TrialSpec, str]] = field(default_factory=dict)
     written: dict[str, RunRecord] = field(default_factory=dict)
 
-    def schedule(self, spec: TrialSpec, stage: str) -> None:
+    def schedule(self, spec: TrialSpec, purpose: str) -> None:
         """Note that a trial was asked for."""
-        self.asked.setdefault(spec.spec_id, (spec, stage))
+        self.asked.setdefault(spec.spec_id, (spec, purpose))
 
     def started(self, spec: TrialSpec) -> None:
         """Nothing is shown."""
@@ -28,7 +28,7 @@ class MemoryLedger:
 
     def write(self, record: RunRecord) -> None:
         """Keep the record."""
-        self.schedule(record.spec, record.stage)
+        self.schedule(record.spec, record.purpose)
         self.written[record.spec.spec_id] = record
 
     def records(self) -> list[RunRecord]:

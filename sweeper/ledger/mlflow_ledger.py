@@ -184,19 +184,19 @@ class Ledger:
             raise LedgerError(f"{self.name}: is the name of {kinds[earlier.origin]} here; choose another name")
         return replace(about, started_at=earlier.started_at)
 
-    def schedule(self, spec: TrialSpec, stage: str) -> None:
+    def schedule(self, spec: TrialSpec, purpose: str) -> None:
         """Note that a trial was asked for, as the last one in order. Asking again changes nothing."""
         trials = self._known()
         if spec.spec_id in trials:
             return
         order = 1 + max((trial.order for trial in trials.values()), default=0)
-        tags = {**trial_tags(spec, stage, order), "mlflow.parentRunId": self._require_parent()}
+        tags = {**trial_tags(spec, purpose, order), "mlflow.parentRunId": self._require_parent()}
         tags |= {"mlflow.source.name": "sweeper", "mlflow.source.type": "LOCAL"}
-        run = self._client.create_run(self._experiment_id, tags=tags, run_name=run_name(spec, stage))
+        run = self._client.create_run(self._experiment_id, tags=tags, run_name=run_name(spec, purpose))
         self._batch(run.info.run_id, params=parameters(spec))
         self._client.update_run(run.info.run_id, status="SCHEDULED")
         trials[spec.spec_id] = Trial(
-            run.info.run_id, run.info.artifact_uri, run.info.start_time, order, spec, stage, complete=False
+            run.info.run_id, run.info.artifact_uri, run.info.start_time, order, spec, purpose, complete=False
         )
 
     def started(self, spec: TrialSpec) -> None:
@@ -218,7 +218,7 @@ class Ledger:
 
     def write(self, record: RunRecord) -> None:
         """Store a trial's result and end its run. The same record again changes nothing, another one replaces it."""
-        self.schedule(record.spec, record.stage)
+        self.schedule(record.spec, record.purpose)
         trial = self._known()[record.spec.spec_id]
         if trial.complete:
             if self._read(trial)[0] == record:
@@ -229,7 +229,7 @@ class Ledger:
         self._store(trial.run_id, RECORD_FILE, json.dumps(record_to_dict(record), allow_nan=False))
         self._client.set_terminated(trial.run_id, run_status(record))
         self._tag(trial.run_id, {OUTCOME_TAG: outcome_name(record.outcome)})
-        self._known()[record.spec.spec_id] = replace(trial, stage=record.stage, complete=True)
+        self._known()[record.spec.spec_id] = replace(trial, purpose=record.purpose, complete=True)
         self._records[trial.run_id] = record
 
     def finish(self, status: str, headline: str | None, report: Path | None) -> None:
@@ -254,9 +254,9 @@ class Ledger:
     # reading
 
     def pending(self) -> list[tuple[TrialSpec, str]]:
-        """Trials and their stages that were asked for and have no readable record, in the order asked."""
+        """Trials and their purposes that were asked for and have no readable record, in the order asked."""
         return [
-            (trial.spec, trial.stage)
+            (trial.spec, trial.purpose)
             for trial in self._trials().values()
             if not trial.complete or self._read(trial)[0] is None
         ]
@@ -346,7 +346,7 @@ class Ledger:
             if record.spec.spec_id != trial.spec.spec_id:
                 raise ValueError(f"it is of trial {record.spec.spec_id}")
         except (OSError, ValueError) as error:
-            return None, f"{run_name(trial.spec, trial.stage)}: {RECORD_FILE} is unreadable: {first_line(error)}"
+            return None, f"{run_name(trial.spec, trial.purpose)}: {RECORD_FILE} is unreadable: {first_line(error)}"
         self._records[trial.run_id] = record
         return record, None
 

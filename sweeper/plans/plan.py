@@ -172,7 +172,7 @@ def plan_scale(
 
     executor.run(sweep, trains_nothing, watch)
     done = {record.spec.spec_id for record in known}
-    wanted = [(spec, stage) for spec, stage in ledger.asked.values()]
+    wanted = [(spec, purpose) for spec, purpose in ledger.asked.values()]
     fresh = [spec for spec, _ in wanted if spec.spec_id not in done]
     arms = tuple(
         _arm_plan(
@@ -256,7 +256,7 @@ def _arm_plan(
 ) -> ArmPlan:
     """`trained`: the steps that the simulated sweep trained. An adaptive search may ask for a boundary that its trunk has
     already passed, so that they can be a little more than those of the tree of all trials."""
-    mine = [(spec, stage) for spec, stage in wanted if spec.method == method]
+    mine = [(spec, purpose) for spec, purpose in wanted if spec.method == method]
     fresh = [spec for spec, _ in mine if spec.spec_id not in done]
     alone = sum(spec.schedule.total_steps for spec in fresh)
     flops = sum(flops_at(spec, phases_of(spec), spec.schedule.total_steps) for spec in fresh)
@@ -264,8 +264,8 @@ def _arm_plan(
     return ArmPlan(
         scale=scale,
         method=method,
-        tuning_trials=sum(stage == "tuning" for _, stage in mine),
-        confirmation_trials=sum(stage != "tuning" for _, stage in mine),
+        tuning_trials=sum(purpose == "tuning" for _, purpose in mine),
+        confirmation_trials=sum(purpose != "tuning" for _, purpose in mine),
         finished=sum(spec.spec_id in done for spec, _ in mine),
         steps_alone=alone,
         steps_shared=trained,
@@ -281,7 +281,7 @@ def measured_deviation(known: Iterable[RunRecord]) -> float | None:
     """Pooled deviation of final losses within (method, parameters, budget) over confirmation seeds, None without repeats."""
     cells: dict[tuple[object, ...], list[float]] = {}
     for record in known:
-        if record.stage != "tuning" and record.final_loss is not None:
+        if record.purpose != "tuning" and record.final_loss is not None:
             spec = record.spec
             key = (spec.scale, spec.method, spec.parameters, spec.schedule)
             cells.setdefault(key, []).append(record.final_loss)

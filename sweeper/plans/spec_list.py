@@ -47,13 +47,13 @@ def list_trials(space: SearchSpace, corpus: CorpusFacts, known: Iterable[RunReco
     sweep = Sweep(space, corpus, ledger, MemoryStore(), Site(store="", stop_file="", execution=""), nowhere)
     while isinstance(sweep.next_job(), StageJob):
         pass  # a worker for everything, none of which ends: all that is asked for before a result
-    asked = [TrialLine(spec, stage) for spec, stage in ledger.pending()]
-    tuning = [line for line in asked if line.stage == TUNING]
+    asked = [TrialLine(spec, purpose) for spec, purpose in ledger.pending()]
+    tuning = [line for line in asked if line.purpose == TUNING]
     notes: list[str] = []
     if tuning:  # those that have ended too: a list that finds its own winner has to know all of them
-        tuning = [TrialLine(spec, stage) for spec, stage in ledger.asked.values() if stage == TUNING]
+        tuning = [TrialLine(spec, purpose) for spec, purpose in ledger.asked.values() if purpose == TUNING]
         tuning = [line for line in tuning if any(line.spec.spec_id in arm.asked for arm in sweep.arms)]
-    confirming = [line for line in asked if line.stage != TUNING]
+    confirming = [line for line in asked if line.purpose != TUNING]
     short = [arm for arm in sweep.arms if len(arm.asked) < arm.trials]
     if short:
         notes.append(
@@ -64,14 +64,14 @@ def list_trials(space: SearchSpace, corpus: CorpusFacts, known: Iterable[RunReco
         for arm in sweep.arms:
             if arm.winner is None:
                 confirming += [
-                    TrialLine(spec, stage, winner=True) for spec, stage in arm.confirmations(arm.domain.points[0])
+                    TrialLine(spec, purpose, winner=True) for spec, purpose in arm.confirmations(arm.domain.points[0])
                 ]
         if tuning and sweep.arms[0].strategy.sampler not in ("grid", "random"):
             notes.append("the search chose all of its tuning trials before it saw a result")
     if sweep.arms and space.scales[-1] != sweep.arms[0].scale:
         notes.append(f"only {sweep.arms[0].scale}: larger scales begin from what it finds")
     confirming.sort(
-        key=lambda line: (line.stage == "noise_floor", line.spec.seed)
+        key=lambda line: (line.purpose == "noise_floor", line.spec.seed)
     )  # a seed of every arm and budget at a time
     return SpecList(space.name, (*tuning, *confirming), corpus.directory, space.evaluate_every, tuple(notes))
 

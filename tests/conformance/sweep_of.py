@@ -110,7 +110,7 @@ def essence(records: list[RunRecord]) -> dict[str, tuple[Any, ...]]:
     """What must be the same wherever a sweep ran, to the last bit: all but clocks and who was booked."""
     return {
         r.spec.spec_id: (
-            r.stage,
+            r.purpose,
             r.outcome,
             tuple((p.step, p.tokens, p.flops, p.loss, p.phase) for p in r.curve.points),
             tuple((t.phase, t.bag_size, t.steps) for t in r.timing.phases),

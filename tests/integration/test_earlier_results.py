@@ -45,7 +45,7 @@ def sweeper(home: Path, *arguments: str) -> str:
 
 def records(home: Path, name: str) -> dict[str, list[Any]]:
     with Ledger.open(home / "results", name, create=False) as ledger:
-        return {record.spec.spec_id: [record.stage, record.final_loss] for record in ledger.records()}
+        return {record.spec.spec_id: [record.purpose, record.final_loss] for record in ledger.records()}
 
 
 def stages(home: Path, name: str) -> dict[str, int]:

@@ -132,7 +132,7 @@ def test_everything_twice_is_as_once(results: Path, ledger: Ledger) -> None:
         with Ledger.open(results, NAME, create=True) as again:
             again.begin(about_of(NAME))
             for record in records:
-                again.schedule(record.spec, record.stage)
+                again.schedule(record.spec, record.purpose)
                 again.write(record)
             again.finish("finished", "no difference detected", None)
     assert len(runs_of(results, ledger)) == 3
@@ -173,7 +173,7 @@ ledger.begin(about_of("quickstart"))
 for seed in range(4):
     ledger.schedule(spec_of(seed=seed), "tuning")
 ledger.started(spec_of(seed=2))
-ledger.write(record_of(spec_of(seed=1), stage="tuning"))
+ledger.write(record_of(spec_of(seed=1), purpose="tuning"))
 os.kill(os.getpid(), signal.SIGKILL)
 """
     root = ROOT
@@ -187,8 +187,8 @@ def test_killed_driver_leaves_its_trials_pending(abandoned: Path, tmp_path: Path
     with Ledger.open(results, NAME, create=True) as ledger:
         ledger.begin(about_of(NAME))
         assert ledger.pending() == [(spec_of(seed=seed), "tuning") for seed in (0, 2, 3)]
-        for spec, stage in ledger.pending():
-            ledger.write(record_of(spec, stage=stage))
+        for spec, purpose in ledger.pending():
+            ledger.write(record_of(spec, purpose=purpose))
         assert ledger.pending() == []
         assert len(children_of(results, ledger)) == 4
 
@@ -196,7 +196,7 @@ def test_killed_driver_leaves_its_trials_pending(abandoned: Path, tmp_path: Path
 def test_moved_results_are_read_and_continued_at_their_new_place(abandoned: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(abandoned, tmp_path / "elsewhere, with spaces")
     before = {file: file.read_bytes() for file in abandoned.rglob("*") if file.is_file()}
-    done = record_of(spec_of(seed=1), stage="tuning")
+    done = record_of(spec_of(seed=1), purpose="tuning")
     with Ledger.open(moved, NAME, create=False) as ledger:
         assert ledger.records() == [done]
         assert ledger.about() == about_of(NAME)
@@ -231,7 +231,7 @@ def test_death_within_the_record_file_leaves_the_trial_pending(results: Path, le
     os.truncate(record_file(results, run), 100)
     with Ledger.open(results, NAME, create=True) as again:
         again.begin(about_of(NAME))
-        assert again.pending() == [(record.spec, record.stage)]
+        assert again.pending() == [(record.spec, record.purpose)]
         assert again.records() == []
 
 
@@ -266,7 +266,7 @@ def test_reopened_trial_is_pending_until_its_next_record(results: Path, ledger: 
     ledger.reopen(failed.spec)
     with Ledger.open(results, NAME, create=True) as again:
         again.begin(about_of(NAME))
-        assert again.pending() == [(failed.spec, failed.stage)]
+        assert again.pending() == [(failed.spec, failed.purpose)]
         finished = record_of(spec_of())
         again.write(finished)
         assert again.records() == [finished]

@@ -75,8 +75,8 @@ def study(records: list[RunRecord]) -> Study:
 
 def test_every_arm_is_tuned_alike_and_confirmed(records: list[RunRecord]) -> None:
     assert all(isinstance(record.outcome, Finished) for record in records)
-    assert Counter(r.spec.method for r in records if r.stage == "tuning") == dict.fromkeys(METHODS, 2)
-    confirmed = Counter(r.spec.method for r in records if r.stage == "confirmation")
+    assert Counter(r.spec.method for r in records if r.purpose == "tuning") == dict.fromkeys(METHODS, 2)
+    confirmed = Counter(r.spec.method for r in records if r.purpose == "confirmation")
     assert confirmed == {method: 6 if method == BASELINE else 2 for method in METHODS}
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sweeper.ledger.mlflow_ledger import Ledger
 from tests.support.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
 from tests.support.strategies import run_records, trial_specs
-from trainers.contract.record import STAGES, RunRecord
+from trainers.contract.record import PURPOSES, RunRecord
 from trainers.contract.spec import TrialSpec
 
 pytestmark = MLFLOW_WARNINGS
@@ -47,7 +47,7 @@ def test_records_survive_the_round_trip(results: Path, names: Iterator[str], wri
         assert ledger.about() == about_of(name)
 
 
-asked_trials = st.lists(st.tuples(trial_specs(), st.sampled_from(STAGES)), min_size=1, max_size=5)
+asked_trials = st.lists(st.tuples(trial_specs(), st.sampled_from(PURPOSES)), min_size=1, max_size=5)
 
 
 @settings(max_examples=8, deadline=None)
@@ -56,13 +56,13 @@ def test_pending_is_what_was_asked_and_not_written_in_order(
     results: Path, names: Iterator[str], asked: list[tuple[TrialSpec, str]], data: st.DataObject
 ) -> None:
     name = next(names)
-    first = {spec.spec_id: (spec, stage) for spec, stage in reversed(asked)}
+    first = {spec.spec_id: (spec, purpose) for spec, purpose in reversed(asked)}
     order = list(dict.fromkeys(spec.spec_id for spec, _ in asked))
     done = data.draw(st.sets(st.sampled_from(order)))
     with Ledger.open(results, name, create=True) as ledger:
         ledger.begin(about_of(name))
-        for spec, stage in asked:
-            ledger.schedule(spec, stage)
+        for spec, purpose in asked:
+            ledger.schedule(spec, purpose)
         for spec_id in sorted(done):
             ledger.write(data.draw(run_records(st.just(first[spec_id][0]))))
     with Ledger.open(results, name, create=False) as ledger:

@@ -29,7 +29,7 @@ def any_run(draw: st.DrawFn) -> FinishedRun:
     bare = draw(st.booleans())
     return replace(
         run,
-        stage=draw(st.sampled_from(("confirmation", "confirmation", "confirmation", "tuning", "noise_floor"))),
+        purpose=draw(st.sampled_from(("confirmation", "confirmation", "confirmation", "tuning", "noise_floor"))),
         scale=draw(st.sampled_from(("nano", "nano", "3b"))),
         params=draw(st.sampled_from((1e5, 3e9, None))),
         decayed=loss is not None and draw(st.sampled_from((True, True, True, False))),

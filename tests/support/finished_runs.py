@@ -29,12 +29,12 @@ def make_run(method: str, steps: int, seed: int | None, loss: float | None, **ch
     bag_size = 1 if method == "baseline" else 4
     ratio = 0.0 if method == "baseline" else 0.25
     boundary = round(ratio * steps)
-    scale, rate, stage = (
+    scale, rate, purpose = (
         changes.get("scale", "nano"),
         changes.get("learning_rate", 2e-3),
-        changes.get("stage", "confirmation"),
+        changes.get("purpose", "confirmation"),
     )
-    run_id = changes.pop("run_id", f"{scale}-{method}-{rate}-{steps}-{seed}-{stage}")
+    run_id = changes.pop("run_id", f"{scale}-{method}-{rate}-{steps}-{seed}-{purpose}")
     phases = tuple(
         PhaseTiming(name, size, count, STEP_SECONDS)
         for name, size, count in (("superposition", bag_size, boundary), ("next-token", 1, steps - boundary))
@@ -45,7 +45,7 @@ def make_run(method: str, steps: int, seed: int | None, loss: float | None, **ch
         scale=scale,
         method=method,
         parameters=() if method == "baseline" else (("bag_size", bag_size), ("step_ratio", ratio)),
-        stage=stage,
+        purpose=purpose,
         total_steps=steps,
         decayed=True,
         outcome="finished" if loss is not None else "diverged",
@@ -90,7 +90,7 @@ def ladder(
 
 def tuning(method: str, rates: Sequence[float] = (1e-3, 2e-3, 4e-3), **changes: Any) -> list[FinishedRun]:
     """Tuning trials of an arm, one a learning rate, at 2,500 steps and search seed 0."""
-    return [make_run(method, 2_500, 0, 3.0 + rate, learning_rate=rate, stage="tuning", **changes) for rate in rates]
+    return [make_run(method, 2_500, 0, 3.0 + rate, learning_rate=rate, purpose="tuning", **changes) for rate in rates]
 
 
 def make_study(runs: Sequence[FinishedRun], **context: Any) -> Study:

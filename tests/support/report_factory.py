@@ -96,7 +96,7 @@ def curve_of(truth: Invented, spec: TrialSpec, end_loss: float) -> LossCurve:
     return LossCurve(tuple(points))
 
 
-def record_of(truth: Invented, spec: TrialSpec, stage: str, noise: random.Random, order: int = 0) -> RunRecord:
+def record_of(truth: Invented, spec: TrialSpec, purpose: str, noise: random.Random, order: int = 0) -> RunRecord:
     """One invented run to its end, or diverged where the truth says that all do."""
     end_loss = final_loss(truth, spec, noise)
     outcome: Outcome = Finished(end_loss)
@@ -110,11 +110,11 @@ def record_of(truth: Invented, spec: TrialSpec, stage: str, noise: random.Random
         ),
         devices=truth.devices,
         billed_seconds=spec.schedule.total_steps * truth.step_seconds * 1.08 + 6,
-        incurred_seconds=spec.schedule.total_steps * truth.step_seconds * (0.75 if stage == "tuning" else 0.9),
+        incurred_seconds=spec.schedule.total_steps * truth.step_seconds * (0.75 if purpose == "tuning" else 0.9),
     )
     moment = f"2026-05-04T{12 + order // 60:02d}:{order % 60:02d}:00+00:00"
     provenance = replace(PROVENANCE, device=truth.device, started_at=moment)
-    return RunRecord(spec, stage, outcome, curve, timing, provenance, CORPUS_TOKENS)
+    return RunRecord(spec, purpose, outcome, curve, timing, provenance, CORPUS_TOKENS)
 
 
 def specs_of(truth: Invented) -> Iterator[tuple[TrialSpec, str]]:
@@ -154,8 +154,8 @@ def records_of(*truths: Invented, seed: int = 0) -> list[RunRecord]:
     noise = random.Random(seed)
     records = []
     for truth in truths:
-        for order, (spec, stage) in enumerate(specs_of(truth)):
-            records.append(record_of(truth, spec, stage, noise, order))
+        for order, (spec, purpose) in enumerate(specs_of(truth)):
+            records.append(record_of(truth, spec, purpose, noise, order))
     return records
 
 
@@ -163,7 +163,7 @@ def with_mishaps(records: list[RunRecord]) -> list[RunRecord]:
     """The same sweep where a few tuning trials ended badly, one with a reason that looks like markup."""
     hostile = 'RuntimeError: </script><script>document.title="broken"</script> & <b>"quoted"</b>'
     endings: tuple[Outcome, ...] = (Diverged(412, "loss is not finite"), Failed(hostile), Stopped(900, "by request"))
-    tuning = [index for index, record in enumerate(records) if record.stage == "tuning"]
+    tuning = [index for index, record in enumerate(records) if record.purpose == "tuning"]
     changed = list(records)
     for index, outcome in zip(tuning[1::5], endings, strict=False):
         changed[index] = replace(changed[index], outcome=outcome)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from trainers.contract.flops import flops_per_position
 from trainers.contract.record import (
-    STAGES,
+    PURPOSES,
     Diverged,
     EvalPoint,
     Failed,
@@ -104,7 +104,7 @@ def curve_of(spec: TrialSpec, num_points: int, final_loss: float, step_seconds: 
 def record_of(
     spec: TrialSpec,
     *,
-    stage: str = "confirmation",
+    purpose: str = "confirmation",
     final_loss: float = 2.7,
     num_points: int = 20,
     step_seconds: float = 0.0125,
@@ -131,7 +131,7 @@ def record_of(
     seconds = last_step * step_seconds
     return RunRecord(
         spec=spec,
-        stage=stage,
+        purpose=purpose,
         outcome=Finished(final_loss) if outcome is None else outcome,
         curve=curve,
         timing=Timing(phases, devices=devices, billed_seconds=1.2 * seconds + 3.0, incurred_seconds=0.9 * seconds),
@@ -191,14 +191,14 @@ provenances: st.SearchStrategy[Provenance] = st.builds(
 
 @st.composite
 def run_records(draw: st.DrawFn, specs: st.SearchStrategy[TrialSpec] | None = None, max_points: int = 30) -> RunRecord:
-    """Any record of a trial from `specs` (default `trial_specs()`): every outcome and stage, curves empty to long."""
+    """Any record of a trial from `specs` (default `trial_specs()`): every outcome and purpose, curves empty to long."""
     spec = draw(trial_specs() if specs is None else specs)
     final_loss = draw(st.floats(0.1, 20.0, allow_nan=False))
     outcome = draw(outcomes(spec.schedule.total_steps, final_loss))
     has_curve = outcome_name(outcome) == "finished"
     return record_of(
         spec,
-        stage=draw(st.sampled_from(STAGES)),
+        purpose=draw(st.sampled_from(PURPOSES)),
         final_loss=final_loss,
         num_points=draw(st.integers(1 if has_curve else 0, max_points)),
         step_seconds=draw(st.floats(1e-5, 100.0, allow_nan=False)),

@@ -115,7 +115,9 @@ class Desk:
     @property
     def summary(self) -> set[tuple[str, str, str, float | None]]:
         """Every record without its clock."""
-        return {(r.spec.spec_id, r.stage, type(r.outcome).__name__, r.final_loss) for r in self.ledger.written.values()}
+        return {
+            (r.spec.spec_id, r.purpose, type(r.outcome).__name__, r.final_loss) for r in self.ledger.written.values()
+        }
 
 
 Judge = Callable[[StageJob], "StageResult | str"]

@@ -14,7 +14,7 @@ from typing import Any, assert_never
 from trainers.contract.routing import RoutingPoint, RoutingShift, load_shift, routing_from_dict
 from trainers.contract.spec import TrialSpec, spec_from_dict, spec_to_dict
 
-STAGES: tuple[str, ...] = ("tuning", "confirmation", "noise_floor")
+PURPOSES: tuple[str, ...] = ("tuning", "confirmation", "noise_floor")
 """Why a trial was run. Only `confirmation` runs (and `noise_floor`, for the seed deviation) may enter a claim."""
 
 RECORD_SCHEMA = 1
@@ -177,10 +177,10 @@ Outcome = Finished | Stopped | Diverged | Failed
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One trial's result. `stage` is one of `STAGES`."""
+    """One trial's result. `purpose` is one of `PURPOSES`; JSON and MLflow call it "stage"."""
 
     spec: TrialSpec
-    stage: str
+    purpose: str
     outcome: Outcome
     curve: LossCurve
     timing: Timing
@@ -188,8 +188,8 @@ class RunRecord:
     corpus_tokens: int
 
     def __post_init__(self) -> None:
-        if self.stage not in STAGES:
-            raise ValueError(f"stage: {self.stage!r} is not one of {', '.join(STAGES)}")
+        if self.purpose not in PURPOSES:
+            raise ValueError(f"stage: {self.purpose!r} is not one of {', '.join(PURPOSES)}")
 
     @property
     def final_loss(self) -> float | None:
@@ -232,7 +232,7 @@ _OUTCOMES: dict[str, type[Finished] | type[Stopped] | type[Diverged] | type[Fail
 
 def record_to_dict(record: RunRecord) -> dict[str, Any]:
     """The record as plain JSON values; inverse of `record_from_dict`."""
-    plain = asdict(record)
+    plain = {"stage" if name == "purpose" else name: value for name, value in asdict(record).items()}
     plain["schema"] = RECORD_SCHEMA
     for point in plain["curve"]["points"]:
         if point["routing"] is None:
@@ -256,7 +256,7 @@ def record_from_dict(plain: Mapping[str, Any]) -> RunRecord:
         timing, provenance = plain["timing"], plain["provenance"]
         return RunRecord(
             spec=spec_from_dict(plain["spec"]),
-            stage=plain["stage"],
+            purpose=plain["stage"],
             outcome=_OUTCOMES[outcome.pop("kind")](**outcome),
             curve=LossCurve(tuple(_point(point) for point in plain["curve"]["points"])),
             timing=Timing(**{**timing, "phases": tuple(PhaseTiming(**phase) for phase in timing["phases"])}),

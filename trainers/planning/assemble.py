@@ -74,7 +74,7 @@ def _seconds_at(step: int, timings: tuple[PhaseTiming, ...]) -> float:
 
 def assemble_record(
     spec: TrialSpec,
-    stage: str,
+    purpose: str,
     chain: Sequence[StageResult],
     provenance: Provenance,
     *,
@@ -114,7 +114,7 @@ def assemble_record(
     )
     return RunRecord(
         spec=spec,
-        stage=stage,
+        purpose=purpose,
         outcome=_outcome(spec, chain, points, failure),
         curve=LossCurve(points),
         timing=Timing(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trainers.contract.record import STAGES, RunRecord
+from trainers.contract.record import PURPOSES, RunRecord
 from trainers.contract.record_lines import BadLinesError, read_lines
 from trainers.contract.spec import NUMERICS_VERSION, TrialSpec, spec_from_dict, spec_to_dict
 from trainers.methods import phases_of
@@ -25,13 +25,13 @@ CONFIRMATION, TUNING = "confirmation", "tuning"
 
 @dataclass(frozen=True, slots=True)
 class TrialLine:
-    """A trial and why it is run (one of `STAGES`). `winner`: its tuned values are yet to be filled in.
+    """A trial and why it is run (one of `PURPOSES`). `winner`: its tuned values are yet to be filled in.
 
     `number` is its line in the file, from 1; 0 where it is in none.
     """
 
     spec: TrialSpec
-    stage: str = CONFIRMATION
+    purpose: str = CONFIRMATION
     winner: bool = False
     number: int = 0
 
@@ -49,9 +49,9 @@ def _trial(number: int, value: Any) -> TrialLine:
     except (AttributeError, TypeError) as error:
         raise ValueError(f"not a trial spec: {error}") from error
     line = TrialLine(spec, wrapped.get("stage", CONFIRMATION), wrapped.get("winner", False), number)
-    if line.stage not in STAGES:
-        raise ValueError(f"stage: {line.stage!r} is not one of {', '.join(STAGES)}")
-    if not isinstance(line.winner, bool) or (line.winner and line.stage == TUNING):
+    if line.purpose not in PURPOSES:
+        raise ValueError(f"stage: {line.purpose!r} is not one of {', '.join(PURPOSES)}")
+    if not isinstance(line.winner, bool) or (line.winner and line.purpose == TUNING):
         raise ValueError(f"winner: {line.winner!r} is not true or false, with false for tuning")
     if spec.numerics != NUMERICS_VERSION:
         raise ValueError(f"numerics: {spec.numerics}, this version trains {NUMERICS_VERSION}; make the specs anew")
@@ -63,7 +63,7 @@ def read_trials(path: Path) -> tuple[TrialLine, ...]:
     trials = read_lines(path, _trial)
     problems: list[str] = []
     first: dict[tuple[str, bool], int] = {}
-    tuned = {(line.spec.scale, line.spec.method) for line in trials if line.stage == TUNING}
+    tuned = {(line.spec.scale, line.spec.method) for line in trials if line.purpose == TUNING}
     for line in trials:
         if (key := (line.spec.spec_id, line.winner)) in first:
             problems.append(f"{path.name}:{line.number}: the trial of line {first[key]} again")
@@ -84,7 +84,7 @@ def trials_to_text(trials: Iterable[TrialLine]) -> str:
     lines = []
     for trial in trials:
         marked = {"winner": True} if trial.winner else {}
-        plain = {"stage": trial.stage, **marked, "spec": spec_to_dict(trial.spec)}
+        plain = {"stage": trial.purpose, **marked, "spec": spec_to_dict(trial.spec)}
         lines.append(json.dumps(plain, allow_nan=False) + "\n")
     return "".join(lines)
 
@@ -112,11 +112,11 @@ def winner_of(records: Sequence[RunRecord]) -> TrialSpec | None:
 
 
 def filled_in(trials: Sequence[TrialLine], ended: Mapping[str, RunRecord]) -> list[tuple[TrialSpec, str]]:
-    """The trials that can be trained now, with their stages, in order. `ended` are records by spec id.
+    """The trials that can be trained now, with their purposes, in order. `ended` are records by spec id.
 
     Trials of winners are left out until every tuning trial of their scale is in `ended`, and where none finished.
     """
-    tuning = [line.spec for line in trials if line.stage == TUNING]
+    tuning = [line.spec for line in trials if line.purpose == TUNING]
     open_scales = {spec.scale for spec in tuning if spec.spec_id not in ended}
     found: dict[str, tuple[TrialSpec, str]] = {}
     for line in trials:
@@ -128,5 +128,5 @@ def filled_in(trials: Sequence[TrialLine], ended: Mapping[str, RunRecord]) -> li
                 continue
             rate = won.schedule.learning_rate
             spec = replace(spec, parameters=won.parameters, schedule=replace(spec.schedule, learning_rate=rate))
-        found.setdefault(spec.spec_id, (spec, line.stage))
+        found.setdefault(spec.spec_id, (spec, line.purpose))
     return list(found.values())

@@ -303,7 +303,7 @@ def tuning_records(table: dict[tuple[float, int], float | None], total_steps: in
     return [
         record_of(
             spec_of(learning_rate=rate, seed=seed, total_steps=total_steps),
-            stage="tuning",
+            purpose="tuning",
             **({"final_loss": loss} if loss is not None else {"outcome": Diverged(10, "nan")}),
         )
         for (rate, seed), loss in table.items()
@@ -327,14 +327,14 @@ def test_winners_wait_for_the_tuning_of_all_methods() -> None:
     wanted = TrialLine(spec_of(learning_rate=9e-3, seed=1_000, total_steps=8_000), winner=True)
     trials = [*base, *tst, wanted]
     ended = {
-        line.spec.spec_id: record_of(line.spec, stage="tuning", final_loss=3 - 100 * line.spec.schedule.learning_rate)
+        line.spec.spec_id: record_of(line.spec, purpose="tuning", final_loss=3 - 100 * line.spec.schedule.learning_rate)
         for line in trials[:-2]
     }
     assert len(filled_in(trials, ended)) == 4
     last = trials[-2].spec
-    ended[last.spec_id] = record_of(last, stage="tuning", outcome=Failed("out of memory"))
-    *_, (spec, stage) = filled_in(trials, ended)
-    assert stage == "confirmation"
+    ended[last.spec_id] = record_of(last, purpose="tuning", outcome=Failed("out of memory"))
+    *_, (spec, purpose) = filled_in(trials, ended)
+    assert purpose == "confirmation"
     assert spec == replace(wanted.spec, schedule=replace(wanted.spec.schedule, learning_rate=2e-3))
 
 
@@ -345,7 +345,7 @@ def test_one_list_tunes_and_confirms(desk: Desk) -> None:
     assert desk.run([confirm, *tuning], stop_when="ended 2/3") == BareEnd(2, 0, 1)
     assert desk.run([confirm, *tuning]) == BareEnd(3, 0, 0)
     found = list(desk.records().values())
-    assert [record.stage for record in found] == ["tuning", "tuning", "confirmation"]
+    assert [record.purpose for record in found] == ["tuning", "tuning", "confirmation"]
     assert (found[2].spec.seed, found[2].spec.schedule.learning_rate) == (1_000, 0.01)
 
 

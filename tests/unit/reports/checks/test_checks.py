@@ -138,7 +138,7 @@ def bad_fit() -> Study:
         (lambda: with_run(context=32), "Same context length", "warn", "2 values"),
         (lambda: with_run(precision="bf16"), "Same precision", "warn", "2 values"),
         (lambda: with_run(device="other"), "Same device", "warn", "2 values"),
-        (lambda: with_run(stage="tuning", seed=0), "Equal tuning", "fail", "4 against 3"),
+        (lambda: with_run(purpose="tuning", seed=0), "Equal tuning", "fail", "4 against 3"),
         (published_study, "Equal tuning", "warn", "not recorded"),
         (lopsided_tuning, "Equal tuning cost", "warn", "40.00x"),
         (lambda: sweep(1.3, axes={"tst": {"bag_size": (2, 4)}}), "Optimum inside the space", "warn", "1 at an edge"),

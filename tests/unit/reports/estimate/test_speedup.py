@@ -208,7 +208,7 @@ def test_single_seeds_of_a_large_model_use_the_prior_and_say_so() -> None:
 def test_a_noise_floor_cell_gives_single_seeds_an_interval() -> None:
     one = (0.0,)
     floor = [
-        make_run("baseline", 4_000, 2_000 + n, true_loss(4_000) + x, stage="noise_floor")
+        make_run("baseline", 4_000, 2_000 + n, true_loss(4_000) + x, purpose="noise_floor")
         for n, x in enumerate((-0.006, -0.002, 0.0, 0.003, 0.005))
     ]
     verdict = compare([*ladder(offsets=one), *floor], ladder("tst", (4_000,), speedup=1.4, offsets=one))

@@ -108,10 +108,10 @@ def test_optional_columns(tmp_path: Path) -> None:
             header=header,
         )
     )
-    assert (first.learning_rate, first.device, first.params, first.stage) == (2e-4, "H100", 7e9, "tuning")
+    assert (first.learning_rate, first.device, first.params, first.purpose) == (2e-4, "H100", 7e9, "tuning")
     assert not first.decayed
     assert first.notes == ()
-    assert (second.outcome, second.stage) == ("failed", "confirmation")
+    assert (second.outcome, second.purpose) == ("failed", "confirmation")
     assert problems(write(tmp_path, "3B,tst,0,100,4,0.3,3,4,2.5,,,,final,,", header=header)) == [
         "runs.csv:2: stage: 'final' is not one of tuning, confirmation, noise_floor"
     ]

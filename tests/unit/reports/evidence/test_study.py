@@ -60,7 +60,7 @@ def test_the_same_run_enters_once() -> None:
 
 
 def test_a_seed_counts_once_in_its_setting() -> None:
-    again = replace(ladder()[0], run_id="again", stage="noise_floor")
+    again = replace(ladder()[0], run_id="again", purpose="noise_floor")
     assert reasons(make_study([*ladder(), again])) == [
         "seed 1000 a second time in the same setting: it is no further seed"
     ]

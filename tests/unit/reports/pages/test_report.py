@@ -182,7 +182,7 @@ def test_no_trace_needs_a_gpu_and_every_chart_has_its_data_as_a_table() -> None:
 def test_a_hundred_long_curves_fit_into_three_megabytes() -> None:
     truth = Invented(seeds=20, baseline_budgets=(4_000, 6_000, 9_000), method_budgets=(4_000, 6_000), eval_points=2_000)
     study = many_runs(truth)
-    assert sum(len(run.curve) > 0 for run in study.runs if run.stage == "confirmation") == 100
+    assert sum(len(run.curve) > 0 for run in study.runs if run.purpose == "confirmation") == 100
     page = render_page(study, summarize(study))
     assert len(page.encode()) <= 3 * MEGABYTE
 

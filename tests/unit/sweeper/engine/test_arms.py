@@ -22,7 +22,7 @@ def arm_of(method: str, **changes: object) -> Arm:
 
 
 def ended(spec: TrialSpec) -> RunRecord:
-    return record_of(spec, stage="tuning", final_loss=loss_of(spec, 8))
+    return record_of(spec, purpose="tuning", final_loss=loss_of(spec, 8))
 
 
 def ask_all(arm: Arm) -> list[TrialSpec]:
@@ -92,7 +92,7 @@ def test_the_winner_does_not_depend_on_the_order_in_which_trials_end() -> None:
 def test_an_arm_without_a_finished_trial_confirms_nothing() -> None:
     arm = arm_of("baseline")
     for spec in ask_all(arm):
-        arm.tell(record_of(spec, stage="tuning", outcome=Diverged(3, "nan")))
+        arm.tell(record_of(spec, purpose="tuning", outcome=Diverged(3, "nan")))
     assert arm.tuning_done
     assert (arm.best, arm.confirm(), arm.winner) == (None, [], None)
 
@@ -103,7 +103,7 @@ def test_confirmation_seeds_are_none_that_the_search_used() -> None:
     for spec in asked:
         arm.tell(ended(spec))
     confirmed = arm.confirm()
-    assert [stage for _, stage in confirmed] == ["confirmation"] * 3 + ["noise_floor"] * 4
+    assert [purpose for _, purpose in confirmed] == ["confirmation"] * 3 + ["noise_floor"] * 4
     assert {spec.seed for spec, _ in confirmed}.isdisjoint(spec.seed for spec in asked)
     assert len({spec.spec_id for spec, _ in confirmed}) == 7
 

@@ -35,7 +35,7 @@ def rung_space(sampler: str = "surface", trials: int = 7) -> SearchSpace:
 def by_rung(desk: Desk, method: str) -> dict[int, list[RunRecord]]:
     found: dict[int, list[RunRecord]] = defaultdict(list)
     for record in desk.ledger.written.values():
-        if record.stage == "tuning" and record.spec.method == method:
+        if record.purpose == "tuning" and record.spec.method == method:
             found[record.spec.schedule.total_steps].append(record)
     return found
 
@@ -128,7 +128,7 @@ def test_the_winner_is_of_the_top_rung_and_lower_rungs_stay_evidence() -> None:
     confirmed = {
         r.spec.schedule.learning_rate
         for r in desk.ledger.written.values()
-        if r.stage == "confirmation" and r.spec.method == "baseline"
+        if r.purpose == "confirmation" and r.spec.method == "baseline"
     }
     assert confirmed == top
     assert all(record.final_loss is not None for record in by_rung(desk, "baseline")[8])

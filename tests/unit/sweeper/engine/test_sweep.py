@@ -29,14 +29,14 @@ def finished_desk(**changes: object) -> Desk:
     return desk
 
 
-def by_arm(desk: Desk, stage: str) -> Counter[tuple[str, str]]:
-    return Counter((r.spec.scale, r.spec.method) for r in desk.ledger.written.values() if r.stage == stage)
+def by_arm(desk: Desk, purpose: str) -> Counter[tuple[str, str]]:
+    return Counter((r.spec.scale, r.spec.method) for r in desk.ledger.written.values() if r.purpose == purpose)
 
 
 def test_a_sweep_tunes_both_arms_alike_and_confirms_the_winners_on_fresh_seeds() -> None:
     desk = finished_desk()
     assert by_arm(desk, "tuning") == {("nano", "baseline"): 4, ("nano", "tst"): 4}
-    confirmed = [r.spec for r in desk.ledger.written.values() if r.stage == "confirmation"]
+    confirmed = [r.spec for r in desk.ledger.written.values() if r.purpose == "confirmation"]
     assert {(s.method, s.schedule.total_steps, s.seed) for s in confirmed} == {
         *(("baseline", steps, seed) for steps in (8, 12, 16) for seed in (1000, 1001)),
         *(("tst", 8, seed) for seed in (1000, 1001)),
@@ -274,7 +274,7 @@ def test_a_climb_goes_on_at_the_scale_that_it_had_reached(stages: int) -> None:
 
 def test_one_confirmation_seed_brings_a_noise_floor_of_the_cheapest_baseline() -> None:
     desk = finished_desk(seeds={"tuning": (0, 1), "confirmation": (1000,)})
-    floor = [r.spec for r in desk.ledger.written.values() if r.stage == "noise_floor"]
+    floor = [r.spec for r in desk.ledger.written.values() if r.purpose == "noise_floor"]
     assert {(s.method, s.schedule.total_steps, s.seed) for s in floor} == {
         ("baseline", 8, seed) for seed in (1001, 1002, 1003, 1004)
     }

@@ -87,7 +87,9 @@ def test_an_earlier_sweep_says_where_to_begin_and_counts_for_nothing_else(tmp_pa
 
     best = dict(min(points, key=lambda pair: pair[1])[0])["learning_rate"]
     second, again = run(tmp_path / "second", float("inf"), earlier=records)
-    first_asked = next(spec for spec, stage in again.asked.values() if spec.method == "baseline" and stage == "tuning")
+    first_asked = next(
+        spec for spec, purpose in again.asked.values() if spec.method == "baseline" and purpose == "tuning"
+    )
     assert first_asked.schedule.learning_rate == best
-    assert sum(stage == "tuning" for _, stage in again.asked.values()) == 4, "the same number of trials as ever"
+    assert sum(purpose == "tuning" for _, purpose in again.asked.values()) == 4, "the same number of trials as ever"
     assert second.stopping is None

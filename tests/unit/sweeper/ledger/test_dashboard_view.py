@@ -41,7 +41,7 @@ def test_view_fits_into_a_tag_and_names_only_what_the_ledger_writes() -> None:
     written = {
         "metrics": {point.key for point in metric_points(record, 0)},
         "params": set(parameters(record.spec)),
-        "tags": {*trial_tags(record.spec, record.stage, 1), "outcome"},
+        "tags": {*trial_tags(record.spec, record.purpose, 1), "outcome"},
     }
     for column in state["selectedColumns"]:
         kind, key = column.removesuffix("`").split(".`")

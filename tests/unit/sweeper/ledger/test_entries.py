@@ -90,7 +90,7 @@ def test_gpu_hours_count_every_device() -> None:
 
 @given(run_records())
 def test_tags_carry_the_spec_within_mlflows_limit(record: RunRecord) -> None:
-    tags = {**trial_tags(record.spec, record.stage, 7), **result_tags(record)}
+    tags = {**trial_tags(record.spec, record.purpose, 7), **result_tags(record)}
     assert spec_from_dict(json.loads(tags[SPEC_TAG])) == record.spec
     assert all(len(value) <= 5_000 for value in tags.values())
 

@@ -11,14 +11,14 @@ from trainers.planning.spec_lines import TrialLine, filled_in
 
 def trained(trials: list[TrialLine]) -> list[RunRecord]:
     return [
-        record_of(line.spec, stage=line.stage, final_loss=loss_of(line.spec, line.spec.schedule.total_steps))
+        record_of(line.spec, purpose=line.purpose, final_loss=loss_of(line.spec, line.spec.schedule.total_steps))
         for line in trials
     ]
 
 
 def test_a_grid_is_one_list_tuning_first_then_a_seed_of_every_arm_at_a_time() -> None:
     made = list_trials(space_of(), FACTS, [])
-    kinds = [(line.stage, line.winner, line.spec.seed) for line in made.trials]
+    kinds = [(line.purpose, line.winner, line.spec.seed) for line in made.trials]
     assert kinds[:8] == [("tuning", False, seed) for _, _, seed in kinds[:8]]
     assert {(line.spec.method, line.spec.seed) for line in made.trials[:8]} == {
         ("baseline", 0), ("baseline", 1), ("tst", 0),
@@ -32,13 +32,13 @@ def test_a_grid_is_one_list_tuning_first_then_a_seed_of_every_arm_at_a_time() ->
 
 def test_with_the_tuning_in_the_ledger_the_confirmations_are_the_sweep_s_own() -> None:
     first = list_trials(space_of(), FACTS, [])
-    tuning = [line for line in first.trials if line.stage == "tuning"]
+    tuning = [line for line in first.trials if line.purpose == "tuning"]
     half = list_trials(space_of(), FACTS, trained(tuning[:3]))
     assert set(half.trials) == set(first.trials), "the list finds its winner among all tuning trials"
     then = list_trials(space_of(), FACTS, trained(tuning))
-    assert {(line.stage, line.winner) for line in then.trials} == {("confirmation", False)}
+    assert {(line.purpose, line.winner) for line in then.trials} == {("confirmation", False)}
     ended = {record.spec.spec_id: record for record in trained(tuning)}
-    on_the_machine = [spec for spec, stage in filled_in(first.trials, ended) if stage == "confirmation"]
+    on_the_machine = [spec for spec, purpose in filled_in(first.trials, ended) if purpose == "confirmation"]
     assert [line.spec for line in then.trials] == on_the_machine, "the same winner here and there"
     assert list_trials(space_of(), FACTS, [*ended.values(), *trained(list(then.trials))]).trials == ()
 
@@ -52,7 +52,7 @@ def test_what_the_list_cannot_know_is_said() -> None:
     }
     search = {"sampler": "surface", "trials_per_arm": 4, "fan": 2, "warm_start": False}
     made = list_trials(space_of(methods=methods, search=search), FACTS, [])
-    assert {line.stage for line in made.trials} == {"tuning"}
+    assert {line.purpose for line in made.trials} == {"tuning"}
     assert {line.spec.schedule.total_steps for line in made.trials} == {6}
     (note,) = made.notes
     assert note.startswith("nano: the search goes on from results")

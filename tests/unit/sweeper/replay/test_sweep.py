@@ -144,7 +144,7 @@ def test_a_replayed_climb_over_rungs_saves_what_the_lower_rung_trained() -> None
     done = replayed(space, table_of(8), table_of(32, shift=-0.4))
     assert done.failed == 0
     by_budget = {steps: [run for run in done.study.runs if run.total_steps == steps] for steps in (8, 32)}
-    climbed = [run for run in by_budget[32] if run.stage == "tuning"]
+    climbed = [run for run in by_budget[32] if run.purpose == "tuning"]
     assert climbed
     assert all((run.incurred_gpu_hours or 0) < (run.billed_gpu_hours or 0) for run in climbed)
 

@@ -75,7 +75,7 @@ def test_the_clock_is_steps_times_step_time_and_costs_are_kept_apart() -> None:
 def test_a_finished_record_ends_at_its_last_loss() -> None:
     record = assemble(WAY)
     assert record.outcome == Finished(2.5)
-    assert (record.stage, record.provenance, record.corpus_tokens) == ("tuning", PROVENANCE, 1_500)
+    assert (record.purpose, record.provenance, record.corpus_tokens) == ("tuning", PROVENANCE, 1_500)
 
 
 @pytest.mark.parametrize("outcome", [Diverged(7, "nan"), Stopped(6, "asked")])
