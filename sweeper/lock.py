@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from trainers.contract.errors import UserError
+from trainers.contract.errors import UserError, given
 
 LOCK = "driver.json"
 STOP = "stop"
@@ -58,7 +58,8 @@ def current_driver(folder: Path) -> Driver | None:
 @contextmanager
 def driving(folder: Path) -> Iterator[None]:
     """Hold the lock of the sweep in `folder`; an old stop request is forgotten. Raises `LockedError` in one line."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with given(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     lock = folder / LOCK
     me = Driver(socket.gethostname(), os.getpid(), psutil.Process().create_time())
     text = json.dumps({"host": me.host, "pid": me.pid, "started": me.started})

@@ -47,6 +47,8 @@ class RunOptions:
         object.__setattr__(self, "results", Path(self.results))
         if self.executor not in EXECUTORS:
             raise UserError(f"executor: {self.executor!r} is not one of {', '.join(EXECUTORS)}")
+        if self.executor == "inline" and self.address is not None:
+            raise UserError(f"address: {self.address} is a Ray cluster's; executor: inline trains in this process")
         if self.workers < 0:
             raise UserError(f"workers: {self.workers} is below 0, which means all there is room for")
         if self.micro_sequences is not None and self.micro_sequences < 1:

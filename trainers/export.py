@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainers.contract.errors import InputError
+from trainers.contract.faults import end_of
 from trainers.contract.schedule import number_of_heads
 from trainers.contract.spec import ModelShape, TrialSpec, spec_from_dict
 from trainers.contract.writing import write_atomically
@@ -28,6 +30,7 @@ from trainers.model.decoder import Decoder, build_model
 from trainers.step.optim import build_optimizer
 from trainers.training.checkpoint import TrainState, load_checkpoint, read_note
 
+PROGRAM = "python -m trainers.export"
 WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_CONFIG_FILE = "model.safetensors", "config.json", "tokenizer_config.json"
 
 
@@ -65,10 +68,10 @@ def named_weights(model: Decoder) -> dict[str, Tensor]:
 def configuration(shape: ModelShape, context: int, separator: int) -> dict[str, Any]:
     """`config.json`: keys of `LlamaConfig` or `Qwen3Config`. `separator` is the token that ends a document.
 
-    Raises `ValueError` for a mixture of experts, whose files have another layout.
+    Raises `InputError` for a mixture of experts, whose files have another layout.
     """
     if shape.num_experts:
-        raise ValueError(f"shape.num_experts: {shape.num_experts}; only dense decoders (0 experts) can be exported")
+        raise InputError(f"shape.num_experts: {shape.num_experts}; only dense decoders (0 experts) can be exported")
     family, name = ("qwen3", "Qwen3ForCausalLM") if shape.qk_norm else ("llama", "LlamaForCausalLM")
     return {
         "architectures": [name],
@@ -96,13 +99,13 @@ def configuration(shape: ModelShape, context: int, separator: int) -> dict[str, 
 def export_model(model: Decoder, spec: TrialSpec, corpus: Path, out: Path) -> None:
     """Write `model` and the tokenizer of the prepared corpus in the folder `corpus` into the folder `out`.
 
-    Raises `ValueError` when the corpus is of another tokenizer, `BrokenCorpus` when it is none.
+    Raises `InputError` when the corpus is of another tokenizer, `BrokenCorpus` when it is none.
     """
     from safetensors.torch import save_file
 
     manifest = read_manifest(corpus)
     if manifest.tokenizer_fingerprint != spec.tokenizer_fingerprint:
-        raise ValueError(
+        raise InputError(
             f"{corpus}: its tokenizer is {manifest.tokenizer_fingerprint}, the model's {spec.tokenizer_fingerprint}"
         )
     plain = configuration(spec.shape, spec.context, manifest.separator)
@@ -133,9 +136,7 @@ def export_state(state: Path, corpus: Path, out: Path) -> TrialSpec:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m trainers.export STATE --corpus DIR --out DIR`; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m trainers.export", description="Write a trained model in Hugging Face files."
-    )
+    parser = argparse.ArgumentParser(prog=PROGRAM, description="Write a trained model in Hugging Face files.")
     parser.add_argument(
         "state",
         type=Path,
@@ -143,12 +144,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--corpus", type=Path, required=True, help="folder of the prepared corpus")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     given = parser.parse_args(arguments)
     try:
         spec = export_state(given.state, given.corpus, given.out)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    except Exception as error:
+        return end_of(error, PROGRAM, given.out.parent, debug=given.debug)
     print(f"{given.out}: {spec.scale} {spec.method}, {spec.schedule.total_steps} steps")
     return 0
 

@@ -17,6 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from trainers.contract.errors import InputError
+from trainers.contract.faults import end_of
+
+PROGRAM = "python -m trainers.run"
+
 
 def _positive(text: str) -> float:
     value = float(text)
@@ -34,7 +39,7 @@ def _whole(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m trainers.run",
+        prog=PROGRAM,
         description="Train the trials of a file one after the other. The same command goes on where it stopped.",
     )
     add = parser.add_argument
@@ -50,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--export", type=Path, help="write each trained model into a folder here, in Hugging Face files")
     add("--hours", type=_positive, help="stop after this time, with the running trial's state saved")
     add("--commit", help="commit of this code, for the records, where it is no checkout")
+    add("--debug", action="store_true", help="show tracebacks")
     return parser
 
 
@@ -93,7 +99,7 @@ def _train(given: argparse.Namespace) -> int:
     trials = read_trials(given.specs)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if given.device == "auto" else given.device
     if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
-        raise ValueError(f"--device: {device!r} is not here; use auto or cpu")
+        raise InputError(f"--device: {device!r} is not here; use auto or cpu")
     threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
     torch.set_num_threads(threads)
     site = BareSite(
@@ -123,9 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     try:
         return _train(given)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    except Exception as error:
+        return end_of(error, PROGRAM, given.out.parent, debug=given.debug)
 
 
 if __name__ == "__main__":

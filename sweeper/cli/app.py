@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sweeper.cli.bench import bench
-from sweeper.cli.options import RESULTS, Debug, Json, Results, Uri, guarded, print_json, refuse
+from sweeper.cli.options import RESULTS, Json, Results, Uri, guarded, print_json
 from sweeper.cli.replay import replay
 from sweeper.cli.reports import import_runs, report
+from trainers.contract.errors import UserError, given
 
 if TYPE_CHECKING:
     from sweeper.options import RunOptions
@@ -41,7 +42,7 @@ def _options(file: Path, results: Path, **more: Any) -> Any:
 
 
 def _list_specs(options: RunOptions, path: Path) -> None:
-    """Write the list and print how it is trained and how its records come back. Raises `ValueError` in one line."""
+    """Write the list and print how it is trained and how its records come back."""
     from sweeper.plans.spec_list import write_specs
 
     made = write_specs(options, path, lambda line: print(line, file=sys.stderr))
@@ -65,6 +66,7 @@ def _list_specs(options: RunOptions, path: Path) -> None:
 
 
 @app.command()
+@guarded
 def plan(
     file: File,
     results: Results = RESULTS,
@@ -79,37 +81,34 @@ def plan(
     ] = None,
     as_json: Json = False,
     tracking_uri: Uri = None,
-    debug: Debug = False,
 ) -> None:
     """Say what a sweep will train, cost and be able to resolve. Starts nothing."""
+    if specs is not None:
+        _list_specs(_options(file, results, tracking_uri=tracking_uri), specs)
+        return
+    from rich.console import Console
 
-    def action() -> None:
-        if specs is not None:
-            _list_specs(_options(file, results, tracking_uri=tracking_uri), specs)
-            return
-        from rich.console import Console
+    from sweeper import session
+    from sweeper.cli.screen import show_plan, stage_tree
+    from sweeper.plans.page import plan_to_json, write_plan_page
 
-        from sweeper import session
-        from sweeper.cli.screen import show_plan, stage_tree
-        from sweeper.plans.page import plan_to_json, write_plan_page
-
-        console = Console(highlight=False)
-        made = session.plan(_options(file, results, workers=workers, tracking_uri=tracking_uri))
-        if html is not None:
+    console = Console(highlight=False)
+    made = session.plan(_options(file, results, workers=workers, tracking_uri=tracking_uri))
+    if html is not None:
+        with given(html):
             write_plan_page(made, html)
-        if as_json:
-            print_json(plan_to_json(made))
-            return
-        show_plan(console, made)
-        if tree:
-            console.print(stage_tree(made))
-        if html is not None:
-            print(html.resolve())
-
-    guarded(debug, action)
+    if as_json:
+        print_json(plan_to_json(made))
+        return
+    show_plan(console, made)
+    if tree:
+        console.print(stage_tree(made))
+    if html is not None:
+        print(html.resolve())
 
 
 @app.command()
+@guarded
 def run(
     file: File,
     results: Results = RESULTS,
@@ -117,41 +116,33 @@ def run(
     address: Annotated[str | None, typer.Option(help="Join this Ray cluster instead of starting one here.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Trials at once; 0: as many as there is room for.")] = 0,
     execution: Annotated[str, typer.Option(help="Form of the step: auto, eager, compiled or captured.")] = "auto",
-    stack: Annotated[str | None, typer.Option(hidden=True)] = None,
     micro_sequences: Annotated[int | None, typer.Option(min=1, help="Sequences in memory at once.")] = None,
     checkpoint_activations: Annotated[
         bool, typer.Option("--checkpoint-activations", help="Compute activations again instead of keeping them.")
     ] = False,
     max_gpu_hours: Annotated[float | None, typer.Option(min=0, help="Start nothing new once this is spent.")] = None,
     tracking_uri: Uri = None,
-    debug: Debug = False,
 ) -> None:
     """Run a sweep to its report. The same command again goes on where it stopped."""
-    if stack is not None:
-        refuse(ValueError("--stack: trials are no longer stacked; `resources: {gpus: 0.25}` shares a GPU among four"))
+    from rich.console import Console
 
-    def action() -> Any:
-        from rich.console import Console
+    from sweeper import session
+    from sweeper.cli.screen import progress
 
-        from sweeper import session
-        from sweeper.cli.screen import progress
-
-        options = _options(
-            file,
-            results,
-            executor=executor,
-            address=address,
-            workers=workers,
-            execution=execution,
-            micro_sequences=micro_sequences,
-            checkpoint_activations=checkpoint_activations,
-            max_gpu_hours=max_gpu_hours,
-            tracking_uri=tracking_uri,
-        )
-        with progress(Console(stderr=True, highlight=False)) as (say, show):
-            return session.run(options, say, show)
-
-    end = guarded(debug, action)
+    options = _options(
+        file,
+        results,
+        executor=executor,
+        address=address,
+        workers=workers,
+        execution=execution,
+        micro_sequences=micro_sequences,
+        checkpoint_activations=checkpoint_activations,
+        max_gpu_hours=max_gpu_hours,
+        tracking_uri=tracking_uri,
+    )
+    with progress(Console(stderr=True, highlight=False)) as (say, show):
+        end = session.run(options, say, show)
     print(end.headline)
     print(end.report)
     if end.reason:
@@ -162,51 +153,46 @@ def run(
 
 
 @app.command()
-def status(name: Name, results: Results = RESULTS, tracking_uri: Uri = None, debug: Debug = False) -> None:
+@guarded
+def status(name: Name, results: Results = RESULTS, tracking_uri: Uri = None) -> None:
     """Show what a sweep has done, what runs and what went wrong."""
+    from rich.console import Console
 
-    def action() -> None:
-        from rich.console import Console
+    from sweeper.cli.screen import show_status
+    from sweeper.cli.status import status_of
 
-        from sweeper.cli.screen import show_status
-        from sweeper.cli.status import status_of
-
-        show_status(Console(highlight=False), status_of(results, name, tracking_uri))
-
-    guarded(debug, action)
+    show_status(Console(highlight=False), status_of(results, name, tracking_uri))
 
 
 @app.command()
+@guarded
 def stop(name: Name, results: Results = RESULTS) -> None:
     """Ask a running sweep to save its state and end. Run it again to go on."""
     from sweeper.lock import request_stop
 
     driver = request_stop(results / name)
     if driver is None:
-        refuse(ValueError(f"{name}: no driver runs this sweep in {results}"))
+        raise UserError(f"{name}: no driver runs this sweep in {results}")
     print(f"{name}: asked process {driver.pid} on {driver.host} to stop")
 
 
 @app.command()
+@guarded
 def ui(
     name: Annotated[str | None, typer.Argument(help="Sweep to open; default: the newest.", show_default=False)] = None,
     results: Results = RESULTS,
     port: Annotated[int | None, typer.Option(help="Port on loopback; default: a free one.")] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the browser.")] = False,
     tracking_uri: Uri = None,
-    debug: Debug = False,
 ) -> None:
     """Start the MLflow dashboard on this ledger, opened on a ready view."""
+    from sweeper.ledger.dashboard import serve
 
-    def action() -> None:
-        from sweeper.ledger.dashboard import serve
-
-        serve(results, name, tracking_uri, port, open_browser)
-
-    guarded(debug, action)
+    serve(results, name, tracking_uri, port, open_browser)
 
 
 @app.command()
+@guarded
 def doctor(
     results: Results = RESULTS,
     no_ray: Annotated[bool, typer.Option("--no-ray", help="Do not try to start Ray.")] = False,

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeper.cli.options import RESULTS, Debug, Json, Results, guarded, print_json
+from sweeper.cli.options import RESULTS, Json, Results, guarded, print_json
 
 if TYPE_CHECKING:
     from trainers.bench.run import BenchOptions
 
 
+@guarded
 def bench(
     scale: Annotated[list[str] | None, typer.Option(help="Only this scale; may be repeated.")] = None,
     execution: Annotated[list[str] | None, typer.Option(help="Only this form of the step; may be repeated.")] = None,
@@ -30,7 +31,6 @@ def bench(
         typer.Option(help="Folder to keep the figures in; default: `bench` in --results.", show_default=False),
     ] = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Check the training step of this device, then time it against what it could be.
 
@@ -42,24 +42,21 @@ def bench(
 
     prepare_environment()
 
-    def action() -> bool:
-        import secrets
+    import secrets
 
-        from trainers.bench.result import FOLDER
-        from trainers.bench.run import BenchOptions
+    from trainers.bench.result import FOLDER
+    from trainers.bench.run import BenchOptions
 
-        options = BenchOptions(
-            scales=tuple(scale or ()),
-            forms=tuple(execution or ()),
-            device=device,
-            steps=steps,
-            micro_sequences=micro_sequences,
-            threads=threads,
-            seed=secrets.randbelow(2**31),
-        )
-        return _bench(options, out or results / FOLDER, as_json)
-
-    if not guarded(debug, action):
+    options = BenchOptions(
+        scales=tuple(scale or ()),
+        forms=tuple(execution or ()),
+        device=device,
+        steps=steps,
+        micro_sequences=micro_sequences,
+        threads=threads,
+        seed=secrets.randbelow(2**31),
+    )
+    if not _bench(options, out or results / FOLDER, as_json):
         print("a check failed; nothing is kept", file=sys.stderr)
         raise typer.Exit(1)
 

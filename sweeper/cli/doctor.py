@@ -13,6 +13,8 @@ from typing import Literal
 
 import psutil
 
+from trainers.contract.errors import UserError
+
 PACKAGES = ("torch", "ray", "optuna", "mlflow", "plotly", "tokenizers")
 LEAST_DISK_BYTES = 2e9
 
@@ -76,7 +78,7 @@ def _ray() -> Finding:
     try:
         with attach(None, num_cpus=1) as cluster:
             return Finding("ok", "Ray starts", f"{cluster.cpus} CPU, {cluster.gpus:g} GPU")
-    except ConnectionError as error:
+    except UserError as error:
         return Finding("fail", "Ray starts", str(error))
 
 

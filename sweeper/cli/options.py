@@ -1,40 +1,57 @@
-"""What every command shares: options of one spelling, and how the user's mistakes become one line."""
+"""What every command shares: options of one spelling, and how it ends when something is wrong."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
-from trainers.contract.errors import UserError
-
 Results = Annotated[Path, typer.Option("--results", help="Folder of ledgers, checkpoints and reports.")]
 Uri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow server; default: SQLite in --results.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the machine-readable form instead.")]
 RESULTS = Path("results")
+INTERRUPTED = 130
+_DEBUG = inspect.Parameter(
+    "debug",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=False,
+    annotation=Annotated[bool, typer.Option("--debug", help="Show tracebacks.")],
+)
 
 
-def refuse(error: BaseException) -> NoReturn:
-    """Say what is wrong in one line and leave with exit code 2."""
-    print(str(error) or type(error).__name__, file=sys.stderr)
-    raise typer.Exit(2)
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with a `--debug` option, and with an end in one line whatever happens in it.
 
+    A `UserError` ends it with exit code 2, any other exception is a fault: exit code 1 and a log that holds the
+    traceback. Ctrl-C is 130. What Typer itself raises to end a command passes.
+    """
+    signature = inspect.signature(command, eval_str=True)
 
-def guarded(debug: bool, action: Callable[[], Any]) -> Any:
-    """Run a command's body: the user's mistakes become one line and exit code 2, an interruption 130."""
-    try:
-        return action()
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        raise typer.Exit(130) from None
-    except (UserError, ValueError, OSError) as error:
-        if debug:
+    @functools.wraps(command)
+    def run(*, debug: bool, **given: Any) -> None:
+        try:
+            command(**given)
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on from here", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+        except (typer.Exit, typer.Abort, BrokenPipeError):  # the last: whoever read our output has seen enough
             raise
-        refuse(error)
+        except Exception as error:
+            from trainers.contract.faults import end_of
+
+            words = f"sweeper {command.__name__.replace('_runs', '').replace('_', '-')}"
+            raise typer.Exit(end_of(error, words, given.get("results"), debug=debug)) from None
+
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), _DEBUG])  # type: ignore[attr-defined]
+    run.__annotations__ = {name: each.annotation for name, each in signature.parameters.items()} | {
+        "debug": _DEBUG.annotation
+    }
+    return run
 
 
 def print_json(value: Any) -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeper.cli.options import Debug, Json, guarded, print_json
+from sweeper.cli.options import Json, guarded, print_json
+from trainers.contract.errors import UserError, given
 
 if TYPE_CHECKING:
     from sweeper.replay.loss_table import LossTable
@@ -24,6 +25,7 @@ Table = Annotated[
 ]
 
 
+@guarded
 def replay(
     file: Annotated[
         Path | None,
@@ -44,7 +46,6 @@ def replay(
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the page and its numbers.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the medians as a Markdown table.")] = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Race search strategies on a table of finished runs. Nothing is trained.
 
@@ -53,30 +54,29 @@ def replay(
     confirmation) runs against the table in seconds and ends in a report that is
     labelled as a replay; the table knows no learning rates, step times are assumed.
     """
-
-    def tables() -> Sequence[LossTable]:
-        from sweeper.replay.loss_table import read_tables
-
-        found = read_tables(table or _published())
-        if params is None:
-            return found
-        chosen = [one for one in found if one.params.casefold() == params.casefold()]
-        if not chosen:
-            known = ", ".join(dict.fromkeys(one.params for one in found))
-            raise ValueError(f"--params: {params!r} is not in the table, which has {known}")
-        return chosen
-
-    def run_sweep() -> None:
+    if sweep:
         if file is None:
-            raise ValueError("--sweep: needs a search-space file, e.g. search_spaces/paper-grid.yaml")
-        _replay_sweep(file, tables(), table, deviation, per_doubling, out, as_json)
+            raise UserError("--sweep: needs a search-space file, e.g. search_spaces/paper-grid.yaml")
+        _replay_sweep(file, _tables(table, params), table, deviation, per_doubling, out, as_json)
+        return
+    if per_doubling is not None:
+        raise UserError("--per-doubling: is for --sweep; a race is run at the table's own budget")
+    numbers = (trials, fan, deviation)
+    _race(file, _tables(table, params), table, seeds, sampler, numbers, out, markdown, as_json)
 
-    def race() -> None:
-        if per_doubling is not None:
-            raise ValueError("--per-doubling: is for --sweep; a race is run at the table's own budget")
-        _race(file, tables(), table, seeds, sampler, (trials, fan, deviation), out, markdown, as_json)
 
-    guarded(debug, run_sweep if sweep else race)
+def _tables(path: Path | None, params: str | None) -> Sequence[LossTable]:
+    """The tables of a file, or of the published one; those of one model size where `params` names it."""
+    from sweeper.replay.loss_table import read_tables
+
+    found = read_tables(path or _published())
+    if params is None:
+        return found
+    chosen = [one for one in found if one.params.casefold() == params.casefold()]
+    if not chosen:
+        known = ", ".join(dict.fromkeys(one.params for one in found))
+        raise UserError(f"--params: {params!r} is not in the table, which has {known}")
+    return chosen
 
 
 def _published() -> Path:
@@ -110,7 +110,7 @@ def _race(
     unknown = set(samplers or ()) - {one.sampler for one in contestants}
     if unknown:
         known = ", ".join(dict.fromkeys(one.sampler for one in CONTESTANTS))
-        raise ValueError(f"--sampler: {min(unknown)!r} is not one of {known}")
+        raise UserError(f"--sampler: {min(unknown)!r} is not one of {known}")
     domains = None
     if file is not None:
         space = load_search_space(file)
@@ -121,7 +121,8 @@ def _race(
         result = compare_strategies(tables, contestants, seeds=seeds, rules=rules, domains=domains, watch=watch)
     page = None
     if out is not None:
-        page = write_replay_files(result, out, command=_command(), source=(source or PUBLISHED).name)
+        with given(out):
+            page = write_replay_files(result, out, command=_command(), source=(source or PUBLISHED).name)
     if as_json:
         print_json(result.to_json())
     elif markdown:
@@ -158,7 +159,8 @@ def _replay_sweep(
         per_doubling=per_doubling,
     )
     folder = out or Path("results") / (space.name + SUFFIX)
-    summary = write_report_files(done.study, folder)
+    with given(folder):
+        summary = write_report_files(done.study, folder)
     if as_json:
         print_json(summary_to_json(summary))
     else:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeper.cli.options import RESULTS, Debug, Json, Results, Uri, guarded, print_json, refuse
+from sweeper.cli.options import RESULTS, Json, Results, Uri, guarded, print_json
+from trainers.contract.errors import UserError, given
 
 if TYPE_CHECKING:
     from reports.evidence.study import Study
@@ -48,6 +49,7 @@ RECORDS = ".jsonl"
 MISSED_GATE = 4
 
 
+@guarded
 def report(
     names: Annotated[
         list[str] | None,
@@ -72,7 +74,6 @@ def report(
         ),
     ] = None,
     tracking_uri: Uri = None,
-    debug: Debug = False,
 ) -> None:
     """Write the report of a sweep from its ledger alone, or of two side by side.
 
@@ -80,20 +81,19 @@ def report(
     where the baseline never reached the method's loss. What has no bound, is
     projected or not confirmed does not hold.
     """
-
-    given = list(names or ())
-    if len(given) not in ((0, 1) if published else (1, 2)):
-        refuse(ValueError("give the name of a sweep, two names to compare, or --published with at most one name"))
-    if len(given) == 2 and (csv is not None or records is not None or fail_under is not None):
-        refuse(ValueError("--csv, --records and --fail-under are for one sweep, not for a comparison"))
+    sweeps = list(names or ())
+    if len(sweeps) not in ((0, 1) if published else (1, 2)):
+        raise UserError("give the name of a sweep, two names to compare, or --published with at most one name")
+    if len(sweeps) == 2 and (csv is not None or records is not None or fail_under is not None):
+        raise UserError("--csv, --records and --fail-under are for one sweep, not for a comparison")
     if published and records is not None:
-        refuse(ValueError("--records: is for a sweep in the ledger"))
-    if len(given) == 2:
-        guarded(debug, lambda: _compare(given, results, tracking_uri, as_json))
+        raise UserError("--records: is for a sweep in the ledger")
+    if len(sweeps) == 2:
+        _compare(sweeps, results, tracking_uri, as_json)
         return
-    read = partial(_published, given) if published else partial(_swept, given[0], results, tracking_uri, records)
-    folder = Path(*([PUBLISHED] if published else []), *given)
-    misses = guarded(debug, lambda: _report(read, results / folder, as_json, csv, fail_under))
+    read = partial(_published, sweeps) if published else partial(_swept, sweeps[0], results, tracking_uri, records)
+    folder = Path(*([PUBLISHED] if published else []), *sweeps)
+    misses = _report(read, results / folder, as_json, csv, fail_under)
     for line in misses:
         print(line, file=sys.stderr)
     if misses:
@@ -134,7 +134,8 @@ def _report(
     study = read()
     summary = write_report_files(study, folder)
     if csv is not None:
-        write_atomically(csv, runs_to_csv(study))
+        with given(csv):
+            write_atomically(csv, runs_to_csv(study))
     if as_json:
         print_json(summary_to_json(summary))
     else:
@@ -150,7 +151,7 @@ def _compare(names: Sequence[str], results: Path, tracking_uri: str | None, as_j
     from sweeper.reporting import read_study, write_comparison_files
 
     if names[0] == names[1]:
-        raise ValueError(f"{names[0]}: cannot be compared with itself; give two names")
+        raise UserError(f"{names[0]}: cannot be compared with itself; give two names")
     first, second = (read_study(results, name, tracking_uri) for name in names)
     made, page = write_comparison_files(first, second, results, shlex.join(["sweeper", "report", *names]))
     if as_json:
@@ -178,6 +179,7 @@ def _show_comparison(made: Comparison) -> None:
         print(difference)
 
 
+@guarded
 def import_runs(
     runs: Table = None,
     name: Annotated[str, typer.Option("--name", help="Name of the sweep to make of them.", show_default=False)] = "",
@@ -191,7 +193,6 @@ def import_runs(
     question: Annotated[str | None, typer.Option(help="What the report answers, for people.")] = None,
     results: Results = RESULTS,
     tracking_uri: Uri = None,
-    debug: Debug = False,
 ) -> None:
     """Read finished runs that were trained elsewhere; `report`, `status` and `ui` then know them.
 
@@ -218,26 +219,22 @@ def import_runs(
 
     Records of `python -m trainers.run` become the sweep's own trials.
     """
+    from sweeper.imports.tables import import_tables
+    from sweeper.ledger.tables import check_name
 
-    def action() -> None:
-        from sweeper.imports.tables import import_tables
-        from sweeper.ledger.tables import check_name
-
-        check_name(name)
-        if runs is not None and runs.suffix == RECORDS:
-            strange = bool(points or mlflow or columns or fixed or runs_filter or source_uri)
-            _show_import(name, _records(name, runs, space, question, results, tracking_uri, strange))
-            return
-        if space is not None:
-            raise ValueError("--space: is for records (a file that ends in .jsonl)")
-        if mlflow is None:
-            tables = _tables_of_files(runs, points, columns, bool(fixed or runs_filter or source_uri))
-        else:
-            where = source_uri or tracking_uri
-            tables = _tables_of_experiment(mlflow, where, results, columns, fixed, runs_filter, runs or points)
-        _show_import(name, import_tables(results, name, tables, question, _command(), tracking_uri))
-
-    guarded(debug, action)
+    check_name(name)
+    if runs is not None and runs.suffix == RECORDS:
+        strange = bool(points or mlflow or columns or fixed or runs_filter or source_uri)
+        _show_import(name, _records(name, runs, space, question, results, tracking_uri, strange))
+        return
+    if space is not None:
+        raise UserError("--space: is for records (a file that ends in .jsonl)")
+    if mlflow is None:
+        tables = _tables_of_files(runs, points, columns, bool(fixed or runs_filter or source_uri))
+    else:
+        where = source_uri or tracking_uri
+        tables = _tables_of_experiment(mlflow, where, results, columns, fixed, runs_filter, runs or points)
+    _show_import(name, import_tables(results, name, tables, question, _command(), tracking_uri))
 
 
 def _command() -> str:
@@ -256,7 +253,7 @@ def _records(
     from sweeper.imports.records import import_records
 
     if strange:
-        raise ValueError(f"{path}: records take no option for tables or experiments; --space and --question only")
+        raise UserError(f"{path}: records take no option for tables or experiments; --space and --question only")
     return import_records(results, name, path, space, question, _command(), tracking_uri)
 
 
@@ -273,9 +270,9 @@ def _tables_of_files(
     from sweeper.ledger.tables import pairs_of, tables_of_files
 
     if runs is None:
-        raise ValueError("give a CSV file, or --mlflow EXPERIMENT")
+        raise UserError("give a CSV file, or --mlflow EXPERIMENT")
     if strange:
-        raise ValueError("--set, --filter and --source-uri: are for --mlflow")
+        raise UserError("--set, --filter and --source-uri: are for --mlflow")
     return tables_of_files(runs, points, pairs_of("--map", columns or ()))
 
 
@@ -292,8 +289,8 @@ def _tables_of_experiment(
     from sweeper.ledger.tables import Experiment, pairs_of, tables_of_experiment
 
     if strange is not None:
-        raise ValueError(f"{strange}: --mlflow takes no CSV file; give one or the other")
+        raise UserError(f"{strange}: --mlflow takes no CSV file; give one or the other")
     if uri is None and not (results / DATABASE).exists():
-        raise ValueError(f"{name}: no MLflow database in {results}; say where it is with --source-uri")
+        raise UserError(f"{name}: no MLflow database in {results}; say where it is with --source-uri")
     mapped, same = pairs_of("--map", columns or ()), pairs_of("--set", fixed or ())
     return tables_of_experiment(Experiment(uri or default_tracking_uri(results), name, mapped, same, runs_filter))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sweeper.engine.arms import NOISE_FLOOR_SEEDS, Arm
 from sweeper.engine.sweep import Sweep
+from sweeper.search.rungs import rung_sizes
 from trainers.contract.record import RunRecord
 from trainers.methods import BASELINE
 
@@ -60,18 +60,23 @@ def _state(arm: Arm | None, done: int, total: int) -> str:
     return "confirming" if arm.winner else "tuning"
 
 
-def _arm_view(sweep: Sweep, scale: str, method: str, planned_steps: Mapping[tuple[str, str], int]) -> ArmView:
+def _arm_view(sweep: Sweep, scale: str, method: str) -> ArmView:
     space, key = sweep.space, (scale, method)
+    confirmation, rungs = space.methods[method].budgets.confirmation, space.methods[method].budgets.rungs
     arm = next((arm for arm in sweep.arms if (arm.scale, arm.method) == key), None)
     records = [r for r in sweep.finished.values() if (r.spec.scale, r.spec.method) == key]
-    seeds, budgets = len(space.seeds.confirmation), len(space.methods[method].budgets.confirmation)
+    seeds = len(space.seeds.confirmation)
     floor = NOISE_FLOOR_SEEDS - 1 if seeds == 1 and method == BASELINE else 0
-    total = (arm.trials if arm else space.search.trials_per_arm) + seeds * budgets + floor
+    tuning = arm.trials if arm else space.search.trials_per_arm
+    total = tuning + seeds * len(confirmation) + floor
     running = sum((s.spec.scale, s.spec.method) == key for s in sweep.book.running.values())
     best = arm.best if arm else None
-    steps, hours = sweep.arm_steps[key], sweep.arm_hours[key]
-    planned = planned_steps.get(key)
-    hours_left = hours / steps * max(0, planned - steps) if planned is not None and steps else None
+    hours = sweep.arm_hours[key]
+    of_all = sum(size * steps for size, steps in zip(rung_sizes(len(rungs), tuning), rungs, strict=True))
+    of_all += seeds * sum(confirmation) + floor * confirmation[0]
+    # Steps as if every trial were trained alone: what shared prefixes save is in the hours that such a step took so far.
+    ended = sum(record.spec.schedule.total_steps for record in records)
+    hours_left = hours / ended * max(0, of_all - ended) if ended else None
     return ArmView(
         scale=scale,
         method=method,
@@ -87,11 +92,9 @@ def _arm_view(sweep: Sweep, scale: str, method: str, planned_steps: Mapping[tupl
     )
 
 
-def view_of(sweep: Sweep, planned_steps: Mapping[tuple[str, str], int]) -> SweepView:
-    """The sweep as it stands. `planned_steps` are the steps still to train per (scale, method) when the run began."""
-    arms = tuple(
-        _arm_view(sweep, scale, method, planned_steps) for scale in sweep.space.scales for method in sweep.space.methods
-    )
+def view_of(sweep: Sweep) -> SweepView:
+    """The sweep as it stands."""
+    arms = tuple(_arm_view(sweep, scale, method) for scale in sweep.space.scales for method in sweep.space.methods)
     left = [arm.hours_left for arm in arms]
     return SweepView(
         name=sweep.space.name,

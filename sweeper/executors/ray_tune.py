@@ -22,6 +22,7 @@ from typing import Any
 from sweeper.engine.sweep import Idle
 from sweeper.executors.inline import MAX_FAILURES, StageSource, Train
 from sweeper.executors.ray_train import RankResources, train_on_ranks
+from trainers.contract.errors import UserError
 from trainers.contract.record import reason_of
 from trainers.contract.stage import (
     ParentLostError,
@@ -62,7 +63,7 @@ class Cluster:
 def attach(address: str | None, *, num_cpus: int | None = None, num_gpus: float | None = None) -> Iterator[Cluster]:
     """Join the Ray cluster at `address`, or start one on this machine (loopback only) and end it afterwards.
 
-    Raises `ConnectionError` with one line when the cluster cannot be reached.
+    Raises `UserError` with one line when the cluster cannot be reached.
     """
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
     import ray
@@ -78,7 +79,7 @@ def attach(address: str | None, *, num_cpus: int | None = None, num_gpus: float 
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         where = f"no Ray cluster at {address}" if address else "Ray does not start on this machine"
-        raise ConnectionError(f"{where}: {reason_of(error)}") from error
+        raise UserError(f"{where}: {reason_of(error)}") from error
     try:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         nodes: list[Any] = ray.nodes()  # type: ignore[no-untyped-call]

@@ -50,6 +50,7 @@ from sweeper.ledger.location import (
     one_at_a_time,
     refuse_unreachable,
 )
+from trainers.contract.errors import given
 from trainers.contract.record import RunRecord, outcome_name, record_from_dict, record_to_dict
 from trainers.contract.spec import TrialSpec
 
@@ -120,7 +121,8 @@ class Ledger:
                 raise LedgerError(
                     f"{name}: no ledger at {where}; run a sweep first, or give --results or --tracking-uri"
                 )
-            results.mkdir(parents=True, exist_ok=True)
+            with given(results):
+                results.mkdir(parents=True, exist_ok=True)
         uri = tracking_uri or default_tracking_uri(results)
         client = _connect(uri)
         with _one_line(where):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sweeper.space.schema import Grid, IntegerRange, LogUniformRange, Scalar, SearchSpace, UniformRange
 from sweeper.space.trials import make_spec
+from trainers.contract.errors import InputError
 from trainers.contract.spec import TrialSpec
 from trainers.planning.footprint import MOST_GPUS, USABLE, Fit, fewest_gpus, footprint, way_to_fit
 
@@ -165,7 +166,7 @@ def _largest(axis: Grid | IntegerRange | UniformRange | LogUniformRange | Scalar
 
 
 def refuse_what_does_not_fit(fits: Mapping[str, ScaleFit]) -> None:
-    """Raise `ValueError`, in one line, for the first scale that does not fit its trials' devices."""
+    """Raise `InputError`, in one line, for the first scale that does not fit its trials' devices."""
     for fit in fits.values():
         if fit.refusal is not None:
-            raise ValueError(fit.refusal)
+            raise InputError(fit.refusal)

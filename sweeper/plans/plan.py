@@ -129,11 +129,6 @@ class Plan:
         alone = sum(arm.steps_alone for arm in self.arms)
         return 1 - sum(arm.steps_shared for arm in self.arms) / alone if alone else 0.0
 
-    @property
-    def planned_steps(self) -> Mapping[tuple[str, str], int]:
-        """Steps to train for each (scale, method)."""
-        return {(arm.scale, arm.method): arm.steps_shared for arm in self.arms}
-
 
 def guessed_loss(spec: TrialSpec) -> float:
     """A stand-in surface that steers simulated searches: the published valley, and a middle learning rate."""

@@ -20,6 +20,7 @@ from sweeper.ledger.mlflow_ledger import Ledger
 from sweeper.options import CORPORA, CorpusFacts, RunOptions, corpus_facts, corpus_request
 from sweeper.space.load import load_search_space
 from sweeper.space.schema import SearchSpace
+from trainers.contract.errors import given
 from trainers.contract.record import Provenance, RunRecord
 from trainers.contract.stage import StageJob
 from trainers.planning.spec_lines import TUNING, TrialLine, trials_to_text
@@ -91,5 +92,6 @@ def write_specs(options: RunOptions, path: Path, say: Callable[[str], None]) -> 
     ):
         known = ledger.records()
     made = list_trials(space, corpus_facts(corpus), known)
-    write_atomically(path, trials_to_text(made.trials))
+    with given(path):
+        write_atomically(path, trials_to_text(made.trials))
     return made

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweeper.search.domain import Axis, Domain, Parameters
+from trainers.contract.errors import InputError, given
 from trainers.contract.spec import TrialSpec
 from trainers.methods import BASELINE
 
@@ -39,7 +40,7 @@ class LossTable:
     def __post_init__(self) -> None:
         known = {(ratio, bag): loss for ratio, bag, loss in self.losses}
         if len(known) != len(self.losses):
-            raise ValueError(f"table {self.table} ({self.params}): a cell of (step_ratio, bag_size) occurs twice")
+            raise InputError(f"table {self.table} ({self.params}): a cell of (step_ratio, bag_size) occurs twice")
         object.__setattr__(self, "_known", known)
 
     @property
@@ -50,12 +51,12 @@ class LossTable:
     def loss(self, step_ratio: float, bag_size: int) -> float:
         """The table's loss in nats, between cells by linear interpolation in r and log2 s.
 
-        No superposition (r = 0 or s = 1) is the table's baseline. Raises `ValueError` outside the table's cells.
+        No superposition (r = 0 or s = 1) is the table's baseline. Raises `InputError` outside the table's cells.
         """
         if step_ratio == 0 or bag_size == 1:
             plain = [loss for ratio, bag, loss in self.losses if ratio == 0 or bag == 1]
             if not plain:
-                raise ValueError(f"table {self.table}: it has no baseline (step_ratio 0)")
+                raise InputError(f"table {self.table}: it has no baseline (step_ratio 0)")
             return plain[0]
         exact = self._known.get((round(step_ratio, 12), bag_size))
         return exact if exact is not None else self._between(step_ratio, bag_size)
@@ -70,16 +71,16 @@ class LossTable:
                 rows.append((math.log2(bag), float(np.interp(step_ratio, ratios, losses))))
         place = math.log2(bag_size)
         if not rows or not rows[0][0] <= place <= rows[-1][0]:
-            raise ValueError(
+            raise InputError(
                 f"step_ratio {step_ratio}, bag_size {bag_size} lies outside table {self.table} ({self.params})"
             )
         return float(np.interp(place, [row[0] for row in rows], [row[1] for row in rows]))
 
 
 def refuse_other_methods(spec: TrialSpec) -> None:
-    """Raise `ValueError` for a trial of a method that the tables are not of: it may have their parameters' names."""
+    """Raise `InputError` for a trial of a method that the tables are not of: it may have their parameters' names."""
     if spec.method not in TABLE_METHODS:
-        raise ValueError(f"method: {spec.method} is not in the table, which has {', '.join(TABLE_METHODS)}")
+        raise InputError(f"method: {spec.method} is not in the table, which has {', '.join(TABLE_METHODS)}")
 
 
 def seed_noise(seed: int, replicate: int, step_ratio: float, bag_size: int, deviation: float) -> float:
@@ -91,27 +92,27 @@ def seed_noise(seed: int, replicate: int, step_ratio: float, bag_size: int, devi
 def read_tables(path: Path) -> tuple[LossTable, ...]:
     """Tables of a CSV file with `COLUMNS`, in the file's order; cells may be missing.
 
-    Raises `ValueError` naming the file, and the line and value where a row cannot be read.
+    Raises `InputError` naming the file, and the line and value where a row cannot be read.
     """
     found: dict[tuple[str, str, int, str], list[tuple[float, int, float]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
+    with given(path), path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
         if missing:
-            raise ValueError(f"{path.name}:1: columns {', '.join(missing)} are missing; needed: {', '.join(COLUMNS)}")
+            raise InputError(f"{path.name}:1: columns {', '.join(missing)} are missing; needed: {', '.join(COLUMNS)}")
         for row in reader:
             try:
                 key = row["table"], row["params"], int(row["total_steps"]), row["bag_weighting"]
                 cell = round(float(row["step_ratio"]), 12), int(row["bag_size"]), float(row["final_loss"])
             except (TypeError, ValueError) as error:
-                raise ValueError(f"{path.name}:{reader.line_num}: {error}") from error
+                raise InputError(f"{path.name}:{reader.line_num}: {error}") from error
             if not (0 <= cell[0] <= 1 and cell[1] >= 1 and math.isfinite(cell[2])):
-                raise ValueError(
+                raise InputError(
                     f"{path.name}:{reader.line_num}: {cell} is not (ratio in [0, 1], bag from 1, finite loss)"
                 )
             found.setdefault(key, []).append(cell)
     if not found:
-        raise ValueError(f"{path.name}: no row in the table")
+        raise InputError(f"{path.name}: no row in the table")
     return tuple(LossTable(*key, tuple(cells)) for key, cells in found.items())
 
 

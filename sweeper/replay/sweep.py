@@ -22,6 +22,7 @@ from sweeper.replay.loss_table import SEED_DEVIATION, TABLE_METHODS, LossTable, 
 from sweeper.search import Axis, Domain
 from sweeper.space.schema import SearchSpace
 from sweeper.space.trials import FAN_AXIS, domain_of
+from trainers.contract.errors import InputError
 from trainers.contract.record import Failed, Provenance, RunRecord
 from trainers.contract.spec import TrialSpec
 from trainers.planning.store import MemoryStore
@@ -48,7 +49,7 @@ class TableSurface:
     per_doubling: float | None = None
 
     def loss(self, spec: TrialSpec) -> float:
-        """Raises `ValueError` for a method, a budget, a cell or a bag weighting that the tables do not know."""
+        """Raises `InputError` for a method, a budget, a cell or a bag weighting that the tables do not know."""
         refuse_other_methods(spec)
         weighting = spec.parameter("bag_weighting", self.tables[0].bag_weighting)
         known = {table.total_steps: table for table in self.tables if table.bag_weighting == weighting}
@@ -56,7 +57,7 @@ class TableSurface:
             known = known or {table.total_steps: table for table in self.tables}
         if not known:
             words = ", ".join(dict.fromkeys(table.bag_weighting for table in self.tables))
-            raise ValueError(f"bag_weighting: {weighting!r} is not in the table, which has {words}")
+            raise InputError(f"bag_weighting: {weighting!r} is not in the table, which has {words}")
         noise = seed_noise(spec.seed, 0, spec.step_ratio, spec.bag_size, self.deviation)
         return self._at(spec.schedule.total_steps, known, spec.step_ratio, spec.bag_size) + noise
 
@@ -69,7 +70,7 @@ class TableSurface:
             return first + share * (last - first)
         if self.per_doubling is None:
             budgets = ", ".join(f"{budget:,}" for budget in sorted(known))
-            raise ValueError(f"total_steps: {steps:,} is not a budget of the table ({budgets})")
+            raise InputError(f"total_steps: {steps:,} is not a budget of the table ({budgets})")
         nearest = low if low is not None else high
         assert nearest is not None
         return known[nearest].loss(ratio, bag) - self.per_doubling * math.log2(steps / nearest)
@@ -93,14 +94,14 @@ class ReplayedSweep:
 def tables_of_scale(tables: Sequence[LossTable], scale: str) -> tuple[LossTable, ...]:
     """The tables of a scale by their `params`, upper and lower case aside; a single size stands in for any scale.
 
-    Raises `ValueError` naming the sizes that there are.
+    Raises `InputError` naming the sizes that there are.
     """
     sizes = list(dict.fromkeys(table.params for table in tables))
     found = tuple(table for table in tables if table.params.casefold() == scale.casefold())
     if not found and len(sizes) == 1:
         found = tuple(tables)
     if not found:
-        raise ValueError(
+        raise InputError(
             f"scales: {scale} is not in the table, which has {', '.join(sizes)}; --params {sizes[0]} lets one stand in"
         )
     return found
@@ -119,7 +120,7 @@ def replay_sweep(
 ) -> ReplayedSweep:
     """Run the sweep of `space` (whose file reads `text`) against tables from `source`.
 
-    The tables know no learning rates: every one is as good. Raises `ValueError` where a scale or a tuning budget is not
+    The tables know no learning rates: every one is as good. Raises `InputError` where a scale or a tuning budget is not
     in the tables, and for runs without a decay: the tables hold decayed runs. Confirmation budgets that they lack fail.
     """
     surfaces = {scale: TableSurface(tables_of_scale(tables, scale), deviation, per_doubling) for scale in space.scales}
@@ -140,13 +141,13 @@ def replay_sweep(
 
 def _refuse_unknown_budgets(space: SearchSpace, surfaces: dict[str, TableSurface]) -> None:
     if space.schedule.decay_fraction == 0:
-        raise ValueError("schedule.decay_fraction: 0 cannot be replayed; the table's runs were decayed")
+        raise InputError("schedule.decay_fraction: 0 cannot be replayed; the table's runs were decayed")
     for surface in surfaces.values():
         for name, method in space.methods.items():
             for steps in method.budgets.rungs:
                 if not surface.knows_budget(steps):
                     budgets = ", ".join(f"{table.total_steps:,}" for table in surface.tables)
-                    raise ValueError(
+                    raise InputError(
                         f"methods.{name}.budgets.tuning: {steps:,} steps are not a budget of the table ({budgets}); "
                         "--per-doubling says how many nats a doubling of the budget is worth"
                     )
@@ -199,14 +200,14 @@ def _study(
 def race_domain(space: SearchSpace, table: LossTable) -> Domain:
     """The cells of a search space that lie within a table, at the table's budget, for racing strategies.
 
-    Axes that the table does not know (the learning rate) are left out. Raises `ValueError` when no method has a bag size
+    Axes that the table does not know (the learning rate) are left out. Raises `InputError` when no method has a bag size
     and a step ratio, or nothing of its range is in the table.
     """
     for name, method in space.methods.items():
         if name in TABLE_METHODS and {"bag_size", FAN_AXIS} <= set(method.axes):
             break
     else:
-        raise ValueError(f"{space.name}: no method has axes bag_size and {FAN_AXIS}, which a table is made of")
+        raise InputError(f"{space.name}: no method has axes bag_size and {FAN_AXIS}, which a table is made of")
     searched = domain_of(method, space.seeds.tuning)
     constants = dict(searched.constants)
     bags = [bag for ratio, bag, _ in table.losses if ratio > 0 and bag > 1]
@@ -216,7 +217,7 @@ def race_domain(space: SearchSpace, table: LossTable) -> Domain:
         values = (constants[name],) if name in constants else searched.axis(name).values
         inside = tuple(value for value in values if not isinstance(value, str) and low <= value <= high)
         if not inside:
-            raise ValueError(f"{name}: {', '.join(map(str, values))} are all outside the table of {table.name}")
+            raise InputError(f"{name}: {', '.join(map(str, values))} are all outside the table of {table.name}")
         axes.append(Axis(name, inside, "log" if name == "bag_size" else "linear"))
     return Domain(
         axes=tuple(axes),

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from trainers.bench import prepare_environment
 from trainers.bench.result import FOLDER, keep_result, result_to_json
+from trainers.contract.faults import end_of
+
+PROGRAM = "python -m trainers.bench"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m trainers.bench", description="Check the training step, then time it."
-    )
+    parser = argparse.ArgumentParser(prog=PROGRAM, description="Check the training step, then time it.")
     parser.add_argument("--scale", action="append", default=[], help="only this scale; may be repeated")
     parser.add_argument("--execution", action="append", default=[], help="only this form of the step; may be repeated")
     parser.add_argument("--steps", type=int, default=24, help="timed steps of each variant (default 24)")
@@ -23,12 +24,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--micro-sequences", type=int, default=None, help="sequences through the model at once")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1, as a trial has)")
     parser.add_argument("--out", type=Path, default=Path("results") / FOLDER, help="folder for the result's JSON")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("--json", action="store_true", help="print the machine-readable form only")
     return parser
 
 
 def main() -> int:
-    """0: all checks passed; 1: one failed (nothing is kept); 2: the arguments are wrong."""
+    """0: all checks passed; 1: one failed (nothing is kept), or the bench did; 2: the arguments are wrong."""
     arguments = _parser().parse_args()
     prepare_environment()
     from trainers.bench.run import BenchOptions, run_bench
@@ -49,9 +51,8 @@ def main() -> int:
 
     try:
         result = run_bench(options, say)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
+    except Exception as error:
+        return end_of(error, PROGRAM, arguments.out, debug=arguments.debug)
     figures = result_to_json(result)
     print(json.dumps(figures, indent=1, allow_nan=False) if arguments.json else plain(result))
     if not result.passed:

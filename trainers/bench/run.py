@@ -15,6 +15,7 @@ from trainers.bench.clock import pace_of
 from trainers.bench.measure import measure_scale, time_losses
 from trainers.bench.result import BenchResult, Environment, LossTimed
 from trainers.bench.subject import FORMS, available_forms, setting_of, usual_form
+from trainers.contract.errors import InputError
 from trainers.contract.scales import SCALES
 from trainers.contract.spec import ModelShape
 from trainers.model.attention import attention_backend
@@ -42,16 +43,16 @@ class BenchOptions:
 
 
 def check_options(options: BenchOptions, device: torch.device) -> tuple[str, ...]:
-    """The scales to measure. Raises `ValueError` for what cannot be asked for."""
+    """The scales to measure. Raises `InputError` for what cannot be asked for."""
     scales = options.scales or (GPU_SCALES if device.type == "cuda" else CPU_SCALES)
     for scale in scales:
         if scale not in SCALES:
-            raise ValueError(f"--scale: {scale!r} is not one of {', '.join(SCALES)}")
+            raise InputError(f"--scale: {scale!r} is not one of {', '.join(SCALES)}")
         if SCALES[scale].shape.num_experts:
-            raise ValueError(f"--scale: {scale} is a mixture of experts, which the bench does not step")
+            raise InputError(f"--scale: {scale} is a mixture of experts, which the bench does not step")
         setting_of(scale, device, options.micro_sequences)
     if options.steps < 1:
-        raise ValueError(f"--steps: {options.steps} is not a positive number")
+        raise InputError(f"--steps: {options.steps} is not a positive number")
     return scales
 
 
@@ -71,10 +72,10 @@ def _losses(
 
 
 def run_bench(options: BenchOptions, say: Callable[[str], None]) -> BenchResult:
-    """Check, then measure. Sets this process's number of threads. Raises `ValueError` for bad options."""
+    """Check, then measure. Sets this process's number of threads. Raises `InputError` for bad options."""
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device: cuda, and PyTorch finds no GPU here")
+        raise InputError("--device: cuda, and PyTorch finds no GPU here")
     torch.set_num_threads(options.threads)
     scales = check_options(options, device)
     forms, unavailable = available_forms(options.forms or FORMS, device)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from trainers.contract.errors import InputError
 from trainers.contract.scales import SCALES
 from trainers.contract.schedule import Phase
 from trainers.contract.spec import ModelShape, Optimizer, Schedule, TrialSpec
@@ -49,7 +50,7 @@ GPU_SETTINGS: dict[str, Setting] = {
 def setting_of(scale: str, device: torch.device, micro_sequences: int | None) -> Setting:
     """The setting of a scale on a device, with another micro-batch where one is asked for.
 
-    Raises `ValueError` for a micro-batch that does not divide the batch.
+    Raises `InputError` for a micro-batch that does not divide the batch.
     """
     if device.type != "cuda":
         chosen = TOY
@@ -60,7 +61,7 @@ def setting_of(scale: str, device: torch.device, micro_sequences: int | None) ->
     if micro_sequences is None:
         return chosen
     if chosen.sequences % micro_sequences:
-        raise ValueError(
+        raise InputError(
             f"--micro-sequences: {micro_sequences} does not divide the {chosen.sequences} sequences that the bench "
             f"steps {scale} with"
         )
@@ -109,19 +110,19 @@ def random_stream(spec: TrialSpec, phases: tuple[Phase, ...], seed: int) -> Toke
 def available_forms(wanted: Iterable[str], device: torch.device) -> tuple[tuple[str, ...], dict[str, str]]:
     """Forms that run here, and for each of the others one line that says why not.
 
-    Raises `ValueError` for a form that nobody has, or when none is left.
+    Raises `InputError` for a form that nobody has, or when none is left.
     """
     forms: list[str] = []
     unavailable: dict[str, str] = {}
     for form in dict.fromkeys(wanted):
         if form not in FORMS and form not in EXECUTIONS:
-            raise ValueError(f"--execution: {form!r} is not one of {', '.join(FORMS)}")
+            raise InputError(f"--execution: {form!r} is not one of {', '.join(FORMS)}")
         try:
             forms.append(resolve_execution(form, device))
         except ValueError as error:
             unavailable[form] = str(error)
     if not forms:
-        raise ValueError("; ".join(unavailable.values()))
+        raise InputError("; ".join(unavailable.values()))
     return tuple(dict.fromkeys(forms)), unavailable
 
 

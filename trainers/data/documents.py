@@ -10,6 +10,8 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from trainers.contract.errors import InputError
+
 SPLIT_RULE = "sha256 of the name below the fraction, at least one document a side"
 
 
@@ -38,14 +40,14 @@ class HashedDocument:
         return self.document.name
 
     def text(self) -> str:
-        """The content that was hashed. Raises `ValueError` when it is not UTF-8, or has changed since."""
+        """The content that was hashed. Raises `InputError` when it is not UTF-8, or has changed since."""
         content = self.document.load()
         if hashlib.sha256(content).hexdigest() != self.sha256:
-            raise ValueError(f"corpus: {self.name} changed while it was being read; run the command again")
+            raise InputError(f"corpus: {self.name} changed while it was being read; run the command again")
         try:
             return content.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise ValueError(
+            raise InputError(
                 f"corpus: {self.name} is not UTF-8 text (byte {error.start}); leave it out of corpus.paths, "
                 "for instance with a glob such as texts/**/*.txt"
             ) from None
@@ -74,10 +76,10 @@ def split_documents(documents: tuple[HashedDocument, ...], validation_fraction: 
     """Hold out the documents whose key is below `validation_fraction` of the range, whatever their order.
 
     Neither side is left empty: the document with the lowest key is always held out, that with the highest never.
-    Raises `ValueError` for fewer than two documents.
+    Raises `InputError` for fewer than two documents.
     """
     if len(documents) < 2:
-        raise ValueError(
+        raise InputError(
             f"corpus: {len(documents)} document with text found, at least 2 are needed: "
             "whole files are held out for validation; cut the text into several files"
         )

@@ -10,13 +10,14 @@ import glob
 import os
 from pathlib import Path
 
+from trainers.contract.errors import InputError
 from trainers.data.documents import Document
 
 
 def documents(paths: tuple[str, ...]) -> tuple[Document, ...]:
     """The files that `paths` name, in the order of document names; a file that is named twice counts once.
 
-    Raises `ValueError` in one line for a path that matches nothing, and for two files of one name.
+    Raises `InputError` in one line for a path that matches nothing, and for two files of one name.
     """
     found: dict[str, Path] = {}
     seen: set[Path] = set()
@@ -26,7 +27,7 @@ def documents(paths: tuple[str, ...]) -> tuple[Document, ...]:
             if resolved in seen:
                 continue
             if name in found:
-                raise ValueError(
+                raise InputError(
                     f"corpus.paths: {found[name]} and {path} are both called {name}; "
                     "give the directory that holds both instead"
                 )
@@ -53,9 +54,9 @@ def _matches(given: str) -> list[tuple[str, Path]]:
         files = [Path(match) for match in glob.glob(str(path), recursive=True)]
         files = [match for match in files if match.is_file()]
     else:
-        raise ValueError(f"corpus.paths: {given} does not exist (looked for from {Path.cwd()})")
+        raise InputError(f"corpus.paths: {given} does not exist (looked for from {Path.cwd()})")
     if not files:
-        raise ValueError(f"corpus.paths: {given} holds no file; name text files, a directory of them or a glob")
+        raise InputError(f"corpus.paths: {given} holds no file; name text files, a directory of them or a glob")
     return [(file.relative_to(root).as_posix(), file) for file in sorted(files)]
 
 

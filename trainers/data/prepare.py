@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainers.contract.errors import InputError
 from trainers.contract.spec import fingerprint
 from trainers.data.documents import SPLIT_RULE, HashedDocument, Split, hash_document, split_documents
 from trainers.data.manifest import FORMAT_VERSION, BrokenCorpus, Manifest, file_entry, read_manifest, write_manifest
@@ -39,7 +40,7 @@ def _say_nothing(message: str) -> None:
 def prepare(request: CorpusRequest, cache: Path, say: Callable[[str], None] = _say_nothing) -> PreparedCorpus:
     """The corpus that was asked for, from the cache when its text is unchanged and whole, else made now.
 
-    `say` is told about the work, a line at a time. Raises `ValueError` in one line for text that cannot be used,
+    `say` is told about the work, a line at a time. Raises `InputError` in one line for text that cannot be used,
     and lets `OSError` travel where a file cannot be read or written.
     """
     inputs = _read_inputs(request)
@@ -62,7 +63,7 @@ def prepare(request: CorpusRequest, cache: Path, say: Callable[[str], None] = _s
 def find_prepared(request: CorpusRequest, cache: Path) -> Manifest | None:
     """The manifest of the corpus if `prepare` would have nothing to do, else nothing. Only reads.
 
-    Raises `ValueError` like `prepare` when the text itself cannot be found.
+    Raises `InputError` like `prepare` when the text itself cannot be found.
     """
     try:
         return read_manifest(cache / _read_inputs(request).key)
@@ -104,13 +105,13 @@ def _read_inputs(request: CorpusRequest) -> _Inputs:
 
 
 def _given_tokenizer(request: CorpusRequest) -> str | None:
-    """The text of the tokenizer that the request names. Raises `ValueError` where it cannot be read."""
+    """The text of the tokenizer that the request names. Raises `InputError` where it cannot be read."""
     if request.tokenizer_path is None:
         return None
     try:
         return Path(request.tokenizer_path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"tokenizer.path: {request.tokenizer_path} cannot be read ({error})") from None
+        raise InputError(f"tokenizer.path: {request.tokenizer_path} cannot be read ({error})") from None
 
 
 def _tokenizer(request: CorpusRequest, split: Split, say: Callable[[str], None]) -> Tokenizer:
@@ -139,7 +140,7 @@ def _build(request: CorpusRequest, inputs: _Inputs, directory: Path, say: Callab
     validation = SplitWriter(directory, "validation", dtype, separator_id(tokenizer))
     _encode(tokenizer, split, train, validation, say)
     if not (train.num_documents and validation.num_documents):
-        raise ValueError("corpus: no text left in one of the splits; its files hold only separators")
+        raise InputError("corpus: no text left in one of the splits; its files hold only separators")
     paths = (directory / TOKENIZER_FILE, *train.paths, *validation.paths)
     tokenizer_identity = tokenizer_fingerprint(tokenizer_json)
     num_documents = train.num_documents + validation.num_documents

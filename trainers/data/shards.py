@@ -21,6 +21,7 @@ from typing import Self
 
 import numpy as np
 
+from trainers.contract.errors import InputError
 from trainers.data.manifest import read_manifest
 
 MATERIALISE_BYTES = 256 << 20
@@ -66,10 +67,10 @@ class PreparedCorpus:
         """`num_tokens` held-out tokens, int64 `(num_tokens,)`, the same for every seed and method.
 
         Pieces of all held-out documents in one fixed order, so that a prefix is a mixture: the first few whole files
-        would make the loss hang on whether a run has lately read their like. Raises `ValueError` when there are fewer.
+        would make the loss hang on whether a run has lately read their like. Raises `InputError` when there are fewer.
         """
         if not 0 < num_tokens <= self.validation_tokens:
-            raise ValueError(
+            raise InputError(
                 f"validation_tokens: {num_tokens} asked for, the validation split has {self.validation_tokens}; "
                 "ask for fewer, add text or raise corpus.validation_fraction"
             )

@@ -11,6 +11,7 @@ import platform
 import sysconfig
 from pathlib import Path
 
+from trainers.contract.errors import InputError
 from trainers.data.documents import Document
 
 LEFT_OUT_DIRECTORIES = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
@@ -21,12 +22,12 @@ MACHINE_PREFIXES = ("config-", "_sysconfigdata", "sitecustomize")
 def documents(paths: tuple[str, ...] = ()) -> tuple[Document, ...]:
     """Every module's source, in the order of relative paths. Takes no paths.
 
-    Raises `ValueError` where Python came without its sources.
+    Raises `InputError` where Python came without its sources.
     """
     root = library_root()
     found = {path.relative_to(root).as_posix(): path for path in sources_below(root)}
     if not found:
-        raise ValueError(f"corpus.source: this Python has no library sources in {root}; use the source `files`")
+        raise InputError(f"corpus.source: this Python has no library sources in {root}; use the source `files`")
     return tuple(Document(name, found[name].read_bytes) for name in sorted(found))
 
 

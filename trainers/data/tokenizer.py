@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trainers.contract.errors import InputError
 from trainers.contract.spec import fingerprint
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ BATCH_CHARACTERS = 1 << 20
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Train on `texts`, which may come in any order: the merges depend on the counts of words only.
 
-    Raises `ValueError` when the text is too small to fill the vocabulary.
+    Raises `InputError` when the text is too small to fill the vocabulary.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -42,7 +43,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() != vocab_size:
-        raise ValueError(
+        raise InputError(
             f"tokenizer.vocab_size: {vocab_size} tokens asked for, but the training text only gives "
             f"{tokenizer.get_vocab_size()}; ask for fewer or add text"
         )
@@ -50,15 +51,15 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def load_tokenizer(text: str, name: str, vocab_size: int) -> Tokenizer:
-    """A published tokenizer from its JSON. Raises `ValueError`, naming the file, when it is none or of another size."""
+    """A published tokenizer from its JSON. Raises `InputError`, naming the file, when it is none or of another size."""
     from tokenizers import Tokenizer
 
     try:
         tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # the library raises bare exceptions
-        raise ValueError(f"tokenizer.path: {name} is not a tokenizer.json ({error})") from None
+        raise InputError(f"tokenizer.path: {name} is not a tokenizer.json ({error})") from None
     if tokenizer.get_vocab_size() != vocab_size:
-        raise ValueError(
+        raise InputError(
             f"tokenizer.vocab_size: {vocab_size} stated, {name} has {tokenizer.get_vocab_size()}; state that number"
         )
     return tokenizer
@@ -70,12 +71,12 @@ def tokenizer_fingerprint(tokenizer_json: str) -> str:
 
 
 def separator_id(tokenizer: Tokenizer) -> int:
-    """The token that ends every document. Raises `ValueError` when a published tokenizer has none that is known."""
+    """The token that ends every document. Raises `InputError` when a published tokenizer has none that is known."""
     for name in KNOWN_SEPARATORS:
         token = tokenizer.token_to_id(name)
         if token is not None:
             return int(token)
-    raise ValueError(
+    raise InputError(
         f"tokenizer.path: none of {', '.join(KNOWN_SEPARATORS)} is a token, so documents cannot be separated"
     )
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from trainers.contract.errors import InputError
 from trainers.step.compiling import can_compile
 from trainers.training.probe import failure_elsewhere
 
@@ -19,14 +20,14 @@ EXECUTIONS: tuple[str, ...] = ("auto", "eager", "compiled", "captured")
 def resolve_execution(
     wanted: str, device: torch.device, say: Callable[[str], None] = lambda line: None, ranks: int = 1
 ) -> str:
-    """`eager`, `compiled` or `captured`. Raises `ValueError` when a form is asked for that this machine cannot run.
+    """`eager`, `compiled` or `captured`. Raises `InputError` when a form is asked for that this machine cannot run.
 
     On a CPU `auto` is eager: small models, for which compiling costs more than it brings, are what a CPU is for. On a GPU
     `auto` is the first of captured, compiled and eager that works there when it is tried; several `ranks` begin with compiled,
     because gathering their shards cannot be captured. What is missing for the best form is told to `say`, in one line.
     """
     if wanted not in EXECUTIONS:
-        raise ValueError(f"execution: {wanted!r} is not one of {', '.join(EXECUTIONS)}")
+        raise InputError(f"execution: {wanted!r} is not one of {', '.join(EXECUTIONS)}")
     if wanted == "auto":
         if device.type != "cuda":
             return "eager"
@@ -37,11 +38,11 @@ def resolve_execution(
         if torch.cuda.is_available():  # else this is the driver of a cluster, whose workers have the GPUs
             wanted = first_that_works(forms, lambda form: failure_elsewhere(form, str(device)), say)
     if wanted == "captured" and ranks > 1:
-        raise ValueError(f"execution: captured runs on one rank and trials here have {ranks}; use auto or compiled")
+        raise InputError(f"execution: captured runs on one rank and trials here have {ranks}; use auto or compiled")
     if wanted == "captured" and device.type != "cuda":
-        raise ValueError("execution: captured needs a CUDA device and trials here run on the CPU; use auto or eager")
+        raise InputError("execution: captured needs a CUDA device and trials here run on the CPU; use auto or eager")
     if wanted == "compiled" and not can_compile(device):
-        raise ValueError("execution: compiled needs a C++ compiler and none is installed; use eager or auto")
+        raise InputError("execution: compiled needs a C++ compiler and none is installed; use eager or auto")
     if wanted == "captured" and not can_compile(device):
         say("execution: captured, without compiled kernels: they need Triton and a C++ compiler, which are not here")
     return wanted

@@ -1,0 +1,93 @@
+"""A fault leaves its traceback in a log and one line on the screen; the user's mistake is its own text."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.places import ROOT
+from trainers.contract.errors import InputError, UserError, given
+from trainers.contract.faults import FAULT, USER, end_of
+
+
+def broken(message: str) -> Exception:
+    try:
+        raise ZeroDivisionError(message)
+    except ZeroDivisionError as error:
+        return error
+
+
+def test_a_fault_is_one_line_with_the_path_of_its_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert end_of(broken("in\nsome library"), "sweeper run", tmp_path) == FAULT
+    out, err = capsys.readouterr()
+    (log,) = tmp_path.iterdir()
+    assert (out, err) == (
+        "",
+        f"sweeper run failed: ZeroDivisionError: in some library; the traceback is in {log}\n",
+    )
+    assert "test_faults.py" in log.read_text()
+    assert "ZeroDivisionError" in log.read_text()
+
+
+@pytest.mark.parametrize("kind", [UserError, InputError])
+def test_the_user_s_mistake_is_its_own_text_and_leaves_no_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: type[UserError]
+) -> None:
+    assert end_of(kind("bag_size: 0 is not a positive integer"), "sweeper run", tmp_path) == USER
+    assert capsys.readouterr().err == "bag_size: 0 is not a positive integer\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert end_of(broken("x"), "sweeper run", tmp_path, debug=True) == FAULT
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_the_folder_does_not_exist_the_log_is_a_temporary_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert end_of(broken("x"), "sweeper status", tmp_path / "results") == FAULT
+    (log,) = tmp_path.iterdir()
+    assert str(log) in capsys.readouterr().err
+
+
+def test_a_password_in_an_address_is_in_neither(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    end_of(broken("http://user:secret@host:5000/ says no"), "sweeper run", tmp_path)
+    (log,) = tmp_path.iterdir()
+    assert "secret" not in capsys.readouterr().err + log.read_text()
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.csv: No such file or directory"), given("nowhere.csv"):
+        (tmp_path / "nowhere.csv").open()
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import sweeper.session
+def broken(options):
+    raise ValueError("math domain error")
+sweeper.session.plan = broken
+sys.argv = ["sweeper", "plan", "search_spaces/quickstart.yaml", "--results", sys.argv[1], *sys.argv[2:]]
+from sweeper.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("more", [(), ("--debug",)])
+def test_a_value_error_of_ours_does_not_look_like_a_mistake_in_the_file(tmp_path: Path, more: tuple[str, ...]) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path), *more]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"NO_COLOR": "1"})
+    assert (done.returncode, done.stdout) == (1, "")
+    if more:
+        assert "Traceback (most recent call last)" in done.stderr
+    else:
+        (log,) = tmp_path.glob("fault-*.log")
+        assert done.stderr == f"sweeper plan failed: ValueError: math domain error; the traceback is in {log}\n"
