@@ -124,6 +124,7 @@ def _stopping(folder: Path) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    # The workers have saved and ended by now. Whoever called still learns that it was interrupted.
     if asked:
         raise KeyboardInterrupt
 
@@ -177,6 +178,8 @@ def run(options: RunOptions, say: Say = lambda line: None, watch: Watch = lambda
                 watch(view_of(sweep))
                 complete = sweep.stopping is None and not sweep.book.paths
         finally:
+            # Also after an interruption or a fault: what was paid for is in the ledger, and a page of it costs
+            # seconds.
             if sweep is not None:
                 end = _report(ledger, options, folder, say)
                 ledger.finish("finished" if complete else "killed", end.headline, end.report)

@@ -20,7 +20,7 @@ from trainers.contract.record import RunRecord
 from trainers.contract.spec import Scalar, TrialSpec, fingerprint
 
 NOISE_FLOOR_SEEDS = 5
-"""Seeds of the noise-floor cell, where confirmation has one seed and so shows no spread of its own (EVIDENCE)."""
+"""Seeds of the noise-floor cell, where confirmation has one seed and so shows no spread of its own."""
 
 SpecMaker = Callable[[Mapping[str, Scalar], int, int], TrialSpec]
 """Parameters (with the learning rate), total steps and seed to a spec of this arm."""
@@ -59,6 +59,7 @@ class Arm:
             self.domain.refuse_outside(proposal)
         except ValueError:
             return False
+        # The ids, not the parts: a trial on another text or batch has the same proposal and another loss.
         return self.make(dict(proposal.parameters), proposal.total_steps, proposal.seed).spec_id == spec.spec_id
 
     def replay(self, finished: Iterable[RunRecord], pending: Iterable[TrialSpec]) -> None:
@@ -97,6 +98,8 @@ class Arm:
     def best(self) -> RunRecord | None:
         """The lowest tuning loss so far, at the highest rung that has one: for the screen. The winner is the model's."""
         ended = [record for record in self.tuned.values() if record.final_loss is not None]
+        # Losses of different budgets do not compare: the shorter run of a better point is behind the longer one of a
+        # worse.
         top = max((record.spec.schedule.total_steps for record in ended), default=0)
         finished = [record for record in ended if record.spec.schedule.total_steps == top]
         return min(finished, key=lambda record: record.final_loss or 0.0, default=None)
@@ -106,6 +109,8 @@ class Arm:
         if self.best is None:
             return []
         self.winner = self.strategy.recommend()
+        # The model's mean decides, not the lowest loss: with a seed deviation of 0.005 the luckiest of sixteen trials
+        # looks 0.009 better than it is, and the arm with more noise would win by it.
         trials = self.confirmations(self.winner.parameters)
         self.confirming = {spec.spec_id: purpose for spec, purpose in trials}
         return trials
@@ -116,6 +121,7 @@ class Arm:
         trials = [
             (self.make(parameters, steps, seed), "confirmation") for steps in self.confirmation for seed in self.seeds
         ]
+        # The baseline's cheapest cell, because a deviation costs least there; it is taken for all cells of the scale.
         if self.noise_floor:
             first = max(self.seeds) + 1
             trials += [

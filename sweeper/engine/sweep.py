@@ -103,12 +103,15 @@ class Sweep:
         self._begun: set[str] = set()
         self._damages: Counter[str] = Counter()
         for record in self.ledger.records():
+            # A failure says nothing about the method, so another run of the sweep tries again. A divergence is a
+            # result.
             if isinstance(record.outcome, Failed):
                 self.ledger.reopen(record.spec)
             else:
                 self.finished[record.spec.spec_id] = record
             self.spent_hours += record.timing.incurred_gpu_hours
             self.arm_hours[record.spec.scale, record.spec.method] += record.timing.incurred_gpu_hours
+        # What the failed trials cost stays counted: a limit on hours is on what is paid, not on what was useful.
         self._optima: list[dict[str, Parameters]] = []
         self._open_scale()
 
@@ -123,14 +126,19 @@ class Sweep:
         while True:
             waiting = self.book.ready()
             ready = self._affordable(waiting)
+            # States that no open trial needs are kept as long as there is room, since a later trial of the search may
+            # start from them. Only when nothing else can start are they given up.
             if waiting and not ready:
                 self.book.sweep_out(self.site.disk_bytes - state_bytes(waiting[0].spec))
                 ready = self._affordable(waiting)
             if waiting and not ready:
                 return self._wait_for_disk(waiting[0])
+            # Tuning first: every later proposal of a search waits for its losses, a confirmation holds nobody up.
             tuning = [segment for segment in ready if self._purpose_of[segment.trials[0]] == "tuning"]
             if tuning:
                 return self._start(tuning[0])
+            # Then ask the searches for more, before a confirmation takes the worker. They are asked this late, and not
+            # when their last trial ended, so that each proposal knows as many losses as it can.
             if self._ask_tuning():
                 continue
             if ready:
@@ -142,6 +150,8 @@ class Sweep:
     def _affordable(self, ready: list[Segment]) -> list[Segment]:
         """Stages that leave no state behind, or one for which the disk budget has room."""
         held = sum(self.store.states().values())
+        # A running stage has written nothing yet, but its state will come: without this, two workers overrun the
+        # budget.
         held += sum(state_bytes(s.spec) for s in self.book.running.values() if self.book.keeps_state(s))
         room = self.site.disk_bytes - held
         return [s for s in ready if not self.book.keeps_state(s) or state_bytes(s.spec) <= room]
@@ -237,6 +247,8 @@ class Sweep:
         trials = space.search.trials_per_arm
         if space.search.sampler == "grid":
             trials = grid_trials(domain, trials)
+        # A method's search begins at the smaller scale's winner, since the published valley of bag size and ratio moves
+        # little with size. The baseline has only a learning rate, whose whole axis is cheap to search anew.
         smaller = self._optima[-1].get(method) if self._optima and method != BASELINE else None
         make = partial(self._make_spec, scale, method)
         example = make(dict(domain.points[0]), domain.rungs[-1], domain.seeds[0])
@@ -282,6 +294,7 @@ class Sweep:
             for spec, purpose in self.ledger.pending()
             if purpose == "tuning" and spec.spec_id not in self.finished and arm.belongs(spec)
         ]
+        # Cut to the number of trials: a file that asks for fewer than an earlier run did is tuned alike in both arms.
         arm.replay(finished[: arm.trials], pending[: max(0, arm.trials - len(finished))])
         if not arm.tuning_done:
             self.book.protected |= self._boundaries(arm.asked.values())
@@ -313,6 +326,8 @@ class Sweep:
     def finish(self, result: StageResult) -> None:
         """A worker has trained a stage to its end, or to a divergence, or was stopped (`outcome`)."""
         segment = self.book.running[result.node]
+        # A stopped stage has left a partial state and is billed when it has ended: counting it here would count it
+        # twice.
         if isinstance(result.outcome, Stopped):
             self.book.abandon(result.node)
             self.stopping = self.stopping or "stop requested"
@@ -342,6 +357,7 @@ class Sweep:
         """The state that a stage starts from is damaged: train the parent again, but not for ever."""
         if job.parent is not None:
             self._damages[job.parent] += 1
+            # A disk that damages whatever is written would otherwise have the same steps trained for ever.
             if self._damages[job.parent] > MAX_DAMAGES:
                 self.fail(
                     job.node, f"the state at step {job.start} was damaged {MAX_DAMAGES + 1} times; check the disk"

@@ -74,7 +74,8 @@ def _arm_view(sweep: Sweep, scale: str, method: str) -> ArmView:
     hours = sweep.arm_hours[key]
     of_all = sum(size * steps for size, steps in zip(rung_sizes(len(rungs), tuning), rungs, strict=True))
     of_all += seeds * sum(confirmation) + floor * confirmation[0]
-    # Steps as if every trial were trained alone: what shared prefixes save is in the hours that such a step took so far.
+    # Steps as if every trial were trained alone: what shared prefixes save is in the hours that such a step took so
+    # far.
     ended = sum(record.spec.schedule.total_steps for record in records)
     hours_left = hours / ended * max(0, of_all - ended) if ended else None
     return ArmView(

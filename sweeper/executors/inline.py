@@ -72,6 +72,8 @@ class InlineExecutor:
             source.point(job.node, point.step, point.loss)
             watch()
 
+        # A second attempt goes on from the last checkpoint of the first, so that what is repeated is one interval at
+        # most.
         for attempt in range(self.max_failures + 1):
             try:
                 result = train(job, on_point)

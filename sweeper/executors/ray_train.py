@@ -108,6 +108,7 @@ def _rank(train: Train, reports: Any) -> Callable[[dict[str, Any]], None]:
 
 def cause_of(failures: Mapping[int, Exception]) -> Exception:
     """What went wrong first, by rank: those that lose a peer in the middle of a sum end in errors of their own."""
+    # By the class's name: Ray keeps the class itself in a private module that has moved between versions.
     dead = [rank for rank, failure in failures.items() if type(failure).__name__ == "WorkerHealthCheckFailedError"]
     raised = [failure for rank, failure in sorted(failures.items()) if rank not in dead]
     told = [failure for failure in raised if type(failure).__name__ not in ("RuntimeError", "DistBackendError")]

@@ -66,12 +66,14 @@ def attach(address: str | None, *, num_cpus: int | None = None, num_gpus: float 
     Raises `UserError` with one line when the cluster cannot be reached.
     """
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
+    # After the settings: Ray reads some of them while it is imported.
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
     if address is None:
         options |= {"address": "local", "num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
+        # Without a dashboard: it takes 300 MB and seconds to start, and MLflow shows what there is to see.
         options |= {"object_store_memory": OBJECT_STORE_BYTES, "_node_ip_address": "127.0.0.1"}
     else:
         options |= {"address": address}
@@ -103,6 +105,8 @@ def _searcher(source: StageSource) -> Any:
             return {}
 
         def suggest(self, trial_id: str) -> Any:
+            # Tune asks whenever it sees room, also while a trial of ours still ends: None means "not now" and is asked
+            # again.
             job = self.source.next_job()
             if isinstance(job, StageJob):
                 self.jobs[trial_id] = job
@@ -114,6 +118,7 @@ def _searcher(source: StageSource) -> Any:
                 self.source.point(self.jobs[trial_id].node, result["step"], result["loss"])
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+            # Exactly one of the four ways to end a stage is told for every job that was given out.
             job = self.jobs.pop(trial_id)
             end = (result or {}).get("end")
             if error or end is None:
@@ -212,6 +217,8 @@ class RayExecutor:
         resources: dict[str, float] = {"cpu": self.cpus, "gpu": self.gpus} if self.gpus else {"cpu": self.cpus}
         if self.ranks > 1:
             resources = {"cpu": 0, "memory": 1}  # one byte: Tune refuses a trial without any resources
+        # Tune restores nothing: a new Tuner with a folder of its own, so that what an earlier run left cannot be in
+        # the way.
         ranks = RankResources(self.ranks, self.cpus / self.ranks, int(self.gpus > 0), str(storage))
         tuner = tune.Tuner(
             tune.with_resources(_trainable(train, ranks), resources),

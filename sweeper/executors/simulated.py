@@ -50,6 +50,8 @@ class SimulatedExecutor:
             job: StageJob | Idle = Idle.WAIT
             while len(busy) < self.workers and isinstance(job := source.next_job(), StageJob):
                 count += 1
+                # The count breaks ties, so that stages of equal length end in the order in which they began, in every
+                # run.
                 heapq.heappush(busy, (now + self._seconds(job), count, job))
             if not busy:
                 return
@@ -70,6 +72,8 @@ class SimulatedExecutor:
     def _result(self, job: StageJob) -> StageResult:
         phase = phase_at(phases_of(job.spec), job.start)
         seconds, schedule = self._seconds(job), job.spec.schedule
+        # A trunk that is yet to decay has no loss that may be compared; without a decay every stage may be some
+        # trial's end.
         ends = job.end == schedule.total_steps or schedule.decay_steps == 0
         points = (StagePoint(job.end, self.surface(job.spec), phase.name),) if ends else ()
         method = job.spec.method

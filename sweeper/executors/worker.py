@@ -26,5 +26,8 @@ def train_stage(job: StageJob, on_point: Callable[[StagePoint], None]) -> StageR
     """
     import torch
 
+    # Ray sets OMP_NUM_THREADS to the trial's CPUs. PyTorch's own default is every core of the machine, which makes
+    # trials that run side by side wait for each other, and the order of its sums, hence the loss, depend on the
+    # machine.
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     return run_stage(job, _corpus(job.corpus), on_point)

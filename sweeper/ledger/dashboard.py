@@ -54,6 +54,7 @@ def serve(results: Path, name: str | None, tracking_uri: str | None, port: int |
     if tracking_uri is not None and is_server(tracking_uri):
         _show(tracking_uri.rstrip("/") + "/", prepared, open_browser)
         return
+    # As an exception, so that the server below is ended on the way out. Python's default would leave it running.
     previous = signal.signal(signal.SIGTERM, _leave)
     try:
         with running_server(results, tracking_uri, port) as (address, process):
@@ -91,6 +92,7 @@ def running_server(
 
     `port` None takes a free one. Raises `DashboardError` with the server's last words when it does not answer.
     """
+    # Free a moment ago: another program may take it in between, and then the server says so.
     chosen = _free_port() if port is None else port
     log = results / "mlflow-server.log"
     with log.open("wb") as output:
