@@ -17,6 +17,7 @@ from reports.estimate.wording import headline_of
 from reports.evidence.study import Configuration, Study
 from reports.evidence.sweep_cost import SweepCost, sweep_cost
 from reports.html.theme import method_label
+from trainers.methods import PARAMETER_COLUMNS
 
 SUMMARY_SCHEMA = 1
 
@@ -155,8 +156,7 @@ def _verdict_to_json(verdict: ScaleVerdict) -> dict[str, Any]:
         "equal_tuning": verdict.equal_tuning,
         "best": {
             "parameters": parameters,
-            "bag_size": parameters.get("bag_size"),
-            "step_ratio": parameters.get("step_ratio"),
+            **{name: parameters.get(name) for name in PARAMETER_COLUMNS},
             "learning_rate": _learning_rate(best),
         },
         "baseline_best": {"learning_rate": _learning_rate(baseline_best)},

@@ -8,6 +8,8 @@ import io
 from reports.evidence.importing import COLUMNS, OPTIONAL_COLUMNS
 from reports.evidence.runs import BASELINE, FinishedRun
 from reports.evidence.study import Study
+from trainers.contract.spec import Scalar
+from trainers.methods import PARAMETER_COLUMNS, parameter_of
 
 
 def runs_to_csv(study: Study) -> str:
@@ -25,8 +27,7 @@ def runs_to_csv(study: Study) -> str:
 
 def _fields(run: FinishedRun, hours: float | None) -> dict[str, object]:
     parameters = dict(run.parameters)
-    further = {name: value for name, value in parameters.items() if name not in ("bag_size", "step_ratio")}
-    nothing = (1, 0.0) if run.method == BASELINE else (None, None)
+    further = {name: value for name, value in parameters.items() if name not in PARAMETER_COLUMNS}
     return {
         "run": run.run_id,
         "learning_rate": run.learning_rate,
@@ -40,12 +41,16 @@ def _fields(run: FinishedRun, hours: float | None) -> dict[str, object]:
         "method": run.method,
         "seed": run.seed,
         "total_steps": run.total_steps,
-        "bag_size": parameters.get("bag_size", nothing[0]),
-        "step_ratio": parameters.get("step_ratio", nothing[1]),
+        **{name: parameters.get(name, _absent(run, name)) for name in PARAMETER_COLUMNS},
         "gpu_hours": hours,
         "tokens": run.tokens,
         "final_loss": run.final_loss,
     }
+
+
+def _absent(run: FinishedRun, name: str) -> Scalar | None:
+    """What the baseline has in a method's column; of another method without the parameter nothing is known."""
+    return parameter_of(name).absent if run.method == BASELINE else None
 
 
 def _text(value: object) -> str:

@@ -19,15 +19,16 @@ import numpy as np
 from reports.evidence.runs import BASELINE, DECAY_NOT_STATED, EMPTY_CURVE, FinishedRun, Parameters, RunCurve, trunk_name
 from trainers.contract.errors import UserError
 from trainers.contract.record import PURPOSES
+from trainers.contract.schedule import boundary_step
 from trainers.contract.spec import Scalar
+from trainers.methods import PARAMETER_COLUMNS, PARAMETER_TABLE, parameter_of
 
 COLUMNS: dict[str, str] = {
     "scale": "name of the model size (270M, 3b, ...)",
     "method": "`baseline` or the method's name",
     "seed": "seed of the run; empty if unknown",
     "total_steps": "optimizer steps of the whole run",
-    "bag_size": "tokens per latent position in the first phase; 1 or empty for the baseline",
-    "step_ratio": "fraction of the steps in the first phase; 0 or empty for the baseline",
+    **{name: PARAMETER_TABLE[name].column for name in PARAMETER_COLUMNS},
     "gpu_hours": "device-hours of the training steps alone; empty if unknown",
     "tokens": "data tokens read; empty if unknown",
     "final_loss": "next-token loss on the validation set after the last step; `nan` for a run that diverged",
@@ -48,8 +49,6 @@ OPTIONAL_COLUMNS: dict[str, str] = {
 POINT_COLUMNS: tuple[str, ...] = ("run", "step", "loss")
 OPTIONAL_POINT_COLUMNS: tuple[str, ...] = ("gpu_hours", "tokens", "flops")
 
-EQUAL_FLOPS = {"bag_size", "bag_weighting", "step_ratio"}
-"""Parameters of which a step's FLOPs do not depend; with any other, tokens do not tell the FLOPs of a run."""
 _YES, _NO = ("yes", "true", "1", "y"), ("no", "false", "0", "n")
 _OUTCOMES = ("finished", "stopped", "diverged", "failed")
 _SIZES = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
@@ -225,8 +224,8 @@ def _run(fields: Mapping[str, str], run_id: str, curve: RunCurve) -> FinishedRun
     params = _positive(fields, "params") or size_from_name(scale)
     tokens = _positive(fields, "tokens")
     bag_size, ratio = int(dict(parameters).get("bag_size", 1)), float(dict(parameters).get("step_ratio", 0.0))
-    boundary = math.floor(ratio * total + 0.5)
-    equal = {name for name, _ in parameters} <= EQUAL_FLOPS
+    boundary = boundary_step(ratio, total)
+    equal = not any(parameter_of(name).changes_flops for name, _ in parameters)
     latent = tokens * total / (boundary * bag_size + total - boundary) if tokens is not None and equal else None
     return FinishedRun(
         run_id=run_id,
@@ -274,7 +273,7 @@ def _further(fields: Mapping[str, str]) -> Parameters:
     found: dict[str, Scalar] = {}
     for word in fields.get("parameters", "").split():
         name, equals, value = word.partition("=")
-        if not (name.isidentifier() and equals and value) or name in found or name in ("bag_size", "step_ratio"):
+        if not (name.isidentifier() and equals and value) or name in found or name in PARAMETER_COLUMNS:
             raise _BadValueError(f"parameters: {word!r} is not NAME=VALUE with a name of its own")
         found[name] = _scalar(value)
     return tuple(found.items())

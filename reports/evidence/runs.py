@@ -7,7 +7,6 @@ lacks is None, never a guess. Whether a run may enter a claim is decided in `stu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -26,6 +25,7 @@ from trainers.contract.record import (
     Stopped,
     outcome_name,
 )
+from trainers.contract.schedule import boundary_step
 from trainers.contract.spec import Scalar, fingerprint
 
 BASELINE = "baseline"
@@ -190,7 +190,7 @@ def run_from_record(record: RunRecord) -> FinishedRun:
     kind = outcome_name(record.outcome)
     assert kind in ("finished", "stopped", "diverged", "failed")
     timed = timing.phases[0].steps if finished and len(timing.phases) > 1 else None
-    boundary = math.floor(spec.step_ratio * spec.schedule.total_steps + 0.5)
+    boundary = boundary_step(spec.step_ratio, spec.schedule.total_steps)
     return FinishedRun(
         run_id=spec.spec_id,
         scale=spec.scale,
@@ -226,28 +226,3 @@ def run_from_record(record: RunRecord) -> FinishedRun:
         curve=_curve(record.curve, timing.devices),
         record=record,
     )
-
-
-PARAMETER_NAMES: Mapping[str, str] = {
-    "learning_rate": "peak learning rate",
-    "bag_size": "bag size s",
-    "patch_size": "patch size s",
-    "pieces": "pieces of a sequence",
-    "heads": "prediction heads",
-    "step_ratio": "step ratio r",
-    "bag_weighting": "weighting of the bag",
-}
-"""What is searched, for people, in the order of the page's slices. A name without a row stands as it is."""
-
-
-def parameter_name(name: str) -> str:
-    """A parameter's name for people."""
-    return PARAMETER_NAMES.get(name, name.replace("_", " "))
-
-
-def describe_parameters(parameters: Mapping[str, Scalar] | Parameters) -> str:
-    """Short words for people: `s=6 r=0.3`; empty for a method without parameters."""
-    short = {"bag_size": "s", "step_ratio": "r"}
-    items = parameters.items() if isinstance(parameters, Mapping) else parameters
-    shown = [(short.get(name, name), value) for name, value in items if (name, value) != ("bag_weighting", "uniform")]
-    return " ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in shown)

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reports.estimate.verdict import LadderCurve
-from reports.evidence.runs import FinishedRun, describe_parameters
+from reports.evidence.runs import FinishedRun
 from reports.evidence.study import ScaleStudy, Study
 from reports.html import theme
 from reports.html.blocks import Block, Cell, Code, Column, Heading, Link, Prose, Table
 from reports.sections.section import Section
 from reports.summary import Summary, summary_to_json
 from trainers.contract.record import RunRecord
-from trainers.methods import METHODS
+from trainers.methods import METHODS, describe_parameters
 
 SPEEDUP_IN_WORDS = (
     "The speedup at a loss is the device-hours in which finished, decayed baseline runs reach it over the device-hours "

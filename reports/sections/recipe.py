@@ -5,16 +5,17 @@ Read from the confirmed configuration at the budget of the verdict; nothing is s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reports.estimate.verdict import NotReached, Reached, ScaleVerdict, Words
-from reports.evidence.runs import FinishedRun, Parameters, describe_parameters, parameter_name
+from reports.evidence.runs import FinishedRun, Parameters
 from reports.evidence.study import Cell, Configuration, Study
 from reports.html import theme
 from reports.html.blocks import Block, Code, Column, Heading, Prose, Table
 from reports.summary import Summary
+from trainers.contract.schedule import boundary_step
+from trainers.methods import describe_parameters, parameter_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ def _recipe(study: Study, verdict: ScaleVerdict) -> Recipe | None:
         parameters=verdict.best.parameters,
         learning_rate=verdict.best.learning_rate,
         total_steps=cell.total_steps,
-        boundary_step=math.floor(ratio * cell.total_steps + 0.5) if boundary is None else boundary,
+        boundary_step=boundary_step(ratio, cell.total_steps) if boundary is None else boundary,
         warmup_steps=None if schedule is None else schedule.warmup_steps,
         decay_steps=None if schedule is None else schedule.decay_steps,
         context=run.context,
@@ -183,7 +184,7 @@ def snippet(recipe: Recipe) -> str:
     lines += ["", f"[{recipe.method}]"]
     for name, value in recipe.parameters:
         written = f'"{value}"' if isinstance(value, str) else f"{value:g}"
-        lines.append(f"{name} = {written}  # {parameter_name(name)}")
+        lines.append(f"{name} = {written}  # {parameter_of(name).words}")
     if recipe.boundary_step:
         lines.append(f"boundary_step = {recipe.boundary_step}  # from here on ordinary training")
     if recipe.tokens is not None:

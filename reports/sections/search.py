@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reports.evidence.runs import PARAMETER_NAMES, FinishedRun, parameter_name
+from reports.evidence.runs import FinishedRun
 from reports.evidence.study import Arm, ScaleStudy, Study
 from reports.html import theme
 from reports.html.blocks import Block, Heading, Prose
@@ -20,6 +20,7 @@ from reports.sections.figures.search import LossMap, Slice, Spending
 from reports.sections.section import Section
 from reports.summary import Summary
 from trainers.contract.spec import Scalar
+from trainers.methods import LEARNING_RATE, PARAMETER_TABLE, parameter_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,8 @@ def top_trials(arm: Arm) -> tuple[FinishedRun, ...]:
 
 def _searched(arm: Arm) -> list[str]:
     """Names of what the arm's trials differ in or could, in the order of the page."""
-    names = {"learning_rate", *(name for run in top_trials(arm) for name, _ in run.parameters)}
-    known = [name for name in PARAMETER_NAMES if name in names]
+    names = {LEARNING_RATE, *(name for run in top_trials(arm) for name, _ in run.parameters)}
+    known = [name for name in PARAMETER_TABLE if name in names]
     return known + sorted(names.difference(known))
 
 
@@ -95,7 +96,7 @@ def _map_axis(arm: Arm) -> str | None:
 
 def value_of(run: FinishedRun, name: str) -> Scalar | None:
     """The searched value of one axis."""
-    return run.learning_rate if name == "learning_rate" else dict(run.parameters).get(name)
+    return run.learning_rate if name == LEARNING_RATE else dict(run.parameters).get(name)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -140,7 +141,7 @@ def _slice(arm: Arm, name: str) -> Slice | None:
     return Slice(
         method=arm.method,
         axis=name,
-        title=parameter_name(name),
+        title=parameter_of(name).words,
         values=tuple(value for value, _ in points),
         losses=tuple(losses),
         share=share_explained(points),
@@ -188,7 +189,7 @@ def _edges(study: Study, arm: Arm) -> list[str]:
     """Sentences about a confirmed value at the edge of its searched range."""
     if arm.configuration is None:
         return []
-    chosen = {**dict(arm.configuration.parameters), "learning_rate": arm.configuration.learning_rate}
+    chosen = {**dict(arm.configuration.parameters), LEARNING_RATE: arm.configuration.learning_rate}
     found = []
     for name, values in study.context.axes.get(arm.method, {}).items():
         value = chosen.get(name)
@@ -196,7 +197,7 @@ def _edges(study: Study, arm: Arm) -> list[str]:
             continue
         side = "smallest" if value == values[0] else "largest"
         found.append(
-            f"{theme.method_label(arm.method)}: the chosen {parameter_name(name)}, {value:g}, is the {side} that "
+            f"{theme.method_label(arm.method)}: the chosen {parameter_of(name).words}, {value:g}, is the {side} that "
             "was searched; the optimum may lie beyond."
         )
     return found

@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, field
 
 from sweeper.search import Domain, Proposal, Recommendation, Strategy
 from sweeper.search.domain import Parameters
-from sweeper.space.trials import LEARNING_RATE
 from trainers.contract.record import RunRecord
 from trainers.contract.spec import Scalar, TrialSpec, fingerprint
+from trainers.methods import LEARNING_RATE
 
 NOISE_FLOOR_SEEDS = 5
 """Seeds of the noise-floor cell, where confirmation has one seed and so shows no spread of its own."""

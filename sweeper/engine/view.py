@@ -8,7 +8,7 @@ from sweeper.engine.arms import NOISE_FLOOR_SEEDS, Arm
 from sweeper.engine.sweep import Sweep
 from sweeper.search.rungs import rung_sizes
 from trainers.contract.record import RunRecord
-from trainers.methods import BASELINE
+from trainers.methods import BASELINE, describe_parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,8 @@ class SweepView:
 
 def describe_point(record: RunRecord) -> str:
     """The searched values of a trial, short: `s=3 r=0.2 lr=0.004`."""
-    short = {"bag_size": "s", "step_ratio": "r"}
-    parts = [f"{short.get(name, name)}={value}" for name, value in record.spec.parameters if not isinstance(value, str)]
-    return " ".join([*parts, f"lr={record.spec.schedule.learning_rate:g}"])
+    words = describe_parameters(record.spec.parameters)
+    return f"{words} lr={record.spec.schedule.learning_rate:g}".lstrip()
 
 
 def _state(arm: Arm | None, done: int, total: int) -> str:

@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+from trainers.methods import LEARNING_RATE, PARAMETER_COLUMNS
+
 VIEW_KEY = "sweeper"
 KNOWN_VERSIONS = ((3, 10), (3, 18))
 """First and last minor version of MLflow on which the view's format is known."""
@@ -76,7 +78,7 @@ def _state() -> dict[str, Any]:
             _scatter("end points", _HOURS, "METRIC", _FINAL, "Final loss against GPU-hours (finished runs)", _CURVES),
             *(
                 _scatter(axis, axis, "PARAM", _FINAL, f"Final loss against {axis.replace('_', ' ')}", _SEARCH)
-                for axis in ("learning_rate", "step_ratio", "bag_size")
+                for axis in (LEARNING_RATE, *reversed(PARAMETER_COLUMNS))
             ),
             *(_hidden(metric) for metric in _QUIET_METRICS),
         ],
@@ -84,7 +86,7 @@ def _state() -> dict[str, Any]:
 
 
 def _columns() -> list[str]:
-    parameters = ("bag_size", "step_ratio", "learning_rate", "total_steps", "seed")
+    parameters = (*PARAMETER_COLUMNS, LEARNING_RATE, "total_steps", "seed")
     return [
         *(f"metrics.`{metric}`" for metric in (_FINAL, _HOURS)),
         *(f"tags.`{tag}`" for tag in ("stage", "outcome")),

@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from reports.evidence.runs import FinishedRun, describe_parameters
+from reports.evidence.runs import FinishedRun
 from reports.html.theme import method_style
 from sweeper.ledger.about import SweepAbout
 from trainers.contract.record import Diverged, EvalPoint, Failed, Finished, RunRecord, Stopped, outcome_name
-from trainers.contract.spec import TrialSpec, spec_from_dict, spec_to_dict
-from trainers.methods import METHODS
+from trainers.contract.spec import Scalar, TrialSpec, spec_from_dict, spec_to_dict
+from trainers.methods import METHODS, PARAMETER_COLUMNS, PARAMETER_TABLE, describe_parameters, symbol_of
 
 MAX_POINTS = 500
 """Points of a curve that are sent to the dashboard; `record.json` keeps them all."""
@@ -104,21 +104,15 @@ def short_number(number: float) -> str:
     return f"{number:.10g}"
 
 
+def _column(value: Scalar | None) -> str:
+    return short_number(value) if isinstance(value, float) else str(value)
+
+
 def method_label(spec: TrialSpec) -> str:
     """`Baseline`, or the method with its parameters: `TST s=3 r=0.2`."""
     label = METHODS[spec.method].label if spec.method in METHODS else spec.method
-    words = [label]
-    given = dict(spec.parameters)
-    if "bag_size" in given:
-        words.append(f"s={spec.bag_size}")
-    if "step_ratio" in given:
-        words.append(f"r={short_number(spec.step_ratio)}")
-    words += [
-        f"{name}={value}"
-        for name, value in spec.parameters
-        if name not in ("bag_size", "step_ratio") and (name, value) != ("bag_weighting", "uniform")
-    ]
-    return " ".join(words)
+    symbols_first = sorted(spec.parameters, key=lambda given: symbol_of(given[0]) == given[0])
+    return " ".join(word for word in (label, describe_parameters(symbols_first, digits=10)) if word)
 
 
 def run_name(spec: TrialSpec, purpose: str) -> str:
@@ -131,12 +125,10 @@ def run_name(spec: TrialSpec, purpose: str) -> str:
 
 
 def parameters(spec: TrialSpec) -> dict[str, str]:
-    """One row of the dashboard's table. A method without bags has bags of one token for no part of the run."""
-    own = {name: short_number(value) if isinstance(value, float) else str(value) for name, value in spec.parameters}
+    """One row of the dashboard's table, with columns that line up across methods."""
+    own = {name: _column(value) for name, value in spec.parameters}
     return {
-        "bag_size": "1",
-        "step_ratio": "0",
-        "bag_weighting": "none",
+        **{name: _column(row.absent) for name, row in PARAMETER_TABLE.items() if row.absent is not None},
         **own,
         "scale": spec.scale,
         "method": spec.method,
@@ -284,11 +276,11 @@ def _row_name(run: FinishedRun) -> str:
 
 
 def _row_parameters(run: FinishedRun) -> dict[str, str]:
+    given = dict(run.parameters)
     known = {
         "scale": run.scale,
         "method": run.method,
-        "bag_size": str(run.bag_size),
-        "step_ratio": short_number(run.step_ratio),
+        **{name: _column(given.get(name, PARAMETER_TABLE[name].absent)) for name in PARAMETER_COLUMNS},
         "total_steps": str(run.total_steps),
         "learning_rate": None if run.learning_rate is None else short_number(run.learning_rate),
         "seed": None if run.seed is None else str(run.seed),

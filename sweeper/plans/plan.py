@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from statistics import variance
 
 from reports.estimate.resolution import what_it_can_resolve
-from reports.evidence.runs import describe_parameters
 from sweeper.engine.arms import NOISE_FLOOR_SEEDS
 from sweeper.engine.site import Site, state_bytes
 from sweeper.engine.sweep import Sweep
@@ -28,7 +27,7 @@ from trainers.contract.flops import count_parameters, flops_at
 from trainers.contract.record import Provenance, RunRecord
 from trainers.contract.schedule import data_position, phase_at
 from trainers.contract.spec import TrialSpec
-from trainers.methods import BASELINE, phases_of
+from trainers.methods import BASELINE, describe_parameters, phases_of
 from trainers.planning.lineage import path_of
 from trainers.planning.store import MemoryStore
 

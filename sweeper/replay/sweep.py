@@ -25,6 +25,7 @@ from sweeper.space.trials import FAN_AXIS, domain_of
 from trainers.contract.errors import InputError
 from trainers.contract.record import Failed, Provenance, RunRecord
 from trainers.contract.spec import TrialSpec
+from trainers.methods import PARAMETER_TABLE
 from trainers.planning.store import MemoryStore
 from trainers.training.provenance import provenance
 
@@ -218,7 +219,7 @@ def race_domain(space: SearchSpace, table: LossTable) -> Domain:
         inside = tuple(value for value in values if not isinstance(value, str) and low <= value <= high)
         if not inside:
             raise InputError(f"{name}: {', '.join(map(str, values))} are all outside the table of {table.name}")
-        axes.append(Axis(name, inside, "log" if name == "bag_size" else "linear"))
+        axes.append(Axis(name, inside, PARAMETER_TABLE[name].spacing))
     return Domain(
         axes=tuple(axes),
         rungs=(table.total_steps,),

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from sweeper.space.trials import PARAMETER_KINDS
 from tests.support.method_specs import NEUTRAL, TYPICAL, method_spec
 from tests.support.strategies import PROVENANCE
 from tests.support.tiny_training import CORPUS, CPU, VOCABULARY, job_of, state_digest, train_tiny
@@ -21,7 +20,7 @@ from trainers.contract.record import Finished, record_from_dict, record_to_dict
 from trainers.contract.schedule import data_position, number_of_heads, phase_at
 from trainers.contract.spec import TrialSpec, spec_from_dict, spec_to_dict
 from trainers.contract.stage import StagePoint, StageResult
-from trainers.methods import METHODS, phases_of
+from trainers.methods import METHODS, PARAMETER_TABLE, phases_of
 from trainers.model.decoder import build_model
 from trainers.planning.assemble import assemble_record
 from trainers.planning.lineage import ROOT, build_tree, path_of
@@ -43,7 +42,7 @@ def test_a_method_has_a_label_and_parameters_that_a_file_can_name(method: str) -
     row = METHODS[method]
     assert row.name == method
     assert row.label not in {other.label for name, other in METHODS.items() if name != method}
-    assert set(row.parameters) <= set(PARAMETER_KINDS) & set(TYPICAL)
+    assert set(row.parameters) <= set(PARAMETER_TABLE) & set(TYPICAL)
     spec = method_spec(method)
     assert spec_from_dict(json.loads(json.dumps(spec_to_dict(spec)))) == spec
     assert spec_from_dict(spec_to_dict(spec)).spec_id == spec.spec_id

@@ -47,11 +47,16 @@ class Phase:
         return full // self.position_divisor
 
 
+def steps_of(fraction: float, total_steps: int) -> int:
+    """A fraction of a run as whole steps, halves rounded up: `floor(fraction*T + 0.5)`. Where a run's decay begins, too."""
+    return math.floor(fraction * total_steps + 0.5)
+
+
 def boundary_step(step_ratio: float, total_steps: int) -> int:
     """First step after the first phase: `floor(r*T + 0.5)`. Raises `ValueError` for a ratio outside [0, 1]."""
     if not 0.0 <= step_ratio <= 1.0:
         raise ValueError(f"step_ratio: {step_ratio} is not in [0, 1]")
-    return math.floor(step_ratio * total_steps + 0.5)
+    return steps_of(step_ratio, total_steps)
 
 
 def number_of_heads(phases: tuple[Phase, ...]) -> int:

@@ -22,13 +22,35 @@ from trainers.methods import (
     tst,
     tst_fresh_embedding,
 )
+from trainers.methods.parameters import (
+    LEARNING_RATE,
+    PARAMETER_COLUMNS,
+    PARAMETER_TABLE,
+    describe_parameters,
+    parameter_of,
+    symbol_of,
+)
+
+__all__ = [
+    "BASELINE",
+    "LEARNING_RATE",
+    "METHODS",
+    "PARAMETER_COLUMNS",
+    "PARAMETER_TABLE",
+    "Method",
+    "describe_parameters",
+    "parameter_of",
+    "phases_of",
+    "symbol_of",
+]
 
 BASELINE = "baseline"
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """`label` and `words` are for people; `parameters` are the names that a spec of this method must have, and may have."""
+    """`label` names it for people and `words` say on the page what it does; `parameters` are the names that a spec of this
+    method must have, and may have."""
 
     name: str
     label: str
@@ -38,9 +60,10 @@ class Method:
 
 
 def _method(module: ModuleType) -> Method:
-    """A method is named by its file, and described by what stands on top of it."""
-    words = " ".join((module.__doc__ or "").replace("`", "").split())
-    return Method(module.__name__.rpartition(".")[2], module.LABEL, words, module.PARAMETERS, module.phases)
+    """A method is named by its file."""
+    name = module.__name__.rpartition(".")[2]
+    assert set(module.PARAMETERS) <= PARAMETER_TABLE.keys(), f"{name} has a parameter without a row in the table"
+    return Method(name, module.LABEL, module.WORDS, module.PARAMETERS, module.phases)
 
 
 _FILES = (

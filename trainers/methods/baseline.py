@@ -1,4 +1,4 @@
-"""Ordinary next-token training: the arm that every other method is held against."""
+"""The arm that every other method is held against: one phase of next-token training."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from trainers.contract.spec import TrialSpec
 from trainers.methods.parameters import next_token
 
 LABEL = "Baseline"
+WORDS = "Ordinary next-token training: the arm that every other method is held against."
 PARAMETERS: tuple[str, ...] = ()
 
 

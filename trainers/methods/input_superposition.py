@@ -1,4 +1,4 @@
-"""The ablation of TST with its input alone: bags of `s` averaged tokens in, the one token that follows as the target."""
+"""TST's input without its output, an ablation: `bag_size` tokens in, `target_size` one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from trainers.contract.spec import TrialSpec
 from trainers.methods.parameters import boundary_of, next_token, positive
 
 LABEL = "Input superposition"
+WORDS = (
+    "The ablation of TST with its input alone: bags of s averaged tokens in, the one token that follows as the target."
+)
 PARAMETERS: tuple[str, ...] = ("bag_size", "step_ratio")
 
 

@@ -1,8 +1,4 @@
-"""Multi-token prediction (arXiv 2404.19737): `n` heads, each asked for the token at its own distance.
-
-Each head beyond the ordinary one is a last block of its own on the shared blocks before the last; norm and unembedding
-are shared. The loss is the mean of the heads' losses. Evaluation knows the ordinary head alone.
-"""
+"""One phase with `heads` heads; arXiv 2404.19737. The heads' own blocks are built by `trainers.model.decoder`."""
 
 from __future__ import annotations
 
@@ -11,6 +7,11 @@ from trainers.contract.spec import TrialSpec
 from trainers.methods.parameters import positive
 
 LABEL = "Multi-token prediction"
+WORDS = (
+    "Multi-token prediction (arXiv 2404.19737): n heads, each asked for the token at its own distance. Each head "
+    "beyond the ordinary one is a last block of its own on the shared blocks before the last; norm and "
+    "unembedding are shared. The loss is the mean of the heads' losses. Evaluation knows the ordinary head alone."
+)
 PARAMETERS: tuple[str, ...] = ("heads",)
 
 

@@ -1,4 +1,4 @@
-"""The ablation of TST with its output alone: single tokens in, the bag of the next `s` tokens as the target."""
+"""TST's output without its input, an ablation: `bag_size` one, `target_size` tokens out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from trainers.contract.spec import TrialSpec
 from trainers.methods.parameters import bag_weighting, boundary_of, next_token, positive
 
 LABEL = "Output superposition"
+WORDS = "The ablation of TST with its output alone: single tokens in, the bag of the next s tokens as the target."
 PARAMETERS: tuple[str, ...] = ("bag_size", "bag_weighting", "step_ratio")
 
 

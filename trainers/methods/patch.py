@@ -1,8 +1,4 @@
-"""Patch-level training (arXiv 2407.12665): TST's sibling that saves FLOPs where TST reads more data.
-
-A sequence of `L` tokens becomes `L/s` positions of `s` averaged tokens, each of which predicts all tokens of the next
-patch with the ordinary head. A step reads what an ordinary step reads, for about `1/s` of its FLOPs.
-"""
+"""Patches up to the boundary, single tokens from there; arXiv 2407.12665. Positions and FLOPs shrink, data does not."""
 
 from __future__ import annotations
 
@@ -11,6 +7,11 @@ from trainers.contract.spec import TrialSpec
 from trainers.methods.parameters import boundary_of, divisor, next_token
 
 LABEL = "Patch-level training"
+WORDS = (
+    "Patch-level training (arXiv 2407.12665): TST's sibling that saves FLOPs where TST reads more data. A "
+    "sequence of L tokens becomes L/s positions of s averaged tokens, each of which predicts all tokens of the "
+    "next patch with the ordinary head. A step reads what an ordinary step reads, for about 1/s of its FLOPs."
+)
 PARAMETERS: tuple[str, ...] = ("patch_size", "step_ratio")
 
 

@@ -1,8 +1,4 @@
-"""Token-Superposition Training (arXiv 2605.06546): bags of `s` averaged tokens predict the next bag, then normal training.
-
-The latent sequence length and the batch stay the same in both phases, so that a step costs the same FLOPs; the
-superposition phase reads `s` times the data instead.
-"""
+"""Superposition up to the boundary, then next-token recovery; arXiv 2605.06546. `superposition` is shared with an ablation."""
 
 from __future__ import annotations
 
@@ -11,6 +7,11 @@ from trainers.contract.spec import TrialSpec
 from trainers.methods.parameters import bag_weighting, boundary_of, next_token, positive
 
 LABEL = "TST"
+WORDS = (
+    "Token-Superposition Training (arXiv 2605.06546): bags of s averaged tokens predict the next bag, then normal "
+    "training. The latent sequence length and the batch stay the same in both phases, so that a step costs the "
+    "same FLOPs; the superposition phase reads s times the data instead."
+)
 PARAMETERS: tuple[str, ...] = ("bag_size", "bag_weighting", "step_ratio")
 
 

@@ -1,8 +1,4 @@
-"""The ablation of TST that forgets its vocabulary: embedding and LM head are drawn anew at the boundary.
-
-Tells what the superposition phase teaches the blocks from what it teaches the embeddings; published at 3B, where it ends
-above the baseline. Up to the boundary it is TST, so that both share their superposition phase.
-"""
+"""TST whose `FRESH` parameters, named as the decoder names them, are drawn anew at the boundary: an ablation."""
 
 from __future__ import annotations
 
@@ -13,6 +9,11 @@ from trainers.methods.tst import PARAMETERS as PARAMETERS
 from trainers.methods.tst import superposition
 
 LABEL = "TST with fresh embeddings"
+WORDS = (
+    "The ablation of TST that forgets its vocabulary: embedding and LM head are drawn anew at the boundary. Tells "
+    "what the superposition phase teaches the blocks from what it teaches the embeddings; published at 3B, where "
+    "it ends above the baseline. Up to the boundary it is TST, so that both share their superposition phase."
+)
 FRESH: tuple[str, ...] = ("embedding.weight", "head.weight")
 
 

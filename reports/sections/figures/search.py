@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from reports.evidence.runs import describe_parameters, parameter_name
 from reports.html import theme
 from reports.html.blocks import Chart, Column, Table
 from reports.html.charts import axis, blank, label, linear_axis, padded, plain, round_ticks
 from trainers.contract.spec import Scalar
+from trainers.methods import LEARNING_RATE, parameter_of, symbol_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+_RATIO = parameter_of("step_ratio").words
 MOST_GRID_VALUES = 18
 """More values than this on an axis, and the map shows points instead of cells."""
 
@@ -38,7 +39,7 @@ class LossMap:
     @property
     def symbol(self) -> str:
         """The axis in a formula: `s`."""
-        return describe_parameters({self.axis: 0}).removesuffix("=0")
+        return symbol_of(self.axis)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +80,8 @@ def map_chart(key: str, shown: LossMap, named: bool) -> Chart:
     note = f"Tuning runs of {shown.total_steps:,} steps; each cell at its best learning rate."
     if shown.confirmed is not None:
         note += " The frame marks the settings that were confirmed: the best of the search's own model, not of one run."
-    name = parameter_name(shown.axis)
-    columns = (Column(name.capitalize()), Column("Step ratio r"), Column("Loss"), Column("Trials"))
+    name = parameter_of(shown.axis).words
+    columns = (Column(name.capitalize()), Column(_RATIO.capitalize()), Column("Loss"), Column("Trials"))
     rows = tuple(
         (str(bag), f"{ratio:g}", f"{loss:.4f}", str(shown.trials[(bag, ratio)]))
         for (bag, ratio), loss in shown.losses.items()
@@ -134,11 +135,12 @@ def _grid_map(shown: LossMap, bags: list[int], ratios: list[float]) -> go.Figure
     ticks: dict[str, Any] = {"grid": False, "showline": False, "ticks": ""}
     drawn.update_layout(
         xaxis=axis(
-            parameter_name(shown.axis), tickvals=list(range(len(bags))), ticktext=[str(bag) for bag in bags], **ticks
+            parameter_of(shown.axis).words,
+            tickvals=list(range(len(bags))),
+            ticktext=[str(bag) for bag in bags],
+            **ticks,
         ),
-        yaxis=axis(
-            "step ratio r", tickvals=list(range(len(ratios))), ticktext=[f"{ratio:g}" for ratio in ratios], **ticks
-        ),
+        yaxis=axis(_RATIO, tickvals=list(range(len(ratios))), ticktext=[f"{ratio:g}" for ratio in ratios], **ticks),
     )
     return drawn
 
@@ -168,9 +170,12 @@ def _point_map(shown: LossMap) -> go.Figure:
     ticks = round_ticks(bags[0], bags[-1], 8)
     drawn.update_layout(
         xaxis=axis(
-            f"{parameter_name(shown.axis)} (log scale)", type="log", tickvals=ticks, ticktext=[plain(t) for t in ticks]
+            f"{parameter_of(shown.axis).words} (log scale)",
+            type="log",
+            tickvals=ticks,
+            ticktext=[plain(t) for t in ticks],
         ),
-        yaxis=axis("step ratio r"),
+        yaxis=axis(_RATIO),
     )
     return drawn
 
@@ -294,7 +299,7 @@ def _slice_axis(cuts: list[Slice], domain: list[float]) -> dict[str, Any]:
     values = sorted({value for cut in cuts for value in cut.values if not isinstance(value, str)})
     if not values:
         return axis(cuts[0].title, grid=False, domain=domain, type="category")
-    if cuts[0].axis == "learning_rate":
+    if cuts[0].axis == LEARNING_RATE:
         ticks = values if len(values) <= 5 else round_ticks(values[0], values[-1], 5)
         low, high = padded([math.log10(value) for value in values], 0.1)
         text = [theme.learning_rate(tick) for tick in ticks]

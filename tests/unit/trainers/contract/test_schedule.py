@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.support.tiny_training import tiny_spec
-from trainers.contract.schedule import Phase, boundary_step, data_position, learning_rates, phase_at
+from trainers.contract.schedule import Phase, boundary_step, data_position, learning_rates, phase_at, steps_of
 from trainers.contract.spec import Schedule
 from trainers.methods import METHODS, phases_of
 
@@ -27,6 +27,13 @@ def test_without_warm_up_and_decay_the_rate_is_the_peak() -> None:
 )
 def test_the_boundary_is_rounded_half_up(ratio: float, total: int, expected: int) -> None:
     assert boundary_step(ratio, total) == expected
+
+
+@pytest.mark.parametrize(
+    ("fraction", "total", "expected"), [(0.2, 2_500, 500), (0.1, 25, 3), (0.1, 24, 2), (0.0, 9, 0), (1.0, 9, 9)]
+)
+def test_a_fraction_of_a_run_is_rounded_half_up(fraction: float, total: int, expected: int) -> None:
+    assert steps_of(fraction, total) == expected
 
 
 def test_tst_has_two_phases_that_meet_at_the_boundary() -> None:
