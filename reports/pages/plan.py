@@ -34,33 +34,42 @@ class PlannedStage:
     """Steps `[start, end)` that are trained once, for `trials` runs, in `hours` device-hours.
 
     `parent` is the stage that it goes on from, by `node`; None from the start. `phase` is the objective's name, or
-    `decay`; `run` says in words which run it belongs to.
+    `decay`; `label` says in words which runs it belongs to. The names are keys of the plan's JSON.
     """
 
     node: str
     parent: str | None
     scale: str
     method: str
-    run: str
-    phase: str
     start: int
     end: int
+    label: str
+    phase: str
     trials: int
     hours: float
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedArm:
-    """One method at one scale; steps and device-hours with every trial by itself, and with prefixes shared."""
+    """One method at one scale. Steps and device-hours `alone` are every trial trained by itself, `shared` with prefixes
+    trained once; `finished` trials have a record already and cost nothing.
+
+    `flops` are model FLOPs of all trials to train, each alone; `tokens` and `epochs` those of the run that reads most.
+    The names are keys of the plan's JSON.
+    """
 
     scale: str
     method: str
     tuning_trials: int
     confirmation_trials: int
+    finished: int
     steps_alone: int
     steps_shared: int
     hours_alone: float
     hours_shared: float
+    flops: float
+    tokens: int
+    epochs: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +114,7 @@ def lay_out(scale: str, stages: Sequence[PlannedStage]) -> Tree:
     rows: dict[int, str] = {}
     ordered: list[PlannedStage] = []
     for root in sorted(children[None], key=_natural):
-        rows[1 + max(lanes.values(), default=-1)] = f"{theme.method_label(root.method)} {root.run}"
+        rows[1 + max(lanes.values(), default=-1)] = f"{theme.method_label(root.method)} {root.label}"
         waiting: list[tuple[PlannedStage, int | None]] = [(root, None)]
         while waiting:
             stage, lane = waiting.pop()
@@ -122,7 +131,7 @@ def lay_out(scale: str, stages: Sequence[PlannedStage]) -> Tree:
 
 def _natural(stage: PlannedStage) -> tuple[object, ...]:
     """Numbers in words by their size: a bag of 10 after one of 9."""
-    parts = re.split(r"(\d+(?:\.\d+)?)", stage.run)
+    parts = re.split(r"(\d+(?:\.\d+)?)", stage.label)
     return (
         stage.method,
         [float(part) if index % 2 else part for index, part in enumerate(parts)],
@@ -194,7 +203,7 @@ def _hover(stage: PlannedStage, planned: PlannedSweep) -> str:
     price = "" if planned.price is None else f", {theme.money(stage.hours * planned.price, planned.currency)}"
     for_whom = "for one run" if stage.trials == 1 else f"once for {stage.trials} runs"
     return (
-        f"{theme.method_label(stage.method)} {stage.run}<br>{stage.phase}, steps {stage.start:,} to {stage.end:,}"
+        f"{theme.method_label(stage.method)} {stage.label}<br>{stage.phase}, steps {stage.start:,} to {stage.end:,}"
         f"<br>{theme.hours(stage.hours)}{price}, {for_whom}"
     )
 
@@ -210,7 +219,7 @@ def _stage_table(tree: Tree, planned: PlannedSweep) -> Table:
     )
     rows = tuple(
         (
-            f"{theme.method_label(stage.method)} {stage.run}",
+            f"{theme.method_label(stage.method)} {stage.label}",
             stage.phase,
             f"{stage.start:,}",
             f"{stage.end:,}",

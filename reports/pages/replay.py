@@ -1,13 +1,14 @@
 """Search strategies raced on tables of finished runs, as a page of its own: what each spent until its answer was good.
 
-Takes medians as plain values and draws them. Says on top that nothing was trained: no number here is about a method,
-only about ways to search.
+Holds the values of the races, for the sweeper that runs them, and draws them. Says on top that nothing was trained: no
+number here is about a method, only about ways to search.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from reports.html import theme
@@ -31,34 +32,74 @@ HIGHEST_REGRET = 8.0
 
 
 @dataclass(frozen=True, slots=True)
-class RacedStrategy:
-    """One strategy on one table, medians over seeds. Costs in full-budget equivalents, None where half of the races or
-    more never got there; regrets in nats; `course` as (spent, median regret of what would be recommended)."""
+class Race:
+    """One contestant on one table and seed. Costs in full-budget equivalents, None where it never got there.
 
-    table: str
-    strategy: str
-    sampler: str
-    shared: bool
-    warm_start: bool
+    `spent` until the recommended cell was first within the tolerance, `held` until it was and stayed so to the end of the
+    race; `regret` and `raw_regret` in nats (smoothed, published) where `spent` was reached, else at the end. `course` is
+    what the recommendation was worth on the way: (spent, smoothed regret) after every answer.
+    """
+
+    seed: int
     spent: float | None
     held: float | None
     regret: float
     raw_regret: float
-    reached: float
+    trials: int
     course: tuple[tuple[float, float], ...]
+
+    def regret_at(self, spent: float) -> float:
+        """Smoothed regret of what would be recommended after spending `spent`; infinite before the first answer."""
+        return next((regret for cost, regret in reversed(self.course) if cost <= spent), math.inf)
 
 
 @dataclass(frozen=True, slots=True)
-class RacePage:
-    """The races of one command. `tolerance` in nats is what counts as found."""
+class Standing:
+    """A contestant on a table over all seeds: medians, with "not reached" counted as beyond every number (None). Costs in
+    full-budget equivalents, regrets in nats; `reached` is the part of the races that found a good cell.
 
-    source: str
-    command: str
+    `course` holds the median smoothed regret after 1, 1.5, 2, ... full-budget equivalents, from where half of the races
+    recommend anything; a race that is over keeps its last answer.
+    """
+
+    table: str
+    params: str
+    sampler: str
+    contestant: str
+    shared: bool
+    warm_start: bool
+    median_spent: float | None
+    median_held: float | None
+    median_regret: float
+    median_raw_regret: float
+    reached: float
+    course: tuple[tuple[float, float], ...]
+    races: tuple[Race, ...]
+
+    @property
+    def label(self) -> str:
+        """The table for people: its size, and which of several of that size."""
+        return f"{self.params} (table {self.table})"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayResult:
+    """All standings, with the settings that they depend on; within `tolerance` nats of the best a cell counts as found."""
+
     seeds: int
     trials: int
+    fan: int
     seed_deviation: float
     tolerance: float
-    strategies: tuple[RacedStrategy, ...]
+    standings: tuple[Standing, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; the courses of single races are left out."""
+        plain = {"schema": 1, "kind": "replay", "unit": "full-budget equivalents", **asdict(self)}
+        for standing in plain["standings"]:
+            for race in standing["races"]:
+                del race["course"]
+        return plain
 
 
 def cost(value: float | None, most: int) -> str:
@@ -66,14 +107,14 @@ def cost(value: float | None, most: int) -> str:
     return f"> {most}" if value is None else f"{value:.1f}"
 
 
-def regret_chart(key: str, table: str, shared: bool, races: RacePage) -> Chart:
+def regret_chart(key: str, table: str, shared: bool, result: ReplayResult) -> Chart:
     """Median regret against what was spent, for the strategies with or without sharing."""
-    mine = [item for item in races.strategies if item.table == table and item.shared == shared]
+    mine = [item for item in result.standings if item.label == table and item.shared == shared]
     figure = blank(left=58, right=16, top=10, bottom=110)
     end = max([item.course[-1][0] for item in mine if item.course] + [2.0])
     for item in mine:
         _draw_course(figure, item, end)
-    limit = 1000 * races.tolerance
+    limit = 1000 * result.tolerance
     figure.add_scatter(
         x=[1, end], y=[limit, limit], mode="lines", line={"color": theme.INK, "width": 1}, hoverinfo="skip",
         showlegend=False,
@@ -87,48 +128,50 @@ def regret_chart(key: str, table: str, shared: bool, races: RacePage) -> Chart:
             label("found", 1, limit, theme.INK, xref="paper", xanchor="right", yanchor="bottom", font={"size": 11})
         ],
     )
-    return Chart(key, _title(table, shared, mine, races), figure, _course_table(table, mine), 430, 3)
+    return Chart(key, _title(table, shared, mine, result), figure, _course_table(table, mine), 430, 3)
 
 
-def _draw_course(figure: go.Figure, item: RacedStrategy, end: float) -> None:
+def _draw_course(figure: go.Figure, item: Standing, end: float) -> None:
     if not item.course:
         return
-    dash = "dash" if item.warm_start else "dot" if "observation" in item.strategy else "solid"
+    dash = "dash" if item.warm_start else "dot" if "observation" in item.contestant else "solid"
     x = [spent for spent, _ in item.course] + [end]
     y = [1000 * regret for _, regret in item.course] + [1000 * item.course[-1][1]]
     color = COLORS.get(item.sampler, OTHER_COLOR)
     figure.add_scatter(
         x=x,
         y=y,
-        name=item.strategy,
+        name=item.contestant,
         mode="lines",
         line={"color": color, "width": 2.5 if item.sampler == "surface" else 1.6, "dash": dash, "shape": "hv"},
-        hovertemplate=f"{item.strategy}<br>%{{x:.1f}} spent, regret %{{y:.2f}} mnats<extra></extra>",
+        hovertemplate=f"{item.contestant}<br>%{{x:.1f}} spent, regret %{{y:.2f}} mnats<extra></extra>",
     )
 
 
-def _title(table: str, shared: bool, mine: Sequence[RacedStrategy], races: RacePage) -> str:
+def _title(table: str, shared: bool, mine: Sequence[Standing], result: ReplayResult) -> str:
     how = "prefixes shared" if shared else "every run by itself"
-    found = sorted((item for item in mine if item.spent is not None), key=lambda item: item.spent or 0.0)
+    found = sorted((item for item in mine if item.median_spent is not None), key=lambda item: item.median_spent or 0.0)
     if not found:
-        return f"{table}, {how}: no strategy finds a good cell within {races.trials} trials"
+        return f"{table}, {how}: no strategy finds a good cell within {result.trials} trials"
     cold = [item for item in found if not item.warm_start]
     best = cold[0] if cold else found[0]
-    return f"{table}, {how}: {best.strategy} needs {cost(best.spent, races.trials)} full budgets in the median"
+    return (
+        f"{table}, {how}: {best.contestant} needs {cost(best.median_spent, result.trials)} full budgets in the median"
+    )
 
 
-def _course_table(table: str, mine: Sequence[RacedStrategy]) -> Table:
+def _course_table(table: str, mine: Sequence[Standing]) -> Table:
     columns = (Column("Strategy", numeric=False), *(Column(f"at {spent}") for spent in (1, 2, 3, 4, 6, 8, 12, 16, 24)))
 
-    def at(item: RacedStrategy, spent: int) -> str:
+    def at(item: Standing, spent: int) -> str:
         known = [regret for place, regret in item.course if place <= spent]
         return f"{1000 * known[-1]:.2f}" if known else "–"
 
-    rows = tuple((item.strategy, *(at(item, spent) for spent in (1, 2, 3, 4, 6, 8, 12, 16, 24))) for item in mine)
+    rows = tuple((item.contestant, *(at(item, spent) for spent in (1, 2, 3, 4, 6, 8, 12, 16, 24))) for item in mine)
     return Table(f"Median regret on {table} in 0.001 nats, by full-budget equivalents spent", columns, rows)
 
 
-def standings_table(table: str, races: RacePage) -> Table:
+def standings_table(table: str, result: ReplayResult) -> Table:
     """Medians of every strategy on one table."""
     columns = (
         Column("Strategy", numeric=False),
@@ -141,33 +184,36 @@ def standings_table(table: str, races: RacePage) -> Table:
     )
     rows = tuple(
         (
-            item.strategy,
+            item.contestant,
             "shared" if item.shared else "alone",
-            cost(item.spent, races.trials),
-            cost(item.held, races.trials),
+            cost(item.median_spent, result.trials),
+            cost(item.median_held, result.trials),
             theme.percent(item.reached),
-            f"{1000 * item.regret:.2f}",
-            f"{1000 * item.raw_regret:.2f}",
+            f"{1000 * item.median_regret:.2f}",
+            f"{1000 * item.median_raw_regret:.2f}",
         )
-        for item in races.strategies
-        if item.table == table
+        for item in result.standings
+        if item.label == table
     )
-    return Table(f"{table}: medians over {races.seeds} seeds, in full-budget equivalents", columns, rows)
+    return Table(f"{table}: medians over {result.seeds} seeds, in full-budget equivalents", columns, rows)
 
 
-def render_races(races: RacePage, numbers: Mapping[str, Any]) -> str:
-    """The page as HTML; `numbers` are embedded as JSON (`#summary`)."""
-    tables = list(dict.fromkeys(item.table for item in races.strategies))
+def render_races(result: ReplayResult, source: str, command: str) -> str:
+    """The page as HTML. `source` names the tables, `command` makes the page again; the embedded JSON is without the single
+    races, which would be most of the page."""
+    numbers = result.to_json()
+    numbers["standings"] = [{**standing, "races": []} for standing in numbers["standings"]]
+    tables = list(dict.fromkeys(item.label for item in result.standings))
     top = Masthead(
         "Replay.",
-        f"Losses are those of {races.source} plus seed noise of {races.seed_deviation:g} nats; nothing was trained.",
+        f"Losses are those of {source} plus seed noise of {result.seed_deviation:g} nats; nothing was trained.",
         "How much does each search strategy spend until it would recommend a good cell?",
-        _headline(races, tables),
+        _headline(result, tables),
     )
     rule = (
-        f"Found: the cell that the strategy would recommend by its own model is within {races.tolerance:g} nats of the "
+        f"Found: the cell that the strategy would recommend by its own model is within {result.tolerance:g} nats of the "
         "best of the smoothed table (weights 1-2-1 along both axes; a single cell's minimum is luck too). Raw regret is "
-        f"against the table as it stands. {races.seeds} seeds, at most {races.trials} trials a race; with shared prefixes, "
+        f"against the table as it stands. {result.seeds} seeds, at most {result.trials} trials a race; with shared prefixes, "
         "trials of one bag size and seed pay their common superposition phase once. Best observation: recommends its "
         "luckiest trial, as a plain tuner does."
     )
@@ -175,22 +221,24 @@ def render_races(races: RacePage, numbers: Mapping[str, Any]) -> str:
         DrawnSection("answer", "", side_by_side([Fragment("masthead.html.j2", top), Prose(rule, "note")])),
     ]
     for index, table in enumerate(tables):
-        sharing = sorted({item.shared for item in races.strategies if item.table == table}, reverse=True)
-        blocks: list[Block] = [regret_chart(f"races-{index}-{int(way)}", table, way, races) for way in sharing]
-        blocks.append(standings_table(table, races))
+        sharing = sorted({item.shared for item in result.standings if item.label == table}, reverse=True)
+        blocks: list[Block] = [regret_chart(f"races-{index}-{int(way)}", table, way, result) for way in sharing]
+        blocks.append(standings_table(table, result))
         sections.append(DrawnSection(f"table-{index}", table, side_by_side(blocks)))
-    sections.append(DrawnSection("again", "This page again", side_by_side([Code(races.command)])))
+    sections.append(DrawnSection("again", "This page again", side_by_side([Code(command)])))
     return render_sections("Replay: search strategies on published tables", "Replay", sections, numbers)
 
 
-def _headline(races: RacePage, tables: Sequence[str]) -> str:
+def _headline(result: ReplayResult, tables: Sequence[str]) -> str:
     """The best strategy without a warm start on each table."""
     parts = []
     for table in tables:
-        mine = [item for item in races.strategies if item.table == table and item.spent is not None]
-        best = min((item for item in mine if not item.warm_start), key=lambda item: item.spent or 0.0, default=None)
+        mine = [item for item in result.standings if item.label == table and item.median_spent is not None]
+        best = min(
+            (item for item in mine if not item.warm_start), key=lambda item: item.median_spent or 0.0, default=None
+        )
         if best is not None:
-            parts.append(f"{cost(best.spent, races.trials)} on {table} ({best.strategy})")
+            parts.append(f"{cost(best.median_spent, result.trials)} on {table} ({best.contestant})")
     if not parts:
         return "No strategy finds a good cell."
     return f"Full budgets spent until a good cell is found: {', '.join(parts)}."

@@ -21,11 +21,12 @@ from trainers.bench.result import FAIL, OK, BenchResult
 from trainers.bench.words import TextTable, check_cells, opening, tables
 
 if TYPE_CHECKING:
+    from reports.pages.plan import PlannedArm, PlannedStage
+    from reports.pages.replay import ReplayResult, Standing
     from sweeper.cli.doctor import Finding
     from sweeper.cli.status import SweepStatus
     from sweeper.engine.view import ArmView, SweepView
-    from sweeper.plans.plan import ArmPlan, Plan, ScalePlan, StageLine
-    from sweeper.replay.race import ReplayResult, Standing
+    from sweeper.plans.plan import Plan, ScalePlan
 
 BAR_WIDTH = 8
 NARROW = 100
@@ -156,7 +157,7 @@ def _plain() -> tuple[Callable[[str], None], Callable[[SweepView], None]]:
     return say, show
 
 
-def _arm_row(table: Table, arm: ArmPlan, plan: Plan) -> None:
+def _arm_row(table: Table, arm: PlannedArm, plan: Plan) -> None:
     trials = f"{arm.tuning_trials} + {arm.confirmation_trials}" + (f" ({arm.finished} done)" if arm.finished else "")
     epochs = f"{arm.epochs:.2g}" if arm.epochs is not None else "?"
     cells = [arm.method, trials, amount(arm.steps_alone), amount(arm.steps_shared), hours(arm.hours_shared)]
@@ -206,7 +207,7 @@ def show_plan(console: Console, plan: Plan) -> None:
 def stage_tree(plan: Plan) -> Tree:
     """The stages of a plan: what is trained once, and what goes on from where."""
     root = Tree(f"{plan.name}: {len(plan.stages)} stages")
-    children: dict[str | None, list[StageLine]] = {}
+    children: dict[str | None, list[PlannedStage]] = {}
     known = {stage.node for stage in plan.stages}
     for stage in plan.stages:
         children.setdefault(stage.parent if stage.parent in known else None, []).append(stage)

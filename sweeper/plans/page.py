@@ -37,7 +37,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
 
 def write_plan_page(plan: Plan, path: Path) -> None:
     """Write the page to `path`, whole or not at all. Raises `OSError` where that cannot be done."""
-    from reports.pages.plan import PlannedArm, PlannedStage, PlannedSweep, render_plan
+    from reports.pages.plan import PlannedSweep, render_plan
 
     planned = PlannedSweep(
         name=plan.name,
@@ -45,34 +45,8 @@ def write_plan_page(plan: Plan, path: Path) -> None:
         clock=plan.clock,
         price=plan.price_per_hour,
         currency=plan.currency,
-        arms=tuple(
-            PlannedArm(
-                arm.scale,
-                arm.method,
-                arm.tuning_trials,
-                arm.confirmation_trials,
-                arm.steps_alone,
-                arm.steps_shared,
-                arm.hours_alone,
-                arm.hours_shared,
-            )
-            for arm in plan.arms
-        ),
-        stages=tuple(
-            PlannedStage(
-                line.node,
-                line.parent,
-                line.scale,
-                line.method,
-                line.label,
-                line.phase,
-                line.start,
-                line.end,
-                line.trials,
-                line.hours,
-            )
-            for line in plan.stages
-        ),
+        arms=plan.arms,
+        stages=plan.stages,
         notes=(
             f"Corpus: {plan.corpus}. Step times: {plan.cost_source}.",
             *(_note(scale, plan) for scale in plan.scales),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from statistics import variance
 
 from reports.estimate.resolution import what_it_can_resolve
+from reports.pages.plan import PlannedArm, PlannedStage
 from sweeper.engine.arms import NOISE_FLOOR_SEEDS
 from sweeper.engine.site import Site, state_bytes
 from sweeper.engine.sweep import Sweep
@@ -38,34 +39,13 @@ UNPREPARED = CorpusFacts("unprepared", "unprepared", 0, 0, "")
 
 
 @dataclass(frozen=True, slots=True)
-class ArmPlan:
-    """One arm. Steps and device-hours `alone` are every trial trained by itself, `shared` with prefixes trained once.
-
-    `tokens` and `epochs` are of the arm's longest-reading run.
-    """
-
-    scale: str
-    method: str
-    tuning_trials: int
-    confirmation_trials: int
-    finished: int
-    steps_alone: int
-    steps_shared: int
-    hours_alone: float
-    hours_shared: float
-    flops: float
-    tokens: int
-    epochs: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class ScalePlan:
     """One scale. `disk_bytes` is the most that checkpoints take at once; `resolves` the smallest speedup, or why none;
     `fit` says on which devices it fits, where that was asked."""
 
     scale: str
     parameters: int
-    arms: tuple[ArmPlan, ...]
+    arms: tuple[PlannedArm, ...]
     step_seconds: float
     wall_hours: float
     disk_bytes: float
@@ -75,30 +55,13 @@ class ScalePlan:
 
 
 @dataclass(frozen=True, slots=True)
-class StageLine:
-    """A stage of the tree, for drawing. `phase` is the objective's name, or `decay`; `trials` end in it or below;
-    `hours` are device-hours, paid once."""
-
-    node: str
-    parent: str | None
-    scale: str
-    method: str
-    start: int
-    end: int
-    label: str
-    phase: str
-    trials: int
-    hours: float
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """A whole sweep. Hours are device-hours with `workers` trials at a time; checkpoints may take `disk_budget` bytes."""
 
     name: str
     question: str
     scales: tuple[ScalePlan, ...]
-    stages: tuple[StageLine, ...]
+    stages: tuple[PlannedStage, ...]
     workers: int
     clock: str
     cost_source: str
@@ -108,7 +71,7 @@ class Plan:
     disk_budget: float
 
     @property
-    def arms(self) -> tuple[ArmPlan, ...]:
+    def arms(self) -> tuple[PlannedArm, ...]:
         """Of all scales."""
         return tuple(arm for scale in self.scales for arm in scale.arms)
 
@@ -145,7 +108,7 @@ def plan_scale(
     workers: int,
     known: Iterable[RunRecord],
     devices_per_trial: float,
-) -> tuple[ScalePlan, tuple[StageLine, ...]]:
+) -> tuple[ScalePlan, tuple[PlannedStage, ...]]:
     """Simulate one scale, with what the ledger holds already."""
     one = space.model_copy(update={"scales": (scale,)})
     if corpus.vocab_size == 0:
@@ -169,7 +132,7 @@ def plan_scale(
     wanted = [(spec, purpose) for spec, purpose in ledger.asked.values()]
     fresh = [spec for spec, _ in wanted if spec.spec_id not in done]
     arms = tuple(
-        _arm_plan(
+        _planned_arm(
             scale,
             method,
             wanted,
@@ -184,7 +147,7 @@ def plan_scale(
     )
     example = next(spec for spec, _ in wanted if spec.method == BASELINE)
     resolution = _resolution(space, known)
-    lines = _stage_lines(store, fresh, cost, devices_per_trial)
+    lines = _planned_stages(store, fresh, cost, devices_per_trial)
     return ScalePlan(
         scale=scale,
         parameters=count_parameters(example.shape).total,
@@ -197,9 +160,9 @@ def plan_scale(
     ), lines
 
 
-def _stage_lines(
+def _planned_stages(
     store: MemoryStore, fresh: Iterable[TrialSpec], cost: StepCost, devices: float
-) -> tuple[StageLine, ...]:
+) -> tuple[PlannedStage, ...]:
     """The stages that were trained for the `fresh` trials, in the order in which they ended."""
     specs = {spec.spec_id: spec for spec in fresh}
     below: Counter[str] = Counter()
@@ -214,7 +177,7 @@ def _stage_lines(
             decays = result.start >= owner.schedule.decay_start
             phase = phase_at(phases_of(owner), result.start)
             lines.append(
-                StageLine(
+                PlannedStage(
                     node=result.node,
                     parent=result.parent,
                     scale=owner.scale,
@@ -237,7 +200,7 @@ def _label(spec: TrialSpec) -> str:
     return " ".join(word for word in words if word)
 
 
-def _arm_plan(
+def _planned_arm(
     scale: str,
     method: str,
     wanted: list[tuple[TrialSpec, str]],
@@ -247,7 +210,7 @@ def _arm_plan(
     devices: float,
     trained: int,
     trained_seconds: float,
-) -> ArmPlan:
+) -> PlannedArm:
     """`trained`: the steps that the simulated sweep trained. An adaptive search may ask for a boundary that its trunk has
     already passed, so that they can be a little more than those of the tree of all trials."""
     mine = [(spec, purpose) for spec, purpose in wanted if spec.method == method]
@@ -255,7 +218,7 @@ def _arm_plan(
     alone = sum(spec.schedule.total_steps for spec in fresh)
     flops = sum(flops_at(spec, phases_of(spec), spec.schedule.total_steps) for spec in fresh)
     tokens = max(data_position(phases_of(spec), spec.tokens_per_step, spec.schedule.total_steps) for spec, _ in mine)
-    return ArmPlan(
+    return PlannedArm(
         scale=scale,
         method=method,
         tuning_trials=sum(purpose == "tuning" for _, purpose in mine),

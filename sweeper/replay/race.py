@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
+from reports.pages.replay import Race, ReplayResult, Standing
 from sweeper.replay.loss_table import SEED_DEVIATION, LossTable, benchmark_domain, seed_noise, truth_of
 from sweeper.search import Domain, Proposal, make_strategy
 from sweeper.search.domain import Parameters
@@ -54,71 +54,6 @@ CONTESTANTS: tuple[Contestant, ...] = tuple(
     )
 )
 PLAIN: tuple[Contestant, ...] = tuple(Contestant(name, shared=False, by_luck=True) for name in ("random", "tpe", "gp"))
-
-
-@dataclass(frozen=True, slots=True)
-class Race:
-    """One contestant on one table and seed. Costs in full-budget equivalents, None where it never got there.
-
-    `spent` until the recommended cell was first within the tolerance, `held` until it was and stayed so to the end of the
-    race; `regret` and `raw_regret` in nats (smoothed, published) where `spent` was reached, else at the end. `course` is
-    what the recommendation was worth on the way: (spent, smoothed regret) after every answer.
-    """
-
-    seed: int
-    spent: float | None
-    held: float | None
-    regret: float
-    raw_regret: float
-    trials: int
-    course: tuple[tuple[float, float], ...]
-
-    def regret_at(self, spent: float) -> float:
-        """Smoothed regret of what would be recommended after spending `spent`; infinite before the first answer."""
-        return next((regret for cost, regret in reversed(self.course) if cost <= spent), math.inf)
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """A contestant on a table over all seeds: medians, with "not reached" counted as beyond every number (None).
-
-    `course` holds the median smoothed regret after 1, 1.5, 2, ... full-budget equivalents, from where half of the races
-    recommend anything; a race that is over keeps its last answer.
-    """
-
-    table: str
-    params: str
-    sampler: str
-    contestant: str
-    shared: bool
-    warm_start: bool
-    median_spent: float | None
-    median_held: float | None
-    median_regret: float
-    median_raw_regret: float
-    reached: float
-    course: tuple[tuple[float, float], ...]
-    races: tuple[Race, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ReplayResult:
-    """All standings, with the settings that they depend on. Replay: no model was trained."""
-
-    seeds: int
-    trials: int
-    fan: int
-    seed_deviation: float
-    tolerance: float
-    standings: tuple[Standing, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; the courses of single races are left out."""
-        plain = {"schema": 1, "kind": "replay", "unit": "full-budget equivalents", **asdict(self)}
-        for standing in plain["standings"]:
-            for race in standing["races"]:
-                del race["course"]
-        return plain
 
 
 @dataclass(frozen=True, slots=True)

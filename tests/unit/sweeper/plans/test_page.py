@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from reports.pages.plan import PlannedStage, lay_out
+from reports.pages.plan import lay_out
 from sweeper.cli.app import app
 from sweeper.plans.costs import StepCost
 from sweeper.plans.page import plan_to_json, write_plan_page
@@ -35,13 +35,6 @@ def planned(file: str = "") -> Plan:
 @cache
 def paper_grid() -> Plan:
     return planned("paper-grid.yaml")
-
-
-def stages_of(plan: Plan) -> list[PlannedStage]:
-    return [
-        PlannedStage(s.node, s.parent, s.scale, s.method, s.label, s.phase, s.start, s.end, s.trials, s.hours)
-        for s in plan.stages
-    ]
 
 
 def test_stages_add_up_to_what_the_plan_counts() -> None:
@@ -82,7 +75,7 @@ def test_json_is_plain_and_holds_both_costs() -> None:
 
 @pytest.mark.parametrize("big", [False, True])
 def test_lanes_never_collide_and_a_trunk_is_one_lane(big: bool) -> None:
-    stages = stages_of(paper_grid() if big else planned())
+    stages = (paper_grid() if big else planned()).stages
     tree = lay_out(stages[0].scale, stages)
     assert set(tree.lanes) == {stage.node for stage in stages}
     spans: dict[int, list[tuple[int, int]]] = defaultdict(list)
@@ -108,7 +101,7 @@ def test_lanes_never_collide_and_a_trunk_is_one_lane(big: bool) -> None:
 
 
 def test_runs_stand_in_the_order_of_their_numbers() -> None:
-    stages = stages_of(paper_grid())
+    stages = paper_grid().stages
     rows = [text for _, text in sorted(lay_out("270m", stages).rows.items())]
     bags = [int(found[1]) for text in rows if (found := re.search(r"s=(\d+) .*seed 0$", text))]
     assert bags == list(range(2, 17))
