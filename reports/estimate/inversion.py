@@ -9,13 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
 
+from reports.estimate.intervals import CONFIDENCE, satterthwaite, t_quantile
 from reports.estimate.ladder import PowerLaw, fit_power_law, two_budget_range
 from reports.estimate.noise import Noise, PriorNoise
 from reports.evidence.runs import FloatArray
-
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,29 +76,6 @@ def mean_matrix(cell_of_run: np.ndarray, num_cells: int) -> FloatArray:
     return result
 
 
-def t_quantile(probability: float, freedom: FloatArray | float) -> FloatArray:
-    """Student's t quantile; the normal one where the degrees of freedom are infinite."""
-    freedom = np.asarray(freedom, dtype=np.float64)
-    finite = np.isfinite(freedom)
-    student = stdtrit(np.where(finite, freedom, 1.0), probability)
-    result: FloatArray = np.where(finite, student, ndtri(probability))
-    return result
-
-
-def combine_freedom(
-    first: FloatArray | float,
-    first_freedom: FloatArray | float,
-    second: FloatArray | float,
-    second_freedom: FloatArray | float,
-) -> FloatArray:
-    """Satterthwaite's degrees of freedom of the sum of two independent variances."""
-    total = np.asarray(first) + second
-    with np.errstate(divide="ignore", invalid="ignore"):
-        spread = np.asarray(first) ** 2 / first_freedom + np.asarray(second) ** 2 / second_freedom
-        result: FloatArray = np.where(spread > 0, total**2 / spread, np.inf)
-    return result
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class LogSpeedup:
     """`ln S`, its standard error, degrees of freedom and 95 % interval, each `[R]`."""
@@ -141,7 +116,7 @@ def log_speedup(
         freedom = np.full(len(loss_RN), np.inf)
     value = inversion.log_cost - np.log(method_cost)
     total = variance + clock_variance
-    freedom = combine_freedom(variance, freedom, clock_variance, clock_freedom)
+    freedom = satterthwaite((variance, clock_variance), (freedom, clock_freedom))
     error = np.sqrt(total)
     half = t_quantile((1 + CONFIDENCE) / 2, freedom) * error + inversion.systematic
     return LogSpeedup(value, error, freedom, value - half, value + half, inversion)

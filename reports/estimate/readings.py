@@ -6,23 +6,15 @@ Applies the vectorised estimators to the cells of one scale. Which cell counts, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from scipy.special import fdtrc
 
-from reports.estimate.inversion import (
-    CONFIDENCE,
-    LogSpeedup,
-    combine_freedom,
-    ends_above,
-    invert_ladder,
-    ladder_curves,
-    log_speedup,
-    t_quantile,
-)
+from reports.estimate.intervals import CONFIDENCE, satterthwaite, t_quantile
+from reports.estimate.inversion import LogSpeedup, ends_above, invert_ladder, ladder_curves, log_speedup
 from reports.estimate.noise import Noise
 from reports.estimate.observations import Observations
 from reports.estimate.verdict import (
@@ -35,11 +27,10 @@ from reports.estimate.verdict import (
     Speedup,
     SpeedupCurve,
 )
-from reports.evidence.clock import ClockError
-from reports.evidence.runs import FloatArray
+from reports.evidence.clock import PooledStepTime, PoolKey, clock_shares
+from reports.evidence.runs import FinishedRun, FloatArray
 from reports.evidence.study import Cell
 
-NO_CLOCK_ERROR = ClockError(0.0, math.inf, False)
 LIMIT = math.log(1e6)
 DISTINCT_COST = 1e-3
 """Budgets closer than this are no steps of a ladder."""
@@ -80,6 +71,40 @@ def make_ladder(observations: Observations, cells: Sequence[Cell], clock: Clock)
         counts=np.array([cell.num_seeds for cell in ordered], dtype=np.float64),
         means_KN=observations.means(ordered),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ClockError:
+    """Variance of `ln(baseline hours / method hours)` from step times, its degrees of freedom, and whether a part of
+    it is assumed."""
+
+    variance: float
+    degrees_of_freedom: float
+    assumed: bool
+
+
+NO_CLOCK_ERROR = ClockError(0.0, math.inf, False)
+
+
+def clock_error(baseline: FinishedRun, method: FinishedRun, pools: Mapping[PoolKey, PooledStepTime]) -> ClockError:
+    """How far the pooled step times can tilt the comparison. A phase that both arms share cancels in so far as both
+    spend the same part of their time in it."""
+    first, second = clock_shares(baseline, pools), clock_shares(method, pools)
+    terms: list[tuple[float, float]] = []
+    assumed = False
+    for key in set(first) | set(second):
+        pool = pools.get(key)
+        if pool is None:
+            continue
+        weight = first.get(key, 0.0) - second.get(key, 0.0)
+        term = (weight * pool.log_standard_error) ** 2
+        if term > 0:
+            terms.append((term, math.inf if pool.assumed else pool.num_runs - 1))
+            assumed = assumed or pool.assumed
+    if not terms:
+        return NO_CLOCK_ERROR
+    variances, freedoms = zip(*terms, strict=True)
+    return ClockError(sum(variances), float(satterthwaite(variances, freedoms)), assumed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +332,7 @@ def speedup_curve(
     gradient = -(sides[0].weights / sides[0].slope[:, None]) @ baseline.means_KN
     gradient += (sides[1].weights / sides[1].slope[:, None]) @ method.means_KN
     variance, freedom = observations.variance(gradient)
-    freedom = combine_freedom(variance, freedom, clock_error.variance, clock_error.degrees_of_freedom)
+    freedom = satterthwaite((variance, clock_error.variance), (freedom, clock_error.degrees_of_freedom))
     half = t_quantile((1 + CONFIDENCE) / 2, freedom) * np.sqrt(variance + clock_error.variance)
     half = half + sides[0].systematic + sides[1].systematic
     value = sides[0].log_cost - sides[1].log_cost

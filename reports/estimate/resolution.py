@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reports.estimate.inversion import CONFIDENCE, invert_ladder, mean_matrix, t_quantile
+from reports.estimate.intervals import CONFIDENCE, t_quantile
+from reports.estimate.inversion import invert_ladder, mean_matrix
 from reports.estimate.noise import noise_design
 
 POWER = 0.8

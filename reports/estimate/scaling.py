@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reports.estimate.inversion import CONFIDENCE, t_quantile
+from reports.estimate.intervals import CONFIDENCE, satterthwaite, t_quantile
 from reports.estimate.verdict import Reached, ScaleVerdict
 from reports.evidence.runs import FloatArray
 
@@ -82,11 +82,9 @@ def _mean_interval(reached: Sequence[Reached]) -> tuple[float, float] | None:
             return None
         variances.append((speedup.log_standard_error / count) ** 2)
         freedoms.append(speedup.degrees_of_freedom)
-    total = sum(variances)
-    spread = sum(variance**2 / freedom for variance, freedom in zip(variances, freedoms, strict=True))
-    freedom = total**2 / spread if spread > 0 else math.inf
     center = sum(math.log(speedup.speedup) for speedup in reached) / count
-    half = float(t_quantile((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(total)
+    freedom = satterthwaite(variances, freedoms)
+    half = float(t_quantile((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(sum(variances))
     half += sum(speedup.systematic for speedup in reached) / count
     return math.exp(center - half), math.exp(center + half)
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from reports.estimate.observations import Observations, observe
 from reports.estimate.readings import (
     NO_CLOCK_ERROR,
+    ClockError,
     Ladder,
     Reading,
+    clock_error,
     ladder_curve,
     loss_gap,
     make_ladder,
@@ -38,7 +40,6 @@ from reports.estimate.verdict import (
     Words,
 )
 from reports.estimate.wording import worst_caveat
-from reports.evidence.clock import ClockError, clock_error
 from reports.evidence.study import Arm, Cell, ScaleStudy, Study
 from reports.evidence.tuning import TuningComparison, compare_tuning, edges
 
@@ -83,10 +84,7 @@ class _Comparison:
         cost = cell.cost(clock)
         if ladder is None or cost is None:
             return None
-        error = NO_CLOCK_ERROR
-        if clock == "gpu_hours":
-            error = clock_error(ladder.cells[0].runs[0], cell.runs[0], self.scale.pools)
-        return read_speedup(self.observations, ladder, cell, cost, error)
+        return read_speedup(self.observations, ladder, cell, cost, _clock_error(self.scale, clock, ladder, cell))
 
 
 def _compare(scale: ScaleStudy, observations: Observations, method: Arm) -> _Comparison | None:
@@ -100,10 +98,24 @@ def _compare(scale: ScaleStudy, observations: Observations, method: Arm) -> _Com
             break
     assert ladder is not None
     assert cost is not None  # steps are always known
-    error = NO_CLOCK_ERROR
-    if clock == "gpu_hours":
-        error = clock_error(ladder.cells[0].runs[0], target.runs[0], scale.pools)
-    return _Comparison(scale, observations, baseline, method, clock, ladder, target, cost, error)
+    return _Comparison(
+        scale=scale,
+        observations=observations,
+        baseline=baseline,
+        method=method,
+        clock=clock,
+        ladder=ladder,
+        target=target,
+        target_cost=cost,
+        clock_error=_clock_error(scale, clock, ladder, target),
+    )
+
+
+def _clock_error(scale: ScaleStudy, clock: Clock, ladder: Ladder, cell: Cell) -> ClockError:
+    """FLOPs, tokens and steps are counted, so only hours have an error of their own."""
+    if clock != "gpu_hours":
+        return NO_CLOCK_ERROR
+    return clock_error(ladder.cells[0].runs[0], cell.runs[0], scale.pools)
 
 
 def _target_cell(baseline: Arm, method: Arm) -> Cell:

@@ -139,33 +139,3 @@ def clock_shares(run: FinishedRun, pools: Mapping[PoolKey, PooledStepTime]) -> d
     for key, value in parts:
         shares[key] += value / total
     return dict(shares)
-
-
-@dataclass(frozen=True, slots=True)
-class ClockError:
-    """Variance of `ln(baseline hours / method hours)` from step times, its degrees of freedom, and whether a part of
-    it is assumed."""
-
-    variance: float
-    degrees_of_freedom: float
-    assumed: bool
-
-
-def clock_error(baseline: FinishedRun, method: FinishedRun, pools: Mapping[PoolKey, PooledStepTime]) -> ClockError:
-    """How far the pooled step times can tilt the comparison. A phase that both arms share cancels in so far as both
-    spend the same part of their time in it."""
-    first, second = clock_shares(baseline, pools), clock_shares(method, pools)
-    terms: list[tuple[float, float]] = []
-    assumed = False
-    for key in set(first) | set(second):
-        pool = pools.get(key)
-        if pool is None:
-            continue
-        weight = first.get(key, 0.0) - second.get(key, 0.0)
-        term = (weight * pool.log_standard_error) ** 2
-        if term > 0:
-            terms.append((term, math.inf if pool.assumed else pool.num_runs - 1))
-            assumed = assumed or pool.assumed
-    variance = sum(term for term, _ in terms)
-    spread = sum(term**2 / freedom for term, freedom in terms)
-    return ClockError(variance, variance**2 / spread if spread > 0 else math.inf, assumed)

@@ -185,7 +185,7 @@ def _ratio(
 def _ratio_interval(value: float, first: Reached, second: Reached) -> tuple[float, float] | None:
     """95 % interval of a ratio of independent speedups: errors of `ln S` add in squares, degrees of freedom by Welch and
     Satterthwaite, systematic half-widths as they are."""
-    from reports.estimate.inversion import CONFIDENCE, t_quantile
+    from reports.estimate.intervals import CONFIDENCE, satterthwaite, t_quantile
 
     if first.interval is None or second.interval is None:
         return None
@@ -195,10 +195,8 @@ def _ratio_interval(value: float, first: Reached, second: Reached) -> tuple[floa
             return None
         variances.append(side.log_standard_error**2)
         freedoms.append(side.degrees_of_freedom)
-    total = sum(variances)
-    spread = sum(variance**2 / freedom for variance, freedom in zip(variances, freedoms, strict=True))
-    freedom = total**2 / spread if spread > 0 else math.inf
-    half = float(t_quantile((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(total) + first.systematic + second.systematic
+    quantile = float(t_quantile((1 + CONFIDENCE) / 2, satterthwaite(variances, freedoms)))
+    half = quantile * math.sqrt(sum(variances)) + first.systematic + second.systematic
     return value * math.exp(-half), value * math.exp(half)
 
 

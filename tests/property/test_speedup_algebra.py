@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from reports.estimate.ladder import fit_power_law
 from reports.estimate.observations import observe
-from reports.estimate.readings import make_ladder, speedup_curve
+from reports.estimate.readings import ClockError, make_ladder, speedup_curve
 from reports.estimate.speedup import judge
 from reports.estimate.verdict import Clock, NotReached, Reached, ScaleVerdict
-from reports.evidence.clock import ClockError
 from reports.evidence.runs import FinishedRun
 from tests.support.finished_runs import make_run, make_study
 

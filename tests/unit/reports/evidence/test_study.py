@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from reports.evidence.clock import clock_error, clock_shares
+from reports.estimate.readings import clock_error
+from reports.evidence.clock import clock_shares
 from reports.evidence.runs import FinishedRun, run_from_record
 from reports.evidence.study import Configuration, Exclusion, Study
 from tests.support.finished_runs import STEP_SECONDS, ladder, make_run, make_study, sweep, tuning
