@@ -9,7 +9,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sweeper.ledger.about import SweepAbout
 from sweeper.ledger.imports import ImportLedger
@@ -18,6 +18,7 @@ from sweeper.ledger.tables import imported_runs
 from sweeper.options import COMPARISONS, REPORT, SUMMARY
 from sweeper.space.errors import SearchSpaceError
 from sweeper.space.load import parse_search_space
+from sweeper.space.schema import SearchSpace
 from sweeper.space.trials import domain_of
 from trainers.contract.record import RunRecord
 from trainers.contract.spec import Scalar
@@ -25,37 +26,49 @@ from trainers.contract.writing import write_atomically
 
 if TYPE_CHECKING:
     from reports.estimate.verdict import Speedup
+    from reports.evidence.study import Study, SweepContext
     from reports.pages.comparison import Comparison
     from reports.summary import Summary
 
 
-def searched_values(about: SweepAbout) -> Mapping[str, Mapping[str, tuple[Scalar, ...]]]:
-    """Per method and parameter the values that its search could choose from, from the file as it was run."""
-    try:
-        space = parse_search_space(about.search_space_text, Path(about.search_space_file or "search-space.yaml"))
-    except SearchSpaceError:
-        return {}
+def searched_values(space: SearchSpace) -> Mapping[str, Mapping[str, tuple[Scalar, ...]]]:
+    """Per method and parameter the values that its search could choose from."""
     return {
         name: {axis.name: axis.values for axis in domain_of(method, space.seeds.tuning).axes}
         for name, method in space.methods.items()
     }
 
 
-def study_of(ledger: Ledger, command: str) -> Any:
+def study_of(ledger: Ledger, command: str) -> Study:
     """The study of a sweep in the ledger. `command` reproduces its page."""
     return study_from(ledger.about(), ledger.records(), command, ledger.run_links())
 
 
 def study_from(
     about: SweepAbout, records: Sequence[RunRecord], command: str, run_links: Mapping[str, str] | None = None
-) -> Any:
+) -> Study:
     """The study of a sweep's records. `run_links` lead into the dashboard, by spec id."""
     from reports.evidence.runs import run_from_record
-    from reports.evidence.study import SweepContext, build_study
+    from reports.evidence.study import build_study
 
-    context = SweepContext(
+    return build_study(_context(about, command, run_links or {}), [run_from_record(record) for record in records])
+
+
+def _context(about: SweepAbout, command: str, run_links: Mapping[str, str]) -> SweepContext:
+    """The description that the ledger keeps, as the report asks for it: the one place where the two meet."""
+    from reports.evidence.study import SweepContext
+
+    try:
+        file = Path(about.search_space_file or "search-space.yaml")
+        axes = searched_values(parse_search_space(about.search_space_text, file))
+    except SearchSpaceError:
+        # Imported runs have no file, and one of an earlier version may be refused today. Without the ranges the page says
+        # that the edges of the search are not known, which is better than no page.
+        axes = {}
+    return SweepContext(
         name=about.name,
         question=about.question,
+        kind=about.origin,
         command=command,
         created_at=about.started_at,
         git_commit=about.git_commit,
@@ -64,31 +77,22 @@ def study_from(
         search_space_text=about.search_space_text,
         price_per_gpu_hour=about.price_per_gpu_hour,
         currency=about.currency,
-        axes=searched_values(about),
-        run_links=run_links or {},
+        axes=axes,
+        run_links=run_links,
     )
-    return build_study(context, [run_from_record(record) for record in records])
 
 
-def study_in(ledger: ImportLedger, command: str) -> Any:
+def study_in(ledger: ImportLedger, command: str) -> Study:
     """The study of any sweep, our own or imported. Raises `LedgerError` where it cannot be read."""
-    from reports.evidence.study import SweepContext, build_study
+    from reports.evidence.study import build_study
 
     about = ledger.about()
     if about.origin == "sweep":
         return study_of(ledger, command)
-    context = SweepContext(
-        name=about.name,
-        question=about.question,
-        kind="imported",
-        command=command,
-        created_at=about.started_at,
-        run_links=ledger.row_links(),
-    )
-    return build_study(context, imported_runs(ledger))
+    return build_study(_context(about, command, ledger.row_links()), imported_runs(ledger))
 
 
-def read_study(results: Path, name: str, tracking_uri: str | None) -> Any:
+def read_study(results: Path, name: str, tracking_uri: str | None) -> Study:
     """The study of sweep `name`. Raises `LedgerError` where there is none."""
     with ImportLedger.open(results, name, tracking_uri, create=False) as ledger:
         return study_in(ledger, shlex.join(["sweeper", "report", name]))
@@ -107,8 +111,8 @@ def below(summary: Summary, least: float) -> list[str]:
     """The comparisons whose speedup is not at least `least` with 95 % confidence, one line each.
 
     The lower end of the interval counts, or the lower bound where the baseline never reached the method's loss. What has
-    neither (unconfirmed, no second seed) does not hold, nor does a number outside the baseline's ladder, which is
-    projected and not measured; and a sweep that compares nothing holds nothing.
+    neither (unconfirmed, no second seed) misses the gate. So does a speedup outside the baseline's ladder, which is
+    projected and not measured, and a sweep without any comparison.
     """
     lines = [] if summary.verdicts else [f"{summary.name}: no comparison"]
     for verdict in summary.verdicts:
@@ -134,7 +138,7 @@ def _lower_end(speedup: Speedup | None) -> tuple[float | None, str]:
             return None, "no lower bound"
 
 
-def write_comparison_files(first: Any, second: Any, results: Path, command: str) -> tuple[Comparison, Path]:
+def write_comparison_files(first: Study, second: Study, results: Path, command: str) -> tuple[Comparison, Path]:
     """Compare two studies and write the page; returns the comparison and the page's path."""
     from reports.pages.comparison import compare, comparison_to_json, render_comparison
 
@@ -146,7 +150,7 @@ def write_comparison_files(first: Any, second: Any, results: Path, command: str)
     return made, page
 
 
-def write_report_files(study: Any, folder: Path) -> Summary:
+def write_report_files(study: Study, folder: Path) -> Summary:
     """Write page and summary into `folder`; returns the summary."""
     from reports.pages.report import write_report
     from reports.summary import summarize, summary_to_json

@@ -7,6 +7,7 @@ import math
 from reports.estimate.verdict import Check, CheckStatus, Flag, NotReached, Reached, ScaleVerdict, Words, worst_status
 from reports.estimate.wording import times
 from reports.evidence.study import Study
+from reports.html import theme
 
 TREND_TOLERANCE = 0.10
 NEAR_SIZE, FAR_SIZE = 2.0, 10.0
@@ -124,7 +125,7 @@ def check_pchip(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
         return Check(name, "not_applicable", "not possible", "Needs a monotone ladder of three that holds the target.")
     largest = math.expm1(max(gaps))
     sentence = "Difference between the fitted speedup and monotone interpolation of the same ladder; 1 % is allowed."
-    return Check(name, "pass" if largest <= 0.01 else "warn", f"{100 * largest:.1f} %", sentence)
+    return Check(name, "pass" if largest <= 0.01 else "warn", theme.percent(largest, 1), sentence)
 
 
 def check_clocks(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
@@ -140,7 +141,7 @@ def check_clocks(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
         return Check(name, "not_applicable", "one clock", "Only one of the two clocks is known.")
     largest = math.expm1(max(gaps))
     sentence = "Difference between the speedup in hours and in model FLOPs, which no timing noise can move."
-    return Check(name, "pass" if largest <= 0.05 else "warn", f"{100 * largest:.1f} %", sentence)
+    return Check(name, "pass" if largest <= 0.05 else "warn", theme.percent(largest, 1), sentence)
 
 
 def check_budget_trend(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:

@@ -11,6 +11,7 @@ from reports.estimate.verdict import Check, CheckStatus, ScaleVerdict, worst_sta
 from reports.evidence.runs import DECAY_NOT_STATED, FinishedRun
 from reports.evidence.study import Arm, ScaleStudy, Study
 from reports.evidence.tuning import edges
+from reports.html import theme
 
 OneCheck = Callable[[Study, tuple[ScaleVerdict, ...]], Check]
 
@@ -121,7 +122,7 @@ def check_edges(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
     if not arms:
         return Check(name, "not_applicable", "no runs", "No arm has confirmation runs.")
     found = [
-        f"{arm.method} at {scale.scale}: {edge}"
+        f"{arm.method} at {scale.scale}: {edge.name} = {edge.value:g}, the {edge.side} searched"
         for arm, scale in arms
         for edge in edges(arm, study.context.axes.get(arm.method, {}))
     ]
@@ -193,7 +194,7 @@ def check_step_time(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
     )
     where = f"{time.phase}{f' (s = {time.bag_size})' if time.bag_size > 1 else ''} at {time.scale}"
     sentence = f"Largest scatter of a step time between runs, in {where}; the pooled median enters the clock."
-    return Check(name, status, f"{100 * deviation:.1f} %", sentence)
+    return Check(name, status, theme.percent(deviation, 1), sentence)
 
 
 def check_recovery(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
@@ -217,4 +218,4 @@ def check_recovery(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
         "warn": "A phase boundary lies inside the learning rate's decay: recovery may be cut short.",
         "fail": "A run never left its first phase: its final loss is not a next-token model's.",
     }[worst_status(statuses)]
-    return Check(name, worst_status(statuses), f"{100 * shortest:.0f} % of the steps", sentence)
+    return Check(name, worst_status(statuses), f"{theme.percent(shortest)} of the steps", sentence)

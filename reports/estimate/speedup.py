@@ -27,6 +27,7 @@ from reports.estimate.readings import (
 from reports.estimate.resolution import resolvable
 from reports.estimate.verdict import (
     CLOCKS,
+    COUNTED_CLOCKS,
     BudgetSpeedup,
     Clock,
     Factors,
@@ -151,7 +152,7 @@ def _judge_arm(study: Study, scale: ScaleStudy, observations: Observations, meth
         method=method.method,
         params=scale.params,
         clock=comparison.clock,
-        clock_label=_clock_label(scale, comparison.clock),
+        clock_label=COUNTED_CLOCKS.get(comparison.clock, scale.clock_label),
         target_loss=comparison.target.mean_loss,
         target_steps=comparison.target.total_steps,
         speedup=speedup,
@@ -184,12 +185,6 @@ def _judge_arm(study: Study, scale: ScaleStudy, observations: Observations, meth
         else speedup_curve(observations, comparison.ladder, method_ladder, comparison.clock_error),
         pchip_speedup=alternative,
     )
-
-
-def _clock_label(scale: ScaleStudy, clock: Clock) -> str:
-    return {"gpu_hours": scale.clock_label, "flops": "model FLOPs", "steps": "optimizer steps", "tokens": "tokens"}[
-        clock
-    ]
 
 
 def _curves(

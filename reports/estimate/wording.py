@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from reports.estimate.verdict import Flag, NotReached, Reached, ScaleVerdict, SeedDeviation, Words
 from reports.evidence.study import Study
+from reports.html import theme
 
 _CAVEATS: tuple[tuple[Flag, str], ...] = (
     (Flag.UNEQUAL_TUNING, "The arms were not tuned alike ({tuning}), so part of the difference is the search's luck."),
@@ -65,10 +66,7 @@ def times(value: float) -> str:
 
 def percent(fraction: float) -> str:
     """A fraction as a percentage with two significant digits or none after the point."""
-    value = 100 * fraction
-    if value >= 1000:
-        return "more than 1,000 %"
-    return f"{value:.0f} %" if value >= 10 else f"{value:.1f} %"
+    return "more than 1,000 %" if fraction >= 10 else theme.percent(fraction, 0 if fraction >= 0.1 else 1)
 
 
 def _interval(reached: Reached) -> str:

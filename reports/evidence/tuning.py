@@ -53,8 +53,17 @@ def _steps(budgets: list[int]) -> str:
     return ", ".join(f"{budget:,}" for budget in budgets)
 
 
-def edges(arm: Arm, axes: Mapping[str, tuple[Scalar, ...]]) -> tuple[str, ...]:
-    """The axes on whose edge the arm's configuration lies, in words (`learning_rate = 0.004, the largest`).
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A chosen value at an end of its searched range: `side` is `smallest` or `largest`."""
+
+    name: str
+    value: float
+    side: str
+
+
+def edges(arm: Arm, axes: Mapping[str, tuple[Scalar, ...]]) -> tuple[Edge, ...]:
+    """The axes on whose edge the arm's configuration lies: a better value may lie beyond.
 
     Axes of one value, and values that are words, have no edge.
     """
@@ -62,14 +71,15 @@ def edges(arm: Arm, axes: Mapping[str, tuple[Scalar, ...]]) -> tuple[str, ...]:
         return ()
     chosen: dict[str, Scalar | None] = dict(arm.configuration.parameters)
     chosen["learning_rate"] = arm.configuration.learning_rate
-    found: list[str] = []
+    found: list[Edge] = []
     for name, values in axes.items():
         value = chosen.get(name)
         numbers = sorted(float(item) for item in values if isinstance(item, int | float))
         if len(numbers) < 2 or not isinstance(value, int | float):
             continue
+        # A file's number and a trial's may differ in the last digit.
         if value <= numbers[0] * (1 + 1e-9):
-            found.append(f"{name} = {value:g}, the smallest searched")
+            found.append(Edge(name, value, "smallest"))
         elif value >= numbers[-1] * (1 - 1e-9):
-            found.append(f"{name} = {value:g}, the largest searched")
+            found.append(Edge(name, value, "largest"))
     return tuple(found)

@@ -81,7 +81,7 @@ def linear_axis(
     ticks = even_ticks(low, high, most)
     steps = [abs(right - left) for left, right in itertools.pairwise(ticks)] or [high - low]
     decimals = next((digits for digits in range(8) if math.isclose(steps[0], round(steps[0], digits))), 8)
-    text = [f"{tick:,.{decimals}f}".replace("-", "\u2212") for tick in ticks]
+    text = [theme.minus(f"{tick:,.{decimals}f}") for tick in ticks]
     return axis(title, grid=grid, range=[low, high], tickvals=ticks, ticktext=text, **more)
 
 

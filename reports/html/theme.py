@@ -106,22 +106,39 @@ def rgba(color: str, opacity: float) -> str:
     return f"rgba({red},{green},{blue},{opacity:g})"
 
 
-def significant(value: float, digits: int = 3) -> str:
+def minus(text: str) -> str:
+    """The minus sign of print where a number was written with a hyphen."""
+    return text.replace("-", "\u2212")
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """`value` with so many decimals."""
+    return "–" if value is None else minus(f"{value:.{digits}f}")
+
+
+def interval(ends: tuple[float, float] | None) -> str:
+    """`1.20 – 1.45` for a table; sentences write `1.20 to 1.45`."""
+    return "–" if ends is None else f"{number(ends[0])} – {number(ends[1])}"
+
+
+def significant(value: float | None, digits: int = 3) -> str:
     """`value` to so many significant digits, thousands separated, never in powers of ten between 1e-4 and 1e15."""
-    if value == 0 or not math.isfinite(value):
-        return "0" if value == 0 else "–"
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{min(decimals, 8)}f}".replace("-", "\u2212")
+    return minus(f"{value:,.{min(decimals, 8)}f}")
 
 
 def speedup(value: float | None) -> str:
     """A ratio of hours: two decimals and a multiplication sign."""
-    return "–" if value is None else f"{value:.2f}×"
+    return "–" if value is None else f"{number(value)}×"
 
 
 def loss(value: float | None) -> str:
     """Nats per token, to the thousandth: the size of the noise between seeds of a small model."""
-    return "–" if value is None else f"{value:.3f}"
+    return number(value, 3)
 
 
 def hours(value: float | None, beside: float | None = None) -> str:
@@ -155,12 +172,12 @@ def learning_rate(value: float | None) -> str:
     if value is None:
         return "–"
     mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa.removesuffix('.0')}e{int(exponent)}".replace("-", "\u2212")
+    return minus(f"{mantissa.removesuffix('.0')}e{int(exponent)}")
 
 
 def percent(fraction: float | None, digits: int = 0) -> str:
     """A fraction as a percentage with its own sign."""
-    return "–" if fraction is None else f"{100 * fraction:.{digits}f} %".replace("-", "\u2212")
+    return "–" if fraction is None else f"{number(100 * fraction, digits)} %"
 
 
 def money(value: float | None, currency: str) -> str:
@@ -169,7 +186,7 @@ def money(value: float | None, currency: str) -> str:
         return "–"
     size = abs(value)
     amount = f"{round(value):,}" if size >= 100 else f"{value:.2f}" if size >= 0.1 else significant(value)
-    amount = amount.replace("-", "\u2212")
+    amount = minus(amount)
     symbol = {"USD": "$", "EUR": "€", "GBP": "£"}.get(currency.upper(), currency)
     if len(symbol) > 1:
         return f"{amount} {symbol}"

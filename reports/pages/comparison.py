@@ -265,7 +265,7 @@ def speedup_text(speedup: Speedup | None) -> str:
     """`1.32× (1.20 – 1.45)`, a lower bound, or that there is none."""
     match speedup:
         case Reached(value, interval):
-            shown = "" if interval is None else f" ({interval[0]:.2f} – {interval[1]:.2f})"
+            shown = "" if interval is None else f" ({theme.interval(interval)})"
             return f"{theme.speedup(value)}{shown}{' projected' if speedup.extrapolated else ''}"
         case NotReached(bound, _):
             return "not reached" + ("" if bound is None else f", > {bound:.2f}×")
@@ -343,8 +343,8 @@ def ratio_table(made: Comparison) -> Table:
         rows.append(
             (
                 f"{arm.scale}, {theme.method_label(arm.method)}",
-                "–" if ratio is None else f"{ratio.value:.2f}",
-                "–" if interval is None else f"{interval[0]:.2f} – {interval[1]:.2f}",
+                theme.number(ratio.value if ratio else None),
+                theme.interval(interval),
                 "not comparable" if ratio is None else ratio.words,
                 " ".join(arm.reasons) or "–",
             )

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reports.estimate.verdict import LadderCurve
+from reports.estimate.verdict import COUNTED_CLOCKS, LadderCurve
 from reports.evidence.runs import FinishedRun
 from reports.evidence.study import ScaleStudy, Study
 from reports.html import theme
@@ -118,12 +118,12 @@ def _line(study: Study, scale: ScaleStudy, run: FinishedRun) -> RunLine:
         f"{run.total_steps:,}",
         "–" if run.seed is None else str(run.seed),
         run.purpose.replace("_", " "),
-        "–" if run.final_loss is None else f"{run.final_loss:.4f}",
+        theme.number(run.final_loss, 4),
         theme.hours(scale.hours.get(run.run_id, run.gpu_hours)),
         theme.hours(run.billed_gpu_hours),
         theme.hours(run.incurred_gpu_hours),
         theme.count(run.tokens),
-        "–" if run.epochs is None else f"{run.epochs:.2f}",
+        theme.number(run.epochs),
         outcome,
     )
     return RunLine(cells)
@@ -209,17 +209,14 @@ def _fits(shown: AppendixInfo) -> Table:
         Column("Monotone", numeric=False),
     )
 
-    def number(value: float | None) -> str:
-        return "–" if value is None else theme.significant(value, 4)
-
     rows = tuple(
         (
             fit.scale,
             theme.method_label(fit.ladder.method),
-            shown.clock if fit.ladder.clock == "gpu_hours" else fit.ladder.clock,
-            number(fit.ladder.asymptote),
-            number(fit.ladder.amplitude),
-            number(fit.ladder.exponent) + (" (at its bound)" if fit.ladder.at_bound else ""),
+            COUNTED_CLOCKS.get(fit.ladder.clock, shown.clock),
+            theme.significant(fit.ladder.asymptote, 4),
+            theme.significant(fit.ladder.amplitude, 4),
+            theme.significant(fit.ladder.exponent, 4) + (" (at its bound)" if fit.ladder.at_bound else ""),
             "not testable" if fit.ladder.lack_of_fit_p is None else f"{fit.ladder.lack_of_fit_p:.3f}",
             "yes" if fit.ladder.monotone else "no",
         )
@@ -269,7 +266,7 @@ def _experts(shown: AppendixInfo) -> Table:
             f"{line.max_over_mean:.2f}",
             f"{line.entropy:.3f}",
             f"{line.dropped:,}",
-            "–" if line.shift is None else theme.percent(line.shift),
+            theme.percent(line.shift),
             "–" if line.shift is None else f"{line.shift_steps[0]:,} and {line.shift_steps[1]:,}",
         )
         for line in shown.routing

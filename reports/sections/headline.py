@@ -161,7 +161,7 @@ def _number(main: ScaleVerdict | None) -> tuple[str, str]:
     if gap is not None and gap.equal_cost:
         between = "no interval"
         if gap.interval is not None:
-            between = f"95 % interval {gap.interval[0]:+.4f} to {gap.interval[1]:+.4f}".replace("-", "\u2212")
+            between = theme.minus(f"95 % interval {gap.interval[0]:+.4f} to {gap.interval[1]:+.4f}")
         side = "lower" if gap.gap >= 0 else "higher"
         return f"{abs(gap.gap):.3f} nats", f"{side} final loss at equal {main.clock_label} · {between} · {seeds}"
     return "", ""
@@ -200,7 +200,7 @@ def _ruler(main: ScaleVerdict | None) -> Ruler | None:
     def at(value: float) -> float:
         return round(100 * math.log(value / bottom) / math.log(top / bottom), 2)
 
-    description = f"Speedup {speedup_text(estimate, low, upper)}; 1 means no difference."
+    known = f"above {low:.2f}" if estimate is None else f"{estimate:.2f} ({low:.2f} to {upper:.2f})"
     ticks = tuple(Tick(at(tick), plain(tick) + "×") for tick in round_ticks(bottom, top, most=6))
     return Ruler(
         one=at(1.0),
@@ -208,15 +208,8 @@ def _ruler(main: ScaleVerdict | None) -> Ruler | None:
         high=None if upper is None else at(upper),
         estimate=None if estimate is None else at(estimate),
         ticks=ticks,
-        description=description,
+        description=f"Speedup {known}; 1 means no difference.",
     )
-
-
-def speedup_text(estimate: float | None, low: float, high: float | None) -> str:
-    """`1.32 (1.10 to 1.58)`, or `above 1.20`."""
-    if estimate is None or high is None:
-        return f"above {low:.2f}"
-    return f"{estimate:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _facts(study: Study, summary: Summary) -> tuple[Fact, ...]:

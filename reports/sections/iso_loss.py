@@ -26,8 +26,6 @@ from reports.summary import Summary
 MOST_CURVES = 100
 """Faint curves on the whole page: more cannot be told apart, and the page has a size to keep."""
 
-CLOCK_NAMES: dict[str, str] = {"flops": "model FLOPs", "tokens": "data tokens", "steps": "optimizer steps"}
-
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -71,7 +69,6 @@ def _seed_by_seed(arms: list[Arm]) -> list[FinishedRun]:
 
 def _chart(verdict: ScaleVerdict, scale: ScaleStudy, arms: list[Arm], runs: list[FinishedRun]) -> IsoLoss:
     clock = verdict.clock
-    label = scale.clock_label if clock == "gpu_hours" else CLOCK_NAMES[clock]
     points = tuple(
         EndPoint(
             arm.method,
@@ -87,7 +84,7 @@ def _chart(verdict: ScaleVerdict, scale: ScaleStudy, arms: list[Arm], runs: list
     curves = tuple(curve for run in runs if (curve := _curve(scale, run, clock)) is not None)
     reached = isinstance(verdict.speedup, Reached)
     return IsoLoss(
-        clock_label=label,
+        clock_label=verdict.clock_label,
         loss_label=_loss_label(arms),
         methods=tuple(arm.method for arm in arms),
         points=points,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from reports.estimate.verdict import NotReached, Reached
 from reports.evidence.study import Study
+from reports.html import theme
 from reports.sections.figures.forest import close_pair
 from reports.summary import Summary
 
@@ -107,5 +108,5 @@ def days_text(days: float | None) -> str:
     if days is None:
         return "–"
     if abs(days) >= 1 or days == 0:
-        return f"{days:.3g} days".replace("-", "\u2212")
-    return f"{days * 24:.3g} hours".replace("-", "\u2212")
+        return theme.minus(f"{days:.3g} days")
+    return theme.minus(f"{days * 24:.3g} hours")

@@ -151,7 +151,7 @@ def figure(shown: RecipeInfo) -> Sequence[Block]:
             f"{recipe.total_steps:,}",
             theme.learning_rate(recipe.learning_rate),
             theme.count(recipe.tokens),
-            "–" if recipe.epochs is None else f"{recipe.epochs:.2f}",
+            theme.number(recipe.epochs),
         )
         for recipe in shown.recipes
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from reports.evidence.runs import FinishedRun
 from reports.evidence.study import Arm, ScaleStudy, Study
+from reports.evidence.tuning import edges
 from reports.html import theme
 from reports.html.blocks import Block, Heading, Prose
 from reports.sections.figures import search as search_figures
@@ -187,20 +188,11 @@ def _spending(arm: Arm) -> Spending | None:
 
 def _edges(study: Study, arm: Arm) -> list[str]:
     """Sentences about a confirmed value at the edge of its searched range."""
-    if arm.configuration is None:
-        return []
-    chosen = {**dict(arm.configuration.parameters), LEARNING_RATE: arm.configuration.learning_rate}
-    found = []
-    for name, values in study.context.axes.get(arm.method, {}).items():
-        value = chosen.get(name)
-        if len(values) < 2 or value is None or isinstance(value, str) or value not in (values[0], values[-1]):
-            continue
-        side = "smallest" if value == values[0] else "largest"
-        found.append(
-            f"{theme.method_label(arm.method)}: the chosen {parameter_of(name).words}, {value:g}, is the {side} that "
-            "was searched; the optimum may lie beyond."
-        )
-    return found
+    return [
+        f"{theme.method_label(arm.method)}: the chosen {parameter_of(edge.name).words}, {edge.value:g}, is the {edge.side} that "
+        "was searched; the optimum may lie beyond."
+        for edge in edges(arm, study.context.axes.get(arm.method, {}))
+    ]
 
 
 def figure(shown: SearchInfo) -> Sequence[Block]:

@@ -171,7 +171,7 @@ def _table_row(verdict: ScaleVerdict) -> tuple[str, ...]:
     if row is not None and row.kind != "pair":
         value = theme.speedup(row.value)
         if row.low is not None:
-            interval = f"{row.low:.2f} – {row.high:.2f}" if row.high is not None else f"> {row.low:.2f}"
+            interval = theme.interval((row.low, row.high)) if row.high is not None else f"> {row.low:.2f}"
         elif row.high is not None:
             interval = f"< {row.high:.2f}"
     if verdict.baseline_cost is not None and verdict.method_cost is not None:
@@ -192,11 +192,11 @@ def _table_row(verdict: ScaleVerdict) -> tuple[str, ...]:
         verdict.words.value,
         value,
         interval,
-        "–" if pair is None else theme.speedup(pair.speedup),
+        theme.speedup(pair.speedup if pair else None),
         costs,
         theme.speedup(multiplier),
         "–" if factors is None else f"{factors.fewer_steps:.2f} × {factors.cheaper_steps:.2f}",
-        "–" if gap is None else f"{gap.gap:+.4f}".replace("-", "\u2212"),
+        "–" if gap is None else theme.minus(f"{gap.gap:+.4f}"),
         f"{verdict.seeds_baseline} + {verdict.seeds_method}",
         " + ".join(trials),
         theme.percent(verdict.resolution, 1),

@@ -19,6 +19,7 @@ from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.options import CorpusFacts
 from sweeper.plans.costs import step_cost
 from sweeper.replay.loss_table import SEED_DEVIATION, TABLE_METHODS, LossTable, refuse_other_methods, seed_noise
+from sweeper.reporting import searched_values
 from sweeper.search import Axis, Domain
 from sweeper.space.schema import SearchSpace
 from sweeper.space.trials import FAN_AXIS, domain_of
@@ -190,10 +191,7 @@ def _study(
         search_space_text=text,
         price_per_gpu_hour=space.price.per_gpu_hour if space.price else None,
         currency=space.price.currency if space.price else "USD",
-        axes={
-            name: {axis.name: axis.values for axis in domain_of(method, space.seeds.tuning).axes}
-            for name, method in space.methods.items()
-        },
+        axes=searched_values(space),
     )
     return build_study(context, [run_from_record(record) for record in records])
 

@@ -38,7 +38,9 @@ class ForestRow:
             return f"not reached, > {self.low:.2f}×" if self.low is not None else "not reached"
         if self.kind == "ceiling":
             return f"< {self.high:.2f}×"
-        interval = f"  ({self.low:.2f} – {self.high:.2f})" if self.low is not None and self.high is not None else ""
+        interval = (
+            f"  ({theme.interval((self.low, self.high))})" if self.low is not None and self.high is not None else ""
+        )
         kind = {"pair": "two runs", "published": "published"}.get(self.kind, "")
         more = ("projected" if self.extrapolated else "") or kind
         return f"<b>{theme.speedup(self.value)}</b>{interval}" + (f"  {more}" if more else "")
@@ -173,10 +175,6 @@ def _mark(drawn: go.Figure, row: ForestRow, position: int) -> None:
 
 def table(caption: str, first: str, rows: tuple[ForestRow, ...]) -> Table:
     """The rows as numbers."""
-
-    def three(value: float | None) -> str:
-        return "–" if value is None else f"{value:.3f}"
-
     columns = (
         Column(first, numeric=False),
         Column("Kind", numeric=False),
@@ -184,5 +182,7 @@ def table(caption: str, first: str, rows: tuple[ForestRow, ...]) -> Table:
         Column("95 % low"),
         Column("95 % high"),
     )
-    lines = tuple((row.label, row.kind, three(row.value), three(row.low), three(row.high)) for row in rows)
+    lines = tuple(
+        (row.label, row.kind, *(theme.number(value, 3) for value in (row.value, row.low, row.high))) for row in rows
+    )
     return Table(caption, columns, lines)

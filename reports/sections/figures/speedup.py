@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reports.estimate.scaling import SizeTrend
-from reports.estimate.verdict import Reached, ScaleVerdict, Speedup
+from reports.estimate.verdict import COUNTED_CLOCKS, Reached, ScaleVerdict, Speedup
 from reports.html import theme
 from reports.html.blocks import Chart, Column, Table
 from reports.html.charts import blank, label, linear_axis, log_axis, padded, padded_log
@@ -16,8 +16,6 @@ from reports.sections.figures import forest
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-CLOCK_LABELS = {"gpu_hours": "", "flops": "model FLOPs", "tokens": "data tokens", "steps": "optimizer steps"}
 
 
 def over_target(key: str, verdict: ScaleVerdict) -> Chart:
@@ -64,8 +62,8 @@ def over_target(key: str, verdict: ScaleVerdict) -> Chart:
         (
             f"{curve.target[index]:.4f}",
             f"{curve.speedup[index]:.3f}",
-            "–" if curve.low is None else f"{curve.low[index]:.3f}",
-            "–" if curve.high is None else f"{curve.high[index]:.3f}",
+            "–" if curve.low is None else theme.number(curve.low[index], 3),
+            "–" if curve.high is None else theme.number(curve.high[index], 3),
         )
         for index in keep
     )
@@ -164,7 +162,7 @@ def by_budget(key: str, verdict: ScaleVerdict) -> Chart | None:
 
 def by_clock(key: str, verdict: ScaleVerdict) -> Chart | None:
     """S on every clock that the runs know; None where there is only one."""
-    names = CLOCK_LABELS | {"gpu_hours": verdict.clock_label}
+    names = {**COUNTED_CLOCKS, "gpu_hours": verdict.clock_label}
     if len(verdict.by_clock) < 2:
         return None
     values = {clock: _estimate(speedup) for clock, speedup in verdict.by_clock}
