@@ -189,8 +189,8 @@ def _spending(arm: Arm) -> Spending | None:
 def _edges(study: Study, arm: Arm) -> list[str]:
     """Sentences about a confirmed value at the edge of its searched range."""
     return [
-        f"{theme.method_label(arm.method)}: the chosen {parameter_of(edge.name).words}, {edge.value:g}, is the {edge.side} that "
-        "was searched; the optimum may lie beyond."
+        f"{theme.method_label(arm.method)}: the chosen {parameter_of(edge.name).words}, {edge.value:g}, is the {edge.side} "
+        "that was searched; the optimum may lie beyond."
         for edge in edges(arm, study.context.axes.get(arm.method, {}))
     ]
 
