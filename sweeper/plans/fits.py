@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from sweeper.space.schema import Grid, IntegerRange, LogUniformRange, Scalar, SearchSpace, UniformRange
+from sweeper.space.schema import SearchSpace, values_of
 from sweeper.space.trials import make_spec
 from trainers.contract.errors import InputError
 from trainers.contract.spec import TrialSpec
@@ -142,27 +142,13 @@ def _examples(space: SearchSpace, scale: str) -> Iterator[TrialSpec]:
             space,
             scale=scale,
             method=name,
-            parameters={axis: _largest(values) for axis, values in method.axes.items()},
+            parameters={axis: values_of(given)[-1] for axis, given in method.axes.items()},
             total_steps=method.budgets.confirmation[-1],
             seed=space.seeds.tuning[0],
             corpus_fingerprint="",
             tokenizer_fingerprint="",
             vocab_size=space.tokenizer.vocab_size,
         )
-
-
-def _largest(axis: Grid | IntegerRange | UniformRange | LogUniformRange | Scalar) -> Scalar:
-    match axis:
-        case Grid():
-            return axis.grid[-1]
-        case IntegerRange():
-            return axis.integers[1]
-        case UniformRange():
-            return axis.uniform[1]
-        case LogUniformRange():
-            return axis.log_uniform[1]
-        case _:
-            return axis
 
 
 def refuse_what_does_not_fit(fits: Mapping[str, ScaleFit]) -> None:

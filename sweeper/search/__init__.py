@@ -5,7 +5,7 @@ what is already known. Nothing here trains, schedules or stores: the ledger is t
 the same history again gives the same state.
 """
 
-from sweeper.search.domain import Axis, Domain, Proposal, Recommendation, integers, log_uniform, uniform
+from sweeper.search.domain import Axis, Domain, Proposal, Recommendation
 from sweeper.search.strategies import STRATEGIES, Strategy, make_strategy
 
 __all__ = [
@@ -15,8 +15,5 @@ __all__ = [
     "Proposal",
     "Recommendation",
     "Strategy",
-    "integers",
-    "log_uniform",
     "make_strategy",
-    "uniform",
 ]

@@ -1,7 +1,7 @@
 """What one arm may try: axes as ordered grids, constants, rungs, seeds, and the axis that fans out from one trunk.
 
-Every range becomes a grid here, because two trials can share a prefix of training only where their values are equal
-to the last bit. Which points are tried, and in which order, is left to the strategies.
+Every axis is a grid, because two trials can share a prefix of training only where their values are equal to the last
+bit. Which points are tried, and in which order, is left to the strategies.
 """
 
 from __future__ import annotations
@@ -51,23 +51,6 @@ class Axis:
     def on_edge(self, value: Scalar) -> bool:
         """Whether a better value may lie beyond the range that was searched."""
         return self.spacing != "category" and len(self.values) > 2 and value in (self.values[0], self.values[-1])
-
-
-def integers(name: str, low: int, high: int) -> Axis:
-    """Whole numbers `low..high`. Positive ones are a log axis: 4 and 8 differ as much as 8 and 16."""
-    return Axis(name, tuple(range(low, high + 1)), "log" if low > 0 else "linear")
-
-
-def uniform(name: str, low: float, high: float, step: float) -> Axis:
-    """Multiples of `step` from `low` to `high`, rounded to twelve digits so that equal values are equal bits."""
-    count = math.floor((high - low) / step + 1e-9)
-    return Axis(name, tuple(round(low + index * step, 12) for index in range(count + 1)))
-
-
-def log_uniform(name: str, low: float, high: float, per_octave: int = 2) -> Axis:
-    """A geometric grid from `low` to at most `high`, `per_octave` points an octave."""
-    count = math.floor(math.log2(high / low) * per_octave + 1e-9)
-    return Axis(name, tuple(float(f"{low * 2 ** (index / per_octave):.6g}") for index in range(count + 1)), "log")
 
 
 @dataclass(frozen=True, slots=True)

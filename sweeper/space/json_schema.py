@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.space.schema import SearchSpace
-from sweeper.space.trials import LEARNING_RATE
 from trainers.contract.scales import SCALES
 from trainers.data.sources import SOURCES
-from trainers.methods import BASELINE, METHODS
+from trainers.methods import BASELINE, LEARNING_RATE, METHODS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

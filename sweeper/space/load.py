@@ -1,7 +1,7 @@
 """Reading a search-space file: the way from its text to a `SearchSpace`, or to its mistakes.
 
-`yaml_lines` reads text, `schema` says which keys and types there are, `rules` and `rules_axes` what values
-may not mean together, `messages` and `errors` how a mistake is told. Reading a file runs no code.
+`yaml_lines` reads text, `schema` says which keys and types there are, `rules` what values may not mean
+together, `messages` and `errors` how a mistake is told. Reading a file runs no code.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from sweeper.space.errors import Problem, SearchSpaceError
-from sweeper.space.findings import Draft, DraftArm
-from sweeper.space.messages import problems_of, without_tags
-from sweeper.space.rules import findings
-from sweeper.space.schema import AxisOrConstant, Budgets, SearchSpace
-from sweeper.space.yaml_lines import Document, Location, Plain, read_yaml
+from sweeper.space.messages import label, problems_of, without_tags
+from sweeper.space.rules import SoundArm, findings
+from sweeper.space.schema import Axis, AxisOrConstant, Budgets, Scalar, SearchSpace
+from sweeper.space.yaml_lines import Location, Plain, read_yaml
 
 LARGEST_FILE = 1_000_000
+_AXIS: TypeAdapter[Axis | Scalar] = TypeAdapter(AxisOrConstant)
 
 
 def load_search_space(path: Path | str) -> SearchSpace:
@@ -51,69 +51,52 @@ def parse_search_space(text: str, path: Path) -> SearchSpace:
     except ValueError as error:
         (problem,) = error.args
         raise SearchSpaceError(path, [problem]) from error
-    draft, more = _validate(document)
-    told = [*problems, *more]
-    told += [Problem(document.line_of(finding.location), finding.sentence) for finding in findings(draft)]
-    if told:
-        raise SearchSpaceError(path, told)
-    return draft.space
-
-
-def _validate(document: Document) -> tuple[Draft, tuple[Problem, ...]]:
-    """The space, with what pydantic objects to left out of it."""
+    unsound: set[Location] = set()
+    space = None
     try:
         space = SearchSpace.model_validate(document.value)
     except ValidationError as error:
-        places = {without_tags(detail["loc"]) for detail in error.errors(include_url=False)}
-        return _draft_without(places, document.value), problems_of(error, document)
-    arms = (DraftArm(name, arm.budgets, arm.axes, tuple(arm.axes)) for name, arm in space.methods.items())
-    return Draft(space, frozenset(), tuple(arms)), ()
+        problems = (*problems, *problems_of(error, document))
+        unsound = {without_tags(detail["loc"]) for detail in error.errors(include_url=False)}
+    found = findings(_sound_parts(document.value, unsound))
+    problems = (*problems, *(Problem(document.line_of(place), f"{label(place)}: {said}") for place, said in found))
+    if problems or space is None:
+        raise SearchSpaceError(path, problems)
+    return space
 
 
-def _draft_without(places: set[Location], value: Plain) -> Draft:
-    """What is sound of a file's values when pydantic objects to `places`."""
-    plain = _mapping(value)
-    broken = {key for key in SearchSpace.model_fields if not _sound((key,), places)}
-    if () in places:
-        broken = set(SearchSpace.model_fields)
-    elif not isinstance(plain.get("methods"), Mapping):
-        broken.add("methods")
-    else:
-        broken.discard("methods")
-    sound: dict[str, Any] = {
-        key: _checked(field.annotation, plain[key])
-        for key, field in SearchSpace.model_fields.items()
-        if key in plain and key not in broken and key != "methods"
-    }
-    arms = _mapping(plain.get("methods")).items()
-    return Draft(
-        SearchSpace.model_construct(**sound),
-        frozenset(broken),
-        tuple(_arm_without(places, name, arm) for name, arm in arms),
-    )
+def _sound_parts(value: Plain, unsound: set[Location]) -> dict[str, Any]:
+    """Every top-level key that pydantic does not object to, checked, or its default where the file leaves it out. Of
+    `methods` each arm is there, as far as it is sound."""
+    if not isinstance(value, Mapping):
+        return {}
+    parts: dict[str, Any] = {}
+    for key, field in SearchSpace.model_fields.items():
+        if key == "methods":
+            if isinstance(arms := value.get(key), Mapping):
+                parts[key] = {name: _sound_arm(name, _mapping(arm), unsound) for name, arm in arms.items()}
+        elif key not in value and not field.is_required():
+            parts[key] = field.default
+        elif key in value and _is_sound((key,), unsound):
+            annotation: Any = field.annotation
+            parts[key] = TypeAdapter(annotation).validate_python(value[key])
+    return parts
 
 
-def _arm_without(places: set[Location], name: str, value: Plain) -> DraftArm:
-    place, arm = ("methods", name), _mapping(value)
-    axes = _mapping(arm.get("axes"))
-    return DraftArm(
-        name,
-        _checked(Budgets, arm["budgets"]) if "budgets" in arm and _sound((*place, "budgets"), places) else None,
+def _sound_arm(name: str, arm: Mapping[str, Plain], unsound: set[Location]) -> SoundArm:
+    place = ("methods", name)
+    budgets = "budgets" in arm and _is_sound((*place, "budgets"), unsound)
+    return SoundArm(
+        Budgets.model_validate(arm["budgets"]) if budgets else None,
         {
-            axis: _checked(AxisOrConstant, given)
-            for axis, given in axes.items()
-            if _sound((*place, "axes", axis), places)
+            axis: _AXIS.validate_python(given) if _is_sound((*place, "axes", axis), unsound) else None
+            for axis, given in _mapping(arm.get("axes")).items()
         },
-        tuple(axes),
     )
 
 
-def _sound(place: Location, places: set[Location]) -> bool:
-    return not any(other[: len(place)] == place for other in places)
-
-
-def _checked(annotation: Any, value: Plain) -> Any:
-    return TypeAdapter(annotation).validate_python(value)
+def _is_sound(place: Location, unsound: set[Location]) -> bool:
+    return all(other[: len(place)] != place for other in unsound)
 
 
 def _mapping(value: Plain) -> Mapping[str, Plain]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -111,11 +111,17 @@ def _described(location: tuple[str | int, ...]) -> str:
 def _model_at(location: Iterable[str | int]) -> type[Model]:
     """The model whose keys stand at a pydantic location; names inside `methods` and `axes` are passed over."""
     model: type[Model] = SearchSpace
+    is_name = False
     for part in location:
-        if part in AXIS_TAGS:
+        if is_name:
+            # Also one that is a key elsewhere: an arm without its name leaves `budgets` in the name's place.
+            is_name = False
+        elif part in AXIS_TAGS:
             model = AXIS_TAGS[str(part)]
         elif part in model.model_fields:
-            model = next(_models_in(model.model_fields[str(part)].annotation), model)
+            annotation = model.model_fields[str(part)].annotation
+            is_name = get_origin(annotation) is dict
+            model = next(_models_in(annotation), model)
     return model
 
 

@@ -1,47 +1,94 @@
 """What no search space may say, although every single value has its type: the rules between values.
 
-A rule names the keys that it reads and is left out when one of them is broken itself, so that one mistake makes one
-message. Ranges of a method's parameters are asked of the method. Text and line numbers are left to others.
+A rule's parameters are the top-level keys that it reads. It is left out when one of them is broken itself, so that one
+mistake makes one message. What a value of a method's parameter may be is asked of the method. Text and line numbers are
+left to others.
+
+A bag fits when it is a whole number from 1 to 64 and no longer than the context: a longer one would average more text
+into one position than the recovery phase ever sees in one sequence. The same holds for whatever else a method counts
+(heads, pieces, the tokens of a patch), and the method may ask for more. How often a run reads a corpus over again is no
+error; `plan` counts it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import inspect
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice
+from typing import Any, NamedTuple
 
+from sweeper.search.domain import LAST_SEARCH_SEED
 from sweeper.space.errors import choose_from, closest, shown
-from sweeper.space.findings import Draft, Finding
-from sweeper.space.rules_axes import axes_allowed, equal_learning_rates, trials_possible, values_possible
-from sweeper.space.trials import decay_steps
+from sweeper.space.schema import (
+    MOST_VALUES,
+    Axis,
+    AxisRange,
+    Budgets,
+    Corpus,
+    Grid,
+    LogUniformRange,
+    Resources,
+    Scalar,
+    ScheduleSettings,
+    Search,
+    SearchSpace,
+    Seeds,
+    Tokenizer,
+    UniformRange,
+    values_of,
+)
 from sweeper.space.yaml_lines import Location
 from trainers.contract.flops import count_parameters
 from trainers.contract.scales import SCALES
+from trainers.contract.schedule import steps_of
+from trainers.contract.spec import ModelShape, Optimizer, Schedule, TrialSpec
 from trainers.data.sources import SOURCES
-from trainers.methods import BASELINE, METHODS
+from trainers.methods import BASELINE, LEARNING_RATE, METHODS, PARAMETER_TABLE, phases_of
 
 LARGEST_EMBEDDING_SHARE = 0.95
 """Of a model's parameters. A vocabulary beyond it leaves no transformer to measure (nano with 128,256 tokens: 0.996)."""
+LARGEST_COUNT = 64
+"""Of tokens in a bag, and of anything else that a method counts."""
+MOST_POINTS = 100_000
+"""Of one arm's grid: every strategy holds the grid in memory."""
+
+
+class Finding(NamedTuple):
+    """An objection, and the place that it is about; a place that is missing stands where it would be."""
+
+    location: Location
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """`check` runs when every top-level key of `needs` is sound."""
+class SoundArm:
+    """A method as far as it is sound: None stands for what is not."""
 
-    needs: tuple[str, ...]
-    check: Callable[[Draft], Iterator[Finding]]
+    budgets: Budgets | None
+    axes: Mapping[str, Axis | Scalar | None]
+
+    @property
+    def sound_axes(self) -> dict[str, Axis | Scalar]:
+        """The axes that are sound."""
+        return {name: axis for name, axis in self.axes.items() if axis is not None}
 
 
-def findings(draft: Draft) -> Iterator[Finding]:
-    """Everything that the rules object to."""
+Arms = Mapping[str, SoundArm]
+
+
+def findings(sound: Mapping[str, Any]) -> Iterator[Finding]:
+    """Everything that the rules object to. `sound` holds the checked values of the keys that have no mistake of their own."""
     for rule in RULES:
-        if not draft.broken.intersection(rule.needs):
-            yield from rule.check(draft)
+        read = inspect.signature(rule).parameters
+        if read.keys() <= sound.keys():
+            yield from rule(**{key: sound[key] for key in read})
 
 
-def _scales(draft: Draft) -> Iterator[Finding]:
+def _scales(scales: tuple[str, ...]) -> Iterator[Finding]:
     seen: set[str] = set()
-    for index, name in enumerate(draft.space.scales):
+    for index, name in enumerate(scales):
         if name not in SCALES:
             yield Finding(("scales", index), f"{shown(name)} is not a scale; {choose_from(name, SCALES)}")
         elif name in seen:
@@ -49,8 +96,7 @@ def _scales(draft: Draft) -> Iterator[Finding]:
         seen.add(name)
 
 
-def _corpus(draft: Draft) -> Iterator[Finding]:
-    corpus = draft.space.corpus
+def _corpus(corpus: Corpus) -> Iterator[Finding]:
     source = SOURCES.get(corpus.source)
     if source is None:
         yield Finding(
@@ -58,26 +104,25 @@ def _corpus(draft: Draft) -> Iterator[Finding]:
         )
     elif source.takes_paths and not corpus.paths:
         yield Finding(
-            ("corpus",), f"missing; source: {source.name} reads text files, folders or globs: paths: [...]", key="paths"
+            ("corpus", "paths"), f"missing; source: {source.name} reads text files, folders or globs: paths: [...]"
         )
     elif corpus.paths and not source.takes_paths:
         readers = ", ".join(name for name, source in SOURCES.items() if source.takes_paths)
         yield Finding(("corpus", "paths"), f"{shown(corpus.paths)} is read with source: {readers} only")
 
 
-def _tokenizer(draft: Draft) -> Iterator[Finding]:
-    tokenizer = draft.space.tokenizer
+def _tokenizer(tokenizer: Tokenizer) -> Iterator[Finding]:
     if tokenizer.kind == "bpe" and tokenizer.path is not None:
         yield Finding(("tokenizer", "path"), f"{shown(tokenizer.path)} is read with kind: file only")
     if tokenizer.kind == "file":
         for key, what in (("path", "the tokenizer.json"), ("vocab_size", "the number of its tokens")):
             if key not in tokenizer.model_fields_set or getattr(tokenizer, key) is None:
-                yield Finding(("tokenizer",), f"missing; kind: file needs {what}", key=key)
+                yield Finding(("tokenizer", key), f"missing; kind: file needs {what}")
 
 
-def _vocabulary(draft: Draft) -> Iterator[Finding]:
-    vocab_size = draft.space.tokenizer.vocab_size
-    for name in dict.fromkeys(draft.space.scales):
+def _vocabulary(tokenizer: Tokenizer, scales: tuple[str, ...]) -> Iterator[Finding]:
+    vocab_size = tokenizer.vocab_size
+    for name in dict.fromkeys(scales):
         if name not in SCALES:
             continue
         count = count_parameters(SCALES[name].with_vocabulary(vocab_size))
@@ -90,112 +135,248 @@ def _vocabulary(draft: Draft) -> Iterator[Finding]:
             )
 
 
-def _whole_sequences(draft: Draft) -> Iterator[Finding]:
-    space = draft.space
-    if space.tokens_per_step % space.context:
-        below = space.tokens_per_step // space.context * space.context
-        near = " or ".join(str(value) for value in (below, below + space.context) if value)
+def _whole_sequences(context: int, tokens_per_step: int) -> Iterator[Finding]:
+    if tokens_per_step % context:
+        below = tokens_per_step // context * context
+        near = " or ".join(str(value) for value in (below, below + context) if value)
         yield Finding(
             ("tokens_per_step",),
-            f"{space.tokens_per_step} is not a multiple of the context of {space.context}; nearest: {near}",
+            f"{tokens_per_step} is not a multiple of the context of {context}; nearest: {near}",
         )
 
 
-def _validation(draft: Draft) -> Iterator[Finding]:
-    tokens, context = draft.space.validation_tokens, draft.space.context
-    if tokens < context:
-        yield Finding(("validation_tokens",), f"{tokens} is less than one context of {context}")
+def _validation(context: int, validation_tokens: int) -> Iterator[Finding]:
+    if validation_tokens < context:
+        yield Finding(("validation_tokens",), f"{validation_tokens} is less than one context of {context}")
 
 
-def _seeds(draft: Draft) -> Iterator[Finding]:
-    seeds = draft.space.seeds
+def _seeds(seeds: Seeds) -> Iterator[Finding]:
     for stage, given in (("tuning", seeds.tuning), ("confirmation", seeds.confirmation)):
         for index, seed in enumerate(given):
             if seed in given[:index]:
                 yield Finding(("seeds", stage, index), f"{seed} is given twice")
 
 
-def _gpus(draft: Draft) -> Iterator[Finding]:
-    gpus = draft.space.resources.gpus
+def _gpus(resources: Resources) -> Iterator[Finding]:
+    gpus = resources.gpus
     if not isinstance(gpus, str) and gpus > 1 and gpus != int(gpus):
         yield Finding(("resources", "gpus"), f"{gpus:g} is above 1 and not whole; only one GPU can be shared")
 
 
-def _ranks(draft: Draft) -> Iterator[Finding]:
-    resources = draft.space.resources
+def _ranks(resources: Resources) -> Iterator[Finding]:
     if resources.ranks > 1 and resources.gpus != 0:
         yield Finding(("resources", "ranks"), f"{resources.ranks} is for gpus: 0; with GPUs a trial has a rank on each")
     elif resources.cpus % resources.ranks:
         yield Finding(("resources", "ranks"), f"{resources.ranks} ranks cannot share {resources.cpus} cpus alike")
 
 
-def _lanes(draft: Draft) -> Iterator[Finding]:
-    space = draft.space
-    sequences, ranks = space.tokens_per_step // space.context, space.resources.num_ranks
-    if sequences % ranks and not space.tokens_per_step % space.context:
+def _lanes(context: int, tokens_per_step: int, resources: Resources) -> Iterator[Finding]:
+    sequences, ranks = tokens_per_step // context, resources.num_ranks
+    if sequences % ranks and not tokens_per_step % context:
         yield Finding(
             ("tokens_per_step",),
-            f"{space.tokens_per_step} are {sequences} sequences of {space.context}, which {ranks} ranks cannot share alike",
+            f"{tokens_per_step} are {sequences} sequences of {context}, which {ranks} ranks cannot share alike",
         )
 
 
-def _methods(draft: Draft) -> Iterator[Finding]:
-    given = [arm.name for arm in draft.arms]
-    unknown = [name for name in given if name not in METHODS]
+def _methods(methods: Arms) -> Iterator[Finding]:
+    unknown = [name for name in methods if name not in METHODS]
     for name in unknown:
         yield Finding(("methods", name), f"unknown method; {choose_from(name, METHODS)}")
-    if BASELINE not in given and BASELINE not in [closest(name, METHODS) for name in unknown]:
-        yield Finding(("methods",), "missing; every other method is held against it", key=BASELINE)
+    if BASELINE not in methods and BASELINE not in [closest(name, METHODS) for name in unknown]:
+        yield Finding(("methods", BASELINE), "missing; every other method is held against it")
 
 
-def _budgets(draft: Draft) -> Iterator[Finding]:
-    schedule = draft.space.schedule
-    for arm in draft.arms:
+def _budgets(methods: Arms, schedule: ScheduleSettings) -> Iterator[Finding]:
+    for name, arm in methods.items():
         if arm.budgets is None:
             continue
-        place = ("methods", arm.name, "budgets")
-        ladders: dict[str, tuple[int, ...]] = {"confirmation": arm.budgets.confirmation}
-        named: list[tuple[Location, int]] = []
-        if isinstance(arm.budgets.tuning, int):
-            named.append(((*place, "tuning"), arm.budgets.tuning))
-        else:
-            ladders = {"tuning": arm.budgets.tuning, **ladders}
-        for stage, ladder in ladders.items():
-            named += [((*place, stage, index), total) for index, total in enumerate(ladder)]
-        for location, total in named:
-            decay = decay_steps(schedule, total)
-            if schedule.warmup_steps + decay > total:
-                yield Finding(
-                    location,
-                    f"{total} steps are fewer than warm-up plus decay ({schedule.warmup_steps} + {decay})",
-                )
-            elif schedule.decay_fraction > 0 and decay == 0:
-                yield Finding(
-                    location, f"{total} steps have no decay: {schedule.decay_fraction:g} of them rounds to 0 steps"
-                )
-        for stage, ladder in ladders.items():
-            for index, (before, total) in enumerate(pairwise(ladder), start=1):
-                if total <= before:
+        for stage, ladder in (("tuning", arm.budgets.rungs), ("confirmation", arm.budgets.confirmation)):
+            for index, total in enumerate(ladder):
+                place = ("methods", name, "budgets", stage, index)
+                decay = steps_of(schedule.decay_fraction, total)
+                if schedule.warmup_steps + decay > total:
                     yield Finding(
-                        (*place, stage, index), f"{total} is not above the {before} before it; budgets increase"
+                        place, f"{total} steps are fewer than warm-up plus decay ({schedule.warmup_steps} + {decay})"
                     )
+                elif schedule.decay_fraction > 0 and decay == 0:
+                    yield Finding(
+                        place, f"{total} steps have no decay: {schedule.decay_fraction:g} of them rounds to 0 steps"
+                    )
+                if index and total <= ladder[index - 1]:
+                    yield Finding(place, f"{total} is not above the {ladder[index - 1]} before it; budgets increase")
 
 
-RULES = (
-    Rule(("scales",), _scales),
-    Rule(("corpus",), _corpus),
-    Rule(("tokenizer",), _tokenizer),
-    Rule(("tokenizer", "scales"), _vocabulary),
-    Rule(("context", "tokens_per_step"), _whole_sequences),
-    Rule(("context", "validation_tokens"), _validation),
-    Rule(("seeds",), _seeds),
-    Rule(("resources",), _gpus),
-    Rule(("resources",), _ranks),
-    Rule(("context", "tokens_per_step", "resources"), _lanes),
-    Rule(("methods",), _methods),
-    Rule(("methods", "schedule"), _budgets),
-    Rule(("methods",), axes_allowed),
-    Rule(("methods", "context"), values_possible),
-    Rule(("methods",), equal_learning_rates),
-    Rule(("methods", "search", "seeds"), trials_possible),
+def _axis_names(methods: Arms) -> Iterator[Finding]:
+    """Axes that a method does not know, and axes that it lacks."""
+    for name, arm in _known(methods):
+        allowed = _parameters(name)
+        place = ("methods", name, "axes")
+        unknown = [axis for axis in arm.axes if axis not in allowed]
+        for axis in unknown:
+            yield Finding((*place, axis), f"unknown axis of {name}; {choose_from(axis, allowed)}")
+        misspelt = {closest(axis, allowed) for axis in unknown}
+        for axis in allowed:
+            if axis not in arm.axes and axis not in misspelt:
+                yield Finding((*place, axis), f"missing; {name} needs a constant or an axis for it")
+
+
+def _values(methods: Arms, context: int) -> Iterator[Finding]:
+    """Axes in a wrong order or too long, and values that the parameter cannot take."""
+    for name, arm in _known(methods):
+        place = ("methods", name, "axes")
+        for parameter, axis in arm.sound_axes.items():
+            if parameter in _parameters(name):
+                form = list(_form((*place, parameter), parameter, axis))
+                yield from form or _refused((*place, parameter), name, parameter, axis, context)
+        sizes = [_size(axis) for axis in arm.sound_axes.values()]
+        if math.prod(sizes) > MOST_POINTS and max(sizes) <= MOST_VALUES:
+            yield Finding(place, f"{math.prod(sizes):,} combinations; at most {MOST_POINTS:,} are allowed")
+
+
+def _equal_learning_rates(methods: Arms) -> Iterator[Finding]:
+    """A speedup over a baseline that was tuned over other learning rates is none."""
+    axes = {name: arm.sound_axes[LEARNING_RATE] for name, arm in _known(methods) if LEARNING_RATE in arm.sound_axes}
+    for name, axis in axes.items() if BASELINE in axes else ():
+        if _offered(axis) != _offered(axes[BASELINE]):
+            yield Finding(
+                ("methods", name, "axes", LEARNING_RATE),
+                f"{_axis_shown(axis)} is not the baseline's {_axis_shown(axes[BASELINE])}; "
+                "arms are tuned over equal learning rates",
+            )
+
+
+def _trials(methods: Arms, search: Search, seeds: Seeds) -> Iterator[Finding]:
+    """More trials than an arm has points and search seeds. The grid sampler stops by itself."""
+    if search.sampler == "grid":
+        return
+    num_seeds = len(seeds.tuning) + LAST_SEARCH_SEED - max(seeds.tuning)
+    for name, arm in _known(methods):
+        points = math.prod(_size(axis) for axis in arm.sound_axes.values())
+        if None not in arm.axes.values() and search.trials_per_arm > points * num_seeds:
+            yield Finding(
+                ("search", "trials_per_arm"),
+                f"{search.trials_per_arm} is more than {name}'s {points} points times {num_seeds} search seeds",
+            )
+
+
+def _known(methods: Arms) -> Iterator[tuple[str, SoundArm]]:
+    return ((name, arm) for name, arm in methods.items() if name in METHODS)
+
+
+def _parameters(method: str) -> list[str]:
+    return sorted((*METHODS[method].parameters, LEARNING_RATE))
+
+
+def _size(axis: Axis | Scalar) -> int:
+    return axis.size if isinstance(axis, AxisRange) else 1
+
+
+def _offered(axis: Axis | Scalar) -> object:
+    """Equal for axes that offer equal values; one that is too long to be written out stands for itself."""
+    return values_of(axis) if _size(axis) <= MOST_VALUES else axis
+
+
+def _axis_shown(axis: Axis | Scalar) -> str:
+    return shown(axis.model_dump(exclude_defaults=True), longest=90) if isinstance(axis, AxisRange) else shown(axis)
+
+
+def _form(place: Location, parameter: str, axis: Axis | Scalar) -> Iterator[Finding]:
+    """Objections to an axis as such, whatever its values mean to the method."""
+    row = PARAMETER_TABLE[parameter]
+    if _size(axis) > MOST_VALUES:
+        yield Finding(place, f"{_size(axis):,} values; at most {MOST_VALUES:,} are allowed")
+    if isinstance(axis, Grid):
+        yield from _order((*place, "grid"), axis.grid)
+    elif isinstance(axis, UniformRange | LogUniformRange) and row.type is not float:
+        yield Finding(place, f"a range of real numbers, but it is {row.type_words}; use integers or grid")
+
+
+def _order(place: Location, values: tuple[Scalar, ...]) -> Iterator[Finding]:
+    words = [value for value in values if isinstance(value, str)]
+    if words and len(words) < len(values):
+        yield Finding(place, f"{shown(values)} mixes numbers and words")
+        return
+    for index in range(1, len(values)):
+        value, before = values[index], values[index - 1]
+        if value in values[:index]:
+            yield Finding((*place, index), f"{shown(value)} is given twice")
+        elif not isinstance(value, str) and not isinstance(before, str) and value < before:
+            yield Finding((*place, index), f"{shown(value)} stands after {shown(before)}; numbers increase")
+
+
+def _refused(place: Location, method: str, parameter: str, axis: Axis | Scalar, context: int) -> Iterator[Finding]:
+    """Values that the method refuses: all that the file states, else the first of those between."""
+
+    def objections(values: Iterable[tuple[Location, Scalar]]) -> Iterator[Finding]:
+        for location, value in values:
+            if (objection := _objection(method, parameter, value, context)) is not None:
+                yield Finding(location, objection)
+
+    if not isinstance(axis, AxisRange):
+        yield from objections([(place, axis)])
+        return
+    key, written = axis.written
+    told = list(objections(((*place, key, index), value) for index, value in enumerate(written)))
+    yield from told or islice(objections(((*place, key), value) for value in axis.values), 1)
+
+
+def _objection(method: str, parameter: str, value: Scalar, context: int) -> str | None:
+    """Why `value` cannot be the method's parameter, or None."""
+    row = PARAMETER_TABLE[parameter]
+    if not row.holds(value):
+        return f"{shown(value)} is not {row.type_words}"
+    if parameter == LEARNING_RATE:
+        positive = not isinstance(value, str) and value > 0
+        return None if positive else f"{shown(value)} is not a positive number"
+    limit = min(LARGEST_COUNT, context)
+    if isinstance(value, int) and row.type is int and not 1 <= value <= limit:
+        reason = " (the context)" if limit < LARGEST_COUNT else ""
+        return f"{value} is not a whole number from 1 to {limit}{reason}"
+    try:
+        _try(method, parameter, value, context)
+    except ValueError as error:
+        return str(error).split(": ", 1)[-1]
+    return None
+
+
+def _try(method: str, parameter: str, value: Scalar, context: int) -> None:
+    """Raise the method's own `ValueError` for a value of one parameter, the others being harmless."""
+    harmless = {name: PARAMETER_TABLE[name].example for name in METHODS[method].parameters}
+    spec = TrialSpec(
+        scale="",
+        shape=ModelShape(1, 2, 1, 1, 2, 2, 257),
+        method=method,
+        parameters=tuple({**harmless, parameter: value}.items()),
+        corpus_fingerprint="",
+        tokenizer_fingerprint="",
+        context=context,
+        tokens_per_step=context,
+        validation_tokens=context,
+        schedule=Schedule(1_000, 100, 100, 1e-3),
+        optimizer=Optimizer(),
+        precision="fp32",
+        seed=0,
+    )
+    phases_of(spec)
+
+
+RULES: tuple[Callable[..., Iterator[Finding]], ...] = (
+    _scales,
+    _corpus,
+    _tokenizer,
+    _vocabulary,
+    _whole_sequences,
+    _validation,
+    _seeds,
+    _gpus,
+    _ranks,
+    _lanes,
+    _methods,
+    _budgets,
+    _axis_names,
+    _values,
+    _equal_learning_rates,
+    _trials,
 )
+assert all(inspect.signature(rule).parameters.keys() <= SearchSpace.model_fields.keys() for rule in RULES)

@@ -7,8 +7,9 @@ with line numbers is `yaml_lines`'s, and which trials follow is `plan`'s. Number
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Strict, Tag, field_validator
 from pydantic_core import PydanticCustomError
@@ -19,6 +20,10 @@ AXIS_HELP = (
     "is neither a constant nor one of grid: [a, b], integers: [low, high], uniform: [low, high], "
     "log_uniform: [low, high]"
 )
+UNIFORM_CELLS = 8
+"""Cells of a uniform range that gives no step."""
+MOST_VALUES = 1_000
+"""Of one axis."""
 LARGEST_SEED = 2**32 - 1
 LARGEST_INTEGER = 10**15
 """Beyond every budget; keeps arithmetic on unchecked numbers finite."""
@@ -56,39 +61,115 @@ def _refuse_reversed(bounds: tuple[Any, Any]) -> tuple[Any, Any]:
     return bounds
 
 
-class Grid(Model):
+class AxisRange(Model):
+    """What an arm tries of one parameter. The first key names the kind, and holds a list of values or the ends of a range.
+
+    Every kind is a grid in the end: trials share a prefix of training only where their values are equal to the last bit.
+    """
+
+    spacing: ClassVar[Literal["linear", "log"] | None] = None
+    """In which unit the values are equally far apart; None: as the parameter's row in the table says."""
+
+    @property
+    def written(self) -> tuple[str, tuple[Scalar, ...]]:
+        """The kind's key and what stands behind it."""
+        key = next(iter(type(self).model_fields))
+        return key, getattr(self, key)
+
+    @property
+    def size(self) -> int:
+        """Number of values, however large; a file may ask for `MOST_VALUES`."""
+        raise NotImplementedError
+
+    @property
+    def values(self) -> tuple[Scalar, ...]:
+        """All values, in order."""
+        return tuple(self._value(index) for index in range(self.size))
+
+    def _value(self, index: int) -> Scalar:
+        raise NotImplementedError
+
+
+def _count(cells: float) -> int:
+    """Points of a range of so many cells, the last one whole but for rounding."""
+    return math.floor(cells + 1e-9) + 1 if math.isfinite(cells) else 2**63
+
+
+class Grid(AxisRange):
     """An explicit list of values, numbers in increasing order, tried as they are."""
 
     grid: Annotated[tuple[Constant, ...], Field(min_length=1)]
 
+    @property
+    def size(self) -> int:
+        return len(self.grid)
 
-class IntegerRange(Model):
+    def _value(self, index: int) -> Scalar:
+        return self.grid[index]
+
+
+class IntegerRange(AxisRange):
     """Whole numbers `low..high`, both included."""
 
     integers: tuple[Integer, Integer]
 
     _order = field_validator("integers")(_refuse_reversed)
 
+    @property
+    def size(self) -> int:
+        return self.integers[1] - self.integers[0] + 1
 
-class UniformRange(Model):
+    def _value(self, index: int) -> Scalar:
+        return self.integers[0] + index
+
+
+class UniformRange(AxisRange):
     """Real numbers in `[low, high]`, snapped to multiples of `step` from `low` where one is given."""
 
+    spacing = "linear"
     uniform: tuple[Number, Number]
     step: PositiveNumber | None = None
 
     _order = field_validator("uniform")(_refuse_reversed)
 
+    @property
+    def size(self) -> int:
+        low, high = self.uniform
+        if low == high:
+            return 1
+        return _count(UNIFORM_CELLS if self.step is None else (high - low) / self.step)
 
-class LogUniformRange(Model):
+    def _value(self, index: int) -> Scalar:
+        low, high = self.uniform
+        # Twelve digits, so that equal values are equal bits.
+        return round(low + index * (self.step or (high - low) / UNIFORM_CELLS), 12) if low < high else low
+
+
+class LogUniformRange(AxisRange):
     """Positive numbers in `[low, high]`, searched on a grid of `per_octave` points an octave."""
 
+    spacing = "log"
     log_uniform: tuple[PositiveNumber, PositiveNumber]
     per_octave: Count = 2
 
     _order = field_validator("log_uniform")(_refuse_reversed)
 
+    @property
+    def size(self) -> int:
+        low, high = self.log_uniform
+        return _count((math.log2(high) - math.log2(low)) * self.per_octave)
+
+    def _value(self, index: int) -> Scalar:
+        return float(f"{self.log_uniform[0] * 2 ** (index / self.per_octave):.6g}")
+
 
 Axis = Grid | IntegerRange | UniformRange | LogUniformRange
+
+
+def values_of(given: Axis | Scalar) -> tuple[Scalar, ...]:
+    """The values of an axis or of a constant."""
+    return given.values if isinstance(given, AxisRange) else (given,)
+
 
 AXIS_TAGS: dict[str, type[Model]] = {
     "<grid>": Grid,

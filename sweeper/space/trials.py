@@ -7,65 +7,18 @@ choices are made is left to the search.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from sweeper.search import Axis, Domain, integers, log_uniform, uniform
+from sweeper.search import Axis, Domain
 from sweeper.search.rungs import rung_sizes
-from sweeper.space.schema import (
-    Grid,
-    IntegerRange,
-    LogUniformRange,
-    Method,
-    Scalar,
-    ScheduleSettings,
-    SearchSpace,
-    UniformRange,
-)
+from sweeper.space.schema import AxisRange, Method, Scalar, SearchSpace
 from trainers.contract.scales import SCALES
+from trainers.contract.schedule import steps_of
 from trainers.contract.spec import Optimizer, Schedule, TrialSpec
-from trainers.methods import phases_of
+from trainers.methods import LEARNING_RATE, PARAMETER_TABLE, phases_of
 
-LEARNING_RATE = "learning_rate"
-"""Searched like a parameter of every method, and kept in the spec's schedule."""
 FAN_AXIS = "step_ratio"
 """Trials that differ in nothing else share their first phase; each leaves it at its own boundary."""
-UNIFORM_CELLS = 8
-"""Cells of a uniform range that gives no step."""
-LOG_AXES = ("learning_rate", "bag_size", "heads", "patch_size", "pieces")
-
-
-@dataclass(frozen=True, slots=True)
-class ParameterKind:
-    """What type a parameter's values have, in words for messages, and one value that every method accepts."""
-
-    type: type[int] | type[float] | type[str]
-    words: str
-    example: Scalar
-
-    def holds(self, value: Scalar) -> bool:
-        """Whether `value` can be given without changing what it says."""
-        if self.type is float:
-            return isinstance(value, int | float)
-        return isinstance(value, self.type)
-
-
-PARAMETER_KINDS: dict[str, ParameterKind] = {
-    LEARNING_RATE: ParameterKind(float, "a number", 1e-3),
-    "bag_size": ParameterKind(int, "a whole number", 2),
-    "bag_weighting": ParameterKind(str, "a word", "uniform"),
-    "heads": ParameterKind(int, "a whole number", 2),
-    "patch_size": ParameterKind(int, "a whole number", 1),
-    "pieces": ParameterKind(int, "a whole number", 1),
-    "step_ratio": ParameterKind(float, "a number", 0.5),
-}
-"""A method with a parameter of a new name adds a row; parameters without one are passed on as they are."""
-
-
-def decay_steps(schedule: ScheduleSettings, total_steps: int) -> int:
-    """Steps of the linear decay at the end of a run: `floor(decay_fraction * total_steps + 0.5)`."""
-    return math.floor(schedule.decay_fraction * total_steps + 0.5)
 
 
 def make_spec(
@@ -103,7 +56,7 @@ def make_spec(
         schedule=Schedule(
             total_steps=total_steps,
             warmup_steps=space.schedule.warmup_steps,
-            decay_steps=decay_steps(space.schedule, total_steps),
+            decay_steps=steps_of(space.schedule.decay_fraction, total_steps),
             learning_rate=float(typed[LEARNING_RATE]),
         ),
         optimizer=Optimizer(
@@ -121,29 +74,21 @@ def make_spec(
 
 
 def _typed(name: str, value: Scalar) -> Scalar:
-    kind = PARAMETER_KINDS.get(name)
-    if kind is None:
+    row = PARAMETER_TABLE.get(name)
+    if row is None:
         return value
-    if isinstance(value, bool) or not kind.holds(value):
-        raise ValueError(f"{name}: {value!r} is not {kind.words}")
-    return kind.type(value)
+    if isinstance(value, bool) or not row.holds(value):
+        raise ValueError(f"{name}: {value!r} is not {row.type_words}")
+    return row.type(value)
 
 
-def axis_of(name: str, given: Grid | IntegerRange | UniformRange | LogUniformRange) -> Axis:
-    """The grid of one axis. Words are categories; learning rates and whatever counts are equally spaced in their logarithm."""
-    match given:
-        case IntegerRange(integers=(low, high)):
-            return integers(name, low, high)
-        case UniformRange(uniform=(low, high), step=step):
-            if low == high:
-                return Axis(name, (low,))
-            return uniform(name, low, high, step or (high - low) / UNIFORM_CELLS)
-        case LogUniformRange(log_uniform=(low, high), per_octave=per_octave):
-            return log_uniform(name, low, high, per_octave)
-        case Grid(grid=values):
-            if any(isinstance(value, str) for value in values):
-                return Axis(name, values, "category")
-            return Axis(name, values, "log" if name in LOG_AXES else "linear")
+def axis_of(name: str, given: AxisRange) -> Axis:
+    """The grid of one axis. Words are categories."""
+    values = given.values
+    spacing = given.spacing or PARAMETER_TABLE[name].spacing
+    if any(isinstance(value, str) for value in values):
+        spacing = "category"
+    return Axis(name, values, spacing)
 
 
 def domain_of(method: Method, seeds: tuple[int, ...]) -> Domain:
@@ -151,10 +96,10 @@ def domain_of(method: Method, seeds: tuple[int, ...]) -> Domain:
     axes: list[Axis] = []
     constants: list[tuple[str, Scalar]] = []
     for name, given in sorted(method.axes.items()):
-        if isinstance(given, int | float | str):
-            constants.append((name, given))
-        else:
+        if isinstance(given, AxisRange):
             axes.append(axis_of(name, given))
+        else:
+            constants.append((name, given))
     if not axes:
         name, value = constants.pop()
         axes = [Axis(name, (value,), "category")]

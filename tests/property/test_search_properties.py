@@ -8,7 +8,7 @@ from random import Random
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sweeper.search import Axis, Domain, Proposal, Strategy, make_strategy, uniform
+from sweeper.search import Axis, Domain, Proposal, Strategy, make_strategy
 
 SAMPLERS = ("random", "grid", "surface", "auto")
 SLOW_SAMPLERS = ("tpe", "gp")
@@ -19,7 +19,7 @@ domains = st.builds(
             Axis("bag_size", tuple(sorted(bags)), "log"),
             Axis("learning_rate", tuple(sorted(rates)), "log"),
             Axis("bag_weighting", weightings, "category"),
-            uniform("step_ratio", 0.1, round(0.1 * ratios, 1), 0.1),
+            Axis("step_ratio", tuple(tenth / 10 for tenth in range(1, ratios + 1))),
         ),
         rungs=tuple(sorted(rungs)),
         constants=(("flavour", "plain"),),

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from sweeper.engine.arms import Arm, proposal_of
-from sweeper.space.schema import Grid, IntegerRange, LogUniformRange, UniformRange
-from sweeper.space.trials import UNIFORM_CELLS, axis_of, domain_of
+from sweeper.space.schema import UNIFORM_CELLS, Grid, IntegerRange, LogUniformRange, UniformRange
+from sweeper.space.trials import axis_of, domain_of
 from tests.support.strategies import record_of
 from tests.support.tiny_sweep import Desk, loss_of, space_of
 from trainers.contract.record import Diverged, RunRecord
@@ -115,17 +115,18 @@ def test_a_proposal_is_read_back_from_its_spec() -> None:
         assert arm.make(dict(proposal.parameters), proposal.total_steps, proposal.seed) == spec
 
 
-def test_every_kind_of_axis_becomes_an_ordered_grid() -> None:
-    assert axis_of("bag_size", IntegerRange(integers=(2, 4))).values == (2, 3, 4)
+def test_every_kind_of_axis_becomes_a_grid_of_equal_bits() -> None:
+    bags = axis_of("bag_size", IntegerRange(integers=(2, 4)))
+    assert (bags.values, bags.spacing) == ((2, 3, 4), "log")
     assert axis_of("bag_size", Grid(grid=(2, 8))).spacing == "log"
     assert axis_of("step_ratio", Grid(grid=(0.1, 0.2))).spacing == "linear"
     assert axis_of("bag_weighting", Grid(grid=("uniform", "power_law"))).spacing == "category"
-    ratios = axis_of("step_ratio", UniformRange(uniform=(0.1, 0.5), step=0.1))
-    assert ratios.values == (0.1, 0.2, 0.3, 0.4, 0.5)
+    ratios = axis_of("step_ratio", UniformRange(uniform=(0.1, 0.9), step=0.1))
+    assert ratios.values == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     assert len(axis_of("step_ratio", UniformRange(uniform=(0.0, 0.8))).values) == UNIFORM_CELLS + 1
     assert axis_of("step_ratio", UniformRange(uniform=(0.3, 0.3))).values == (0.3,)
     rates = axis_of("learning_rate", LogUniformRange(log_uniform=(1e-3, 4e-3)))
-    assert rates.values == pytest.approx((1e-3, 1.41421e-3, 2e-3, 2.82843e-3, 4e-3))
+    assert rates.values == (1e-3, 1.41421e-3, 2e-3, 2.82843e-3, 4e-3)
     assert rates.spacing == "log"
 
 

@@ -30,7 +30,13 @@ def test_every_mistake_is_told_in_the_golden_words() -> None:
     "case", [case for case in CASES if case not in ("axis_log_of_zero", "learning_rate_not_positive")]
 )
 def test_one_mistake_makes_one_line(case: str) -> None:
-    several = {"several": 4, "seeds_meet": 2, "tokenizer_file_bare": 2, "budget_without_decay": 2}
+    several = {
+        "several": 4,
+        "seeds_meet": 2,
+        "tokenizer_file_bare": 2,
+        "budget_without_decay": 2,
+        "method_name_missing": 10,
+    }
     assert len(told(case)) == several.get(case, 1)
 
 

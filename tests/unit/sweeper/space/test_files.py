@@ -9,12 +9,13 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
 
+from sweeper.space.errors import SearchSpaceError
 from sweeper.space.json_schema import schema_text, search_space_schema
 from sweeper.space.load import load_search_space, parse_search_space
 from sweeper.space.schema import Grid, IntegerRange, SearchSpace
 from sweeper.space.trials import make_spec
 from sweeper.space.yaml_lines import read_yaml
-from tests.support.places import SHIPPED
+from tests.support.places import GOLDEN, SHIPPED
 from trainers.contract.spec import TrialSpec
 from trainers.planning.lineage import build_tree, path_of
 
@@ -149,3 +150,19 @@ def test_a_constant_and_a_grid_of_one_value_are_equal_learning_rates() -> None:
     changed = text.replace("learning_rate: {grid: [2.0e-3]}", "learning_rate: 2.0e-3", 1)
     assert changed != text
     assert parse_search_space(changed, Path("changed.yaml")).methods["baseline"].axes["learning_rate"] == 2e-3
+
+
+def test_axes_of_equal_values_are_equal_tuning_however_they_are_written() -> None:
+    text = (GOLDEN / "space_errors" / "learning_rates_unequal.yaml").read_text(encoding="utf-8")
+    unequal = "{grid: [1e-3, 2e-3, 4e-3]}"
+    assert unequal in text
+    parse_search_space(text.replace(unequal, "{log_uniform: [1e-3, 2e-3], per_octave: 1}"), Path("equal.yaml"))
+    with pytest.raises(SearchSpaceError, match="arms are tuned over equal learning rates"):
+        parse_search_space(text.replace(unequal, "{log_uniform: [1e-3, 2e-3], per_octave: 2}"), Path("unequal.yaml"))
+
+
+def test_a_range_without_a_step_has_as_many_points_as_are_searched() -> None:
+    text = (GOLDEN / "space_errors" / "trials_too_many.yaml").read_text(encoding="utf-8")
+    ranged = text.replace("{grid: [1e-3, 2e-3]}", "{uniform: [1e-3, 2e-3]}").replace("500", "901")
+    with pytest.raises(SearchSpaceError, match="901 is more than baseline's 9 points times 100 search seeds"):
+        parse_search_space(ranged, Path("trials.yaml"))

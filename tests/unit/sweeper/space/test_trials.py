@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from sweeper.space.load import load_search_space
-from sweeper.space.schema import Scalar, ScheduleSettings
-from sweeper.space.trials import decay_steps, make_spec
+from sweeper.space.schema import Scalar
+from sweeper.space.trials import make_spec
 from tests.support.places import SHIPPED
 from trainers.contract.spec import Optimizer, TrialSpec
 
@@ -50,13 +50,6 @@ def test_spelling_and_order_of_numbers_do_not_change_a_trial() -> None:
     whole: dict[str, Scalar] = {"learning_rate": 1, "step_ratio": 1, "bag_size": 6, "bag_weighting": "uniform"}
     real: dict[str, Scalar] = {"bag_weighting": "uniform", "bag_size": 6, "step_ratio": 1.0, "learning_rate": 1.0}
     assert make(parameters=whole).spec_id == make(parameters=real).spec_id
-
-
-@pytest.mark.parametrize(
-    ("fraction", "total", "expected"), [(0.2, 2_500, 500), (0.1, 25, 3), (0.1, 24, 2), (0.0, 9, 0), (1.0, 9, 9)]
-)
-def test_decay_is_rounded_half_up(fraction: float, total: int, expected: int) -> None:
-    assert decay_steps(ScheduleSettings(warmup_steps=0, decay_fraction=fraction), total) == expected
 
 
 @pytest.mark.parametrize(
