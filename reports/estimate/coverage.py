@@ -78,6 +78,7 @@ def _draw(design: Design, target_cost: float, replicates: int, generator: np.ran
     ]
     runs += [(num, ("method", seed)) for seed in range(design.seeds)]
     estimating = len(runs)
+    # A sweep of single seeds has a noise floor to go with it; its runs tell the deviation and enter no mean.
     if design.seeds == 1:
         runs += [(0, ("floor", seed)) for seed in range(NOISE_FLOOR_SEEDS)]
     cells, trunks = [cell for cell, _ in runs], [trunk for _, trunk in runs]
@@ -105,19 +106,21 @@ def simulate(design: Design, replicates: int, generator: np.random.Generator) ->
     clock_variance = (clock.var(2, ddof=1) / pool).sum(1)
     result = log_speedup(
         sample.loss_RN,
-        sample.baseline_KN,
-        sample.method_1N,
-        np.array(design.budgets),
-        1.0,
-        noise,
+        baseline_KN=sample.baseline_KN,
+        method_1N=sample.method_1N,
+        cost_K=np.array(design.budgets),
+        method_cost=1.0,
+        noise=noise,
         clock_variance=clock_variance,
         clock_freedom=arms * (pool - 1),
     )
     truth = np.log(design.speedup)
     readable = np.isfinite(result.value)
+    # The clock's error is added to the answer and told to the estimator only as a variance, as in a sweep.
     value = (result.value + clock_shift)[readable]
     half = (result.high - result.value)[readable]
     error = float(value.std())
+    # The hardest case for "not reached": a target that the largest budget just reaches.
     boundary = _draw(design, design.budgets[-1], replicates, generator)
     boundary_noise = estimate_noise(noise_design(boundary.cells, boundary.trunks), boundary.loss_RN)
     assert boundary_noise is not None

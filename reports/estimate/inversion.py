@@ -41,13 +41,17 @@ def invert_ladder(cost_K: FloatArray, loss_RK: FloatArray, counts_K: FloatArray,
     """
     if len(cost_K) < 2:
         raise ValueError("one budget has no curve to read; only the loss gap exists")
+    # The measured means bracket the target, not the fitted curve: a fit may overshoot its own ends.
     inside = (target_R <= loss_RK.max(-1)) & (target_R >= loss_RK.min(-1))
     curves = ladder_curves(cost_K, loss_RK, counts_K)
+    # Two budgets give two curves, between which the truth lies: their middle is the estimate, half their distance is
+    # no error of chance, and is added to the interval as it is.
     readings = [_read(curve, target_R) for curve in curves]
     logs = np.stack([reading[0] for reading in readings])
     return Inversion(
         log_cost=logs.mean(0),
         weights=np.mean([reading[1] for reading in readings], axis=0),
+        # A flat or rising curve has no cost to read; as NaN it cannot pass for a very wide interval.
         slope=np.mean([np.where(reading[2] < 0, reading[2], np.nan) for reading in readings], axis=0),
         systematic=(logs.max(0) - logs.min(0)) / 2,
         inside=inside,
@@ -90,12 +94,12 @@ class LogSpeedup:
 
 def log_speedup(
     loss_RN: FloatArray,
+    *,
     baseline_KN: FloatArray,
     method_1N: FloatArray,
     cost_K: FloatArray,
     method_cost: float,
     noise: Noise | PriorNoise | None,
-    *,
     clock_variance: FloatArray | float = 0.0,
     clock_freedom: FloatArray | float = np.inf,
 ) -> LogSpeedup:
@@ -108,12 +112,16 @@ def log_speedup(
     counts_K = (baseline_KN > 0).sum(1).astype(np.float64)
     target_R = (loss_RN @ method_1N.T)[:, 0]
     inversion = invert_ladder(cost_K, loss_RN @ baseline_KN.T, counts_K, target_R)
+    # Delta method: the target is itself a mean of noisy losses, so ln S moves with every run of either arm. A shared
+    # trunk then enters once, with the sign of its net effect.
     gradient_RN = (method_1N - inversion.weights @ baseline_KN) / inversion.slope[:, None]
     if noise is not None:
         variance, freedom = noise.variance_of(gradient_RN)
     else:
         variance = np.full(len(loss_RN), np.nan)
         freedom = np.full(len(loss_RN), np.inf)
+    # On the logarithm the interval is symmetric and cannot reach below zero. A percentile bootstrap over three seeds,
+    # the usual alternative, covers 76 to 82 % where it says 95 %.
     value = inversion.log_cost - np.log(method_cost)
     total = variance + clock_variance
     freedom = satterthwaite((variance, clock_variance), (freedom, clock_freedom))

@@ -74,6 +74,8 @@ class PowerLaw:
         is too small.
         """
         at = np.log(cost / self.reference)
+        # Least squares are linear in the cell means to first order: the gradient of the fitted loss is d(t) (J'WJ)^-1
+        # J'W, with J the Jacobian at the budgets and d(t) the one at `cost`.
         jacobian_RKP = self._jacobian(self.log_cost[None, :])
         weighted_RKP = jacobian_RKP * self.counts[None, :, None]
         normal_RPP = np.einsum("rkp,rkq->rpq", weighted_RKP, jacobian_RKP)
@@ -127,6 +129,8 @@ def fit_power_law(cost: FloatArray, loss_RK: FloatArray, counts: FloatArray) -> 
     reference = float(np.exp(np.log(cost).mean()))
     u = np.log(cost / reference)
     low, high = EXPONENT_BOUNDS
+    # The squares need not have one minimum in `a`: a coarse grid finds the right valley, then golden sections find
+    # its floor. Both are the same few operations for every replicate, so that ten thousand fits are one array.
     grid_G = np.linspace(low, high, _GRID_SIZE)
     bends_GK = _bend(u[None, :], grid_G[:, None])
     squares_RG = _linear_part(loss_RK[:, None, :], bends_GK[None, :, :], counts)[2]
@@ -139,6 +143,8 @@ def fit_power_law(cost: FloatArray, loss_RK: FloatArray, counts: FloatArray) -> 
     inner_left, inner_right = right - _GOLDEN * (right - left), left + _GOLDEN * (right - left)
     value_left, value_right = squares(inner_left), squares(inner_right)
     for _ in range(_GOLDEN_STEPS):
+        # Each step reuses one of the two inner points and keeps 0.618 of the bracket: 45 steps end below 1e-10, finer
+        # than losses can tell.
         keep_left = value_left < value_right
         left, right = np.where(keep_left, left, inner_left), np.where(keep_left, inner_right, right)
         probe = np.where(keep_left, right - _GOLDEN * (right - left), left + _GOLDEN * (right - left))
@@ -146,11 +152,21 @@ def fit_power_law(cost: FloatArray, loss_RK: FloatArray, counts: FloatArray) -> 
         inner_left, inner_right = np.where(keep_left, probe, inner_right), np.where(keep_left, inner_left, probe)
         value_left, value_right = np.where(keep_left, value, value_right), np.where(keep_left, value_left, value)
     exponent = (left + right) / 2
+    # The bend divides by the exponent; at zero the curve is a straight line in ln C, which this stands in for.
     exponent = np.where(np.abs(exponent) < _TINY, _TINY, exponent)
+    # Golden sections stop a little short of an end of the range; what ended there was stopped by the bound.
     at_bound = (exponent < low + 0.01) | (exponent > high - 0.01)
     exponent = np.where(at_bound, np.where(exponent < (low + high) / 2, low, high), exponent)
     level, drop, _ = _linear_part(loss_RK, _bend(u[None, :], exponent[:, None]), counts)
-    return PowerLaw(level, drop, exponent, at_bound, reference, u, counts.astype(np.float64))
+    return PowerLaw(
+        level=level,
+        drop=drop,
+        exponent=exponent,
+        at_bound=at_bound,
+        reference=reference,
+        log_cost=u,
+        counts=counts.astype(np.float64),
+    )
 
 
 def fixed_exponent(cost: FloatArray, loss_RK: FloatArray, counts: FloatArray, exponent: FloatArray) -> PowerLaw:
@@ -158,8 +174,15 @@ def fixed_exponent(cost: FloatArray, loss_RK: FloatArray, counts: FloatArray, ex
     reference = float(np.exp(np.log(cost).mean()))
     u = np.log(cost / reference)
     level, drop, _ = _linear_part(loss_RK, _bend(u[None, :], exponent[:, None]), counts)
-    held = np.ones(len(level), dtype=bool)
-    return PowerLaw(level, drop, exponent, held, reference, u, counts.astype(np.float64))
+    return PowerLaw(
+        level=level,
+        drop=drop,
+        exponent=exponent,
+        at_bound=np.ones(len(level), dtype=bool),
+        reference=reference,
+        log_cost=u,
+        counts=counts.astype(np.float64),
+    )
 
 
 def two_budget_range(cost: FloatArray, loss_RK: FloatArray, counts: FloatArray) -> tuple[PowerLaw, PowerLaw]:
@@ -167,9 +190,14 @@ def two_budget_range(cost: FloatArray, loss_RK: FloatArray, counts: FloatArray) 
 
     Interpolating in `ln(L - E0)` for any `E0` between them gives a cost between theirs.
     """
+    # With asymptote zero the power law is a straight line in ln L over ln C, whose slope is the smallest exponent
+    # that a loss without a negative asymptote can have. An exponent of one is the other end: steeper than any
+    # published ladder of decayed runs.
     ratio = np.log(cost[1] / cost[0])
     with np.errstate(divide="ignore", invalid="ignore"):
         flattest = np.log(loss_RK[:, 0] / loss_RK[:, 1]) / ratio
+    # Seed noise can put the larger budget on top; then the slope says nothing and both ends of the range are the
+    # same.
     flattest = np.where(np.isfinite(flattest), np.clip(flattest, _TINY, 1.0), 1.0)
     return (
         fixed_exponent(cost, loss_RK, counts, flattest),

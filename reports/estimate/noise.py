@@ -50,6 +50,8 @@ class NoiseDesign:
     def separable(self) -> bool:
         """Whether trunk and branch variance can be estimated apart."""
         m = self.moments_22
+        # Relative to its own terms the determinant does not change with the number of runs. Near zero the two
+        # unknowns are one, as where every trunk has a single run.
         scale = abs(m[0, 0] * m[1, 1]) + abs(m[0, 1] * m[1, 0])
         return bool(scale > 0 and abs(np.linalg.det(m)) > _SEPARABLE * scale)
 
@@ -58,12 +60,16 @@ class NoiseDesign:
         shared_R = np.einsum("rn,nm,rm->r", gradient_RN, self.shared_NN, gradient_RN)
         alone_R = np.einsum("rn,rn->r", gradient_RN, gradient_RN)
         coefficient_R2: FloatArray = np.stack([shared_R, alone_R], 1) @ np.linalg.inv(self.moments_22)
+        # A negative multiple would take certainty from a noisy sum of squares. Without it the variance is a little
+        # too large, never too small.
         return np.maximum(coefficient_R2, 0.0)
 
     def freedom(self, coefficient_R2: FloatArray, share_R: FloatArray) -> FloatArray:
         """Satterthwaite: 2 * mean^2 / variance of that combination `[R]`, where `share_R` of the variance is the trunks'."""
         parts_R2 = np.stack([share_R, 1.0 - share_R], 1)
         mean = np.einsum("ri,ij,rj->r", coefficient_R2, self.moments_22, parts_R2)
+        # The variance of a quadratic form in normal data is twice the trace of its squared matrix times covariance;
+        # the traces depend on the design only and are kept.
         spread = np.einsum("ri,rj,rk,rl,ijkl->r", coefficient_R2, parts_R2, coefficient_R2, parts_R2, self.traces)
         freedom: FloatArray = mean**2 / spread
         return freedom
@@ -94,6 +100,7 @@ def noise_design(cells: Sequence[object], trunks: Sequence[object]) -> NoiseDesi
     deviation_NN = np.diag(repeated.astype(np.float64)) - trunk_mean_NN
     within_NN = center_NN.T @ (deviation_NN.T @ deviation_NN) @ center_NN
     forms, sources = (between_NN, within_NN), (shared_NN, np.eye(len(cells)))
+    # E[x' F x] = tr(F Cov(x)), for each of the two sums of squares and each of the two variances.
     moments_22 = np.array([[np.sum(form * source) for source in sources] for form in forms])
     products = [[form @ source for source in sources] for form in forms]
     traces = np.array(
@@ -127,6 +134,8 @@ class Noise:
         Unbiased where trunk and branch variance are separable; otherwise the larger of the two extremes (branches of
         a trunk identical, or independent), which errs to the wide side.
         """
+        # Not separable: branches may be identical or independent and the data cannot say, so the wider interval is
+        # taken.
         if self.trunk_share is None:
             shared_R = np.einsum("rn,nm,rm->r", gradient_RN, self.design.shared_NN, gradient_RN)
             alone_R = np.einsum("rn,rn->r", gradient_RN, gradient_RN)
@@ -153,6 +162,7 @@ def estimate_noise(design: NoiseDesign, loss_RN: FloatArray) -> Noise | None:
     parts_R2 = squares_R2 @ np.linalg.inv(design.moments_22).T
     with np.errstate(divide="ignore", invalid="ignore"):
         share = parts_R2[:, 0] / parts_R2.sum(1)
+    # Moments may leave [0, 1] by chance. Where both are zero nothing scatters, and one trunk counts as one seed.
     share = np.clip(np.where(np.isfinite(share), share, 1.0), 0.0, 1.0)
     return Noise(design, squares_R2, total, share)
 

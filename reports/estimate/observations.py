@@ -63,12 +63,16 @@ def observe(scale: ScaleStudy) -> Observations:
     design = noise_design(cells, [run.trunk for run in runs])
     noise = estimate_noise(design, losses[None, :])
     if noise is None:
+        # A public figure is better than none only where it may be true: small models scatter more, by an unknown
+        # factor, and a page without an interval says so.
         if (scale.params or 0.0) < PRIOR_MINIMUM_PARAMS:
             return Observations(losses, index, None, SeedDeviation(0.0, None, 0.0, 0, "unknown"))
         prior = PriorNoise(design.shared_NN, PRIOR_SIGMA)
         return Observations(losses, index, prior, SeedDeviation(PRIOR_SIGMA, None, np.inf, 0, "prior"))
     repeated = {cell for cell in cells if cells.count(cell) > 1}
     confirmed = {cell for cell, run in zip(cells, runs, strict=True) if run.purpose == "confirmation"}
+    # A cell counts for the confirmation if it repeats without the noise floor's help: the page names whose scatter it
+    # is.
     num_confirmed = sum(cells[: len(runs) - len(floor)].count(cell) > 1 for cell in confirmed)
     deviation = SeedDeviation(
         total=float(np.sqrt(noise.total[0])),

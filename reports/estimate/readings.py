@@ -96,9 +96,12 @@ def clock_error(baseline: FinishedRun, method: FinishedRun, pools: Mapping[PoolK
         pool = pools.get(key)
         if pool is None:
             continue
+        # d ln(hours) / d ln(step time) is the part of the hours in that phase. What both arms spend alike moves both
+        # alike.
         weight = first.get(key, 0.0) - second.get(key, 0.0)
         term = (weight * pool.log_standard_error) ** 2
         if term > 0:
+            # An assumed error has no degrees of freedom to lose; that it is assumed is flagged.
             terms.append((term, math.inf if pool.assumed else pool.num_runs - 1))
             assumed = assumed or pool.assumed
     if not terms:
@@ -128,11 +131,11 @@ def read_speedup(
         return Reading(None, None, None, False, False, None)
     result = log_speedup(
         observations.losses[None, :],
-        baseline.means_KN,
-        observations.means([cell]),
-        baseline.cost,
-        method_cost,
-        observations.noise,
+        baseline_KN=baseline.means_KN,
+        method_1N=observations.means([cell]),
+        cost_K=baseline.cost,
+        method_cost=method_cost,
+        noise=observations.noise,
         clock_variance=clock_error.variance,
         clock_freedom=clock_error.degrees_of_freedom,
     )
@@ -140,6 +143,8 @@ def read_speedup(
     exponent = float(curve.exponent[0]) if len(baseline.cost) > 2 else None
     value, target = float(result.value[0]), cell.mean_loss
     inside, beyond = bool(result.inversion.inside[0]), target < baseline.loss.min()
+    # Beyond the ladder only a curve with an asymptote may be continued; one that bends the other way would promise
+    # losses below any bound.
     trusted = exponent is not None and exponent > 0 and math.isfinite(value)
     below = beyond and exponent is not None and exponent > 0 and not math.isfinite(value)
     at_bound = exponent is not None and (bool(curve.at_bound[0]) or exponent <= 0)
@@ -150,6 +155,8 @@ def read_speedup(
     if beyond:
         bound, ends_above = _not_reached_bound(observations, baseline, cell, method_cost)
         projected = _exp(value) if trusted else None
+        # Not reached is the test's word, not the fit's. A target just below the best mean, which the test cannot tell
+        # from it, is a reading outside the ladder; one that it can tell has a bound, and no estimate at all.
         speedup: Speedup = NotReached(bound, projected) if ends_above is not False or reached is None else reached
         return Reading(speedup, None, exponent, below, at_bound, slope)
     upper = _already_passed_bound(observations, baseline, cell, method_cost)
@@ -199,6 +206,7 @@ def _not_reached_bound(
         bool(ends_above(loss_1N, baseline.means_KN[number : number + 1], method_1N, noise)[0])
         for number in range(len(baseline.cost))
     ]
+    # Only budgets below the first that cannot be told: a later one that can would be a second chance at the same 5 %.
     excluded = len(above) if above[-1] else above.index(False)
     return (float(baseline.cost[excluded - 1]) / method_cost if excluded else None), above[-1]
 
@@ -215,6 +223,8 @@ def loss_gap(observations: Observations, baseline: Ladder, cell: Cell, method_co
     """Baseline minus method at equal cost; at the nearest budget where the ladder does not hold that cost."""
     low, high = baseline.cost[0] * (1 - SAME_COST), baseline.cost[-1] * (1 + SAME_COST)
     nearest = int(np.abs(np.log(baseline.cost / method_cost)).argmin())
+    # A measured budget at the same cost needs no curve. With three or more the fit is still taken, since it also uses
+    # the neighbours' seeds.
     same = abs(baseline.cost[nearest] / method_cost - 1) <= SAME_COST
     between = len(baseline.cost) > 1 and low <= method_cost <= high
     if between and not (same and len(baseline.cost) == 2):
@@ -263,6 +273,7 @@ def pchip_speedup(baseline: Ladder, target: float, method_cost: float) -> float 
         return None
     from scipy.interpolate import PchipInterpolator
 
+    # It must ascend; costs as logarithms, so that the answer does not depend on the unit of the clock.
     log_cost = PchipInterpolator(baseline.loss[::-1], np.log(baseline.cost[::-1]))(target)
     return math.exp(float(log_cost)) / method_cost
 
@@ -274,6 +285,8 @@ def lack_of_fit(observations: Observations, ladder: Ladder) -> float | None:
         return None
     curve = ladder_curves(ladder.cost, ladder.loss[None, :], ladder.counts)[0]
     squares = float((ladder.counts * (ladder.loss - curve.loss_at(ladder.cost)) ** 2).sum())
+    # The fit has absorbed what a trunk's branches have in common, a shift of the whole ladder: the misfit is measured
+    # against the branches' own scatter. The bound keeps a share near one from making any misfit infinite.
     share = 0.0 if noise.trunk_share is None else min(float(noise.trunk_share[0]), 0.95)
     branch_variance = float(noise.total[0]) * (1 - share)
     if branch_variance <= 0:
@@ -288,6 +301,7 @@ def ladder_curve(
     """Sample a ladder for drawing, from its smallest cost to `reach` (or its own largest, if that is more)."""
     if len(ladder.cost) < 2:
         return None
+    # Two budgets are never continued: even between them its shape is open.
     end = max(reach, float(ladder.cost[-1])) if len(ladder.cost) > 2 else float(ladder.cost[-1])
     cost = np.geomspace(min(ladder.cost[0], reach) if len(ladder.cost) > 2 else ladder.cost[0], end, num_samples)
     curves = ladder_curves(ladder.cost, ladder.loss[None, :], ladder.counts)
@@ -295,6 +309,7 @@ def ladder_curve(
     weights = np.mean([curve.weights_at(cost) for curve in curves], axis=0)
     variance, freedom = observations.variance(weights @ ladder.means_KN)
     half = t_quantile((1 + CONFIDENCE) / 2, freedom) * np.sqrt(variance)
+    # Zero for one fitted curve. Two budgets have two, and the truth may lie on either.
     half = half + np.ptp([curve.loss_at(cost) for curve in curves], axis=0) / 2
     known = bool(np.isfinite(half).all())
     fitted = len(ladder.cost) > 2
@@ -329,6 +344,8 @@ def speedup_curve(
         return None
     target = np.linspace(low, high, num_samples)
     sides = [invert_ladder(ladder.cost, ladder.loss[None, :], ladder.counts, target) for ladder in (baseline, method)]
+    # Both ladders are noisy here. In one gradient the noise that they share, a seed's or a trunk's, cancels where it
+    # does.
     gradient = -(sides[0].weights / sides[0].slope[:, None]) @ baseline.means_KN
     gradient += (sides[1].weights / sides[1].slope[:, None]) @ method.means_KN
     variance, freedom = observations.variance(gradient)

@@ -76,14 +76,19 @@ def what_it_can_resolve(
     loss_K = slope / _EXPONENT * (cost_K / method_budget) ** -_EXPONENT
     counts_K = np.full(len(cost_K), float(baseline_seeds))
     smallest, error = 1.0, 0.0
+    # The target moves with the speedup that is asked for, and the error with the target: a fixed point, found by an
+    # iteration that is damped (the geometric mean of old and new) so that it cannot swing.
     for _ in range(30):
         target = slope / _EXPONENT * smallest**-_EXPONENT
         inversion = invert_ladder(cost_K, loss_K[None, :], counts_K, np.array([target]))
+        # The same gradient as a report takes, so that plan and report cannot disagree about a design.
         gradient = (means[-1:] - inversion.weights @ means[:-1]) / inversion.slope[:, None]
         shared = float((gradient @ design.shared_NN @ gradient.T)[0, 0])
         alone = float((gradient @ gradient.T)[0, 0])
         error = sigma * math.sqrt(trunk_share * shared + (1 - trunk_share) * alone)
         freedom = (
+            # As the report will: it can use both sums of squares only where the plan lets it tell trunks from
+            # branches.
             design.freedom(design.coefficients(gradient), share) if design.separable else design.total_freedom(share)
         )[0]
         updated = 1 + resolvable(error, freedom, float(inversion.systematic[0]))

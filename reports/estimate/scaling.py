@@ -63,6 +63,7 @@ def geometric_mean(verdicts: Sequence[ScaleVerdict], method: str) -> Aggregate |
     reached = [(verdict, speedup) for verdict in own if (speedup := measured(verdict)) is not None]
     if len(reached) < 2:
         return None
+    # A ratio's mean is taken on logarithms: 2x at one scale and 0.5x at the next is no gain at all.
     logs = np.log([speedup.speedup for _, speedup in reached])
     return Aggregate(
         method=method,
@@ -111,11 +112,14 @@ def size_trend(
     slope = float(((x - center) * (y - y.mean())).sum() / squares)
     residual = y - y.mean() - slope * (x - center)
     own = [point[1].log_standard_error or 0.0 for point in points]
+    # With two degrees of freedom four points can lie on a line by luck; the scales' own errors are a floor.
     deviation = max(math.sqrt(float((residual**2).sum()) / freedom), math.sqrt(float(np.mean(np.square(own)))))
     quantile = float(t_quantile((1 + CONFIDENCE) / 2, freedom))
 
     def predict(at: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         value = y.mean() + slope * (at - center)
+        # The leading 1 is the scatter of the new scale itself: a band for the line alone would be too narrow for a
+        # claim about one model.
         half = quantile * deviation * np.sqrt(1 + 1 / len(x) + (at - center) ** 2 / squares)
         return np.exp(value), np.exp(value - half), np.exp(value + half)
 

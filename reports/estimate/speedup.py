@@ -38,6 +38,7 @@ from reports.estimate.verdict import (
     Reached,
     ScaleVerdict,
     Speedup,
+    SpeedupCurve,
     Words,
 )
 from reports.estimate.wording import worst_caveat
@@ -66,7 +67,7 @@ def judge_scale(study: Study, scale: ScaleStudy) -> tuple[ScaleVerdict, ...]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Comparison:
+class _ArmPair:
     """A method arm and the baseline on the clock that the verdict uses."""
 
     scale: ScaleStudy
@@ -88,18 +89,20 @@ class _Comparison:
         return read_speedup(self.observations, ladder, cell, cost, _clock_error(self.scale, clock, ladder, cell))
 
 
-def _compare(scale: ScaleStudy, observations: Observations, method: Arm) -> _Comparison | None:
+def _compare(scale: ScaleStudy, observations: Observations, method: Arm) -> _ArmPair | None:
     baseline = scale.baseline
     if baseline is None or not baseline.cells or not method.cells:
         return None
     target = _target_cell(baseline, method)
+    # In the order of what a reader pays. Both arms need the clock: a ladder in hours and a method in FLOPs have no
+    # ratio.
     for clock in ("gpu_hours", "flops", "steps"):
         ladder, cost = make_ladder(observations, baseline.cells, clock), target.cost(clock)
         if ladder is not None and cost is not None:
             break
     assert ladder is not None
     assert cost is not None  # steps are always known
-    return _Comparison(
+    return _ArmPair(
         scale=scale,
         observations=observations,
         baseline=baseline,
@@ -122,6 +125,8 @@ def _clock_error(scale: ScaleStudy, clock: Clock, ladder: Ladder, cell: Cell) ->
 def _target_cell(baseline: Arm, method: Arm) -> Cell:
     """The method's largest budget whose mean loss the baseline's ladder brackets, or simply its largest."""
     losses = [cell.mean_loss for cell in baseline.cells]
+    # The longest run that the ladder can measure: a speedup at a small budget is easy and worth little, one beyond
+    # the ladder is a projection.
     for cell in reversed(method.cells):
         if min(losses) <= cell.mean_loss <= max(losses):
             return cell
@@ -129,9 +134,7 @@ def _target_cell(baseline: Arm, method: Arm) -> Cell:
 
 
 def _judge_arm(study: Study, scale: ScaleStudy, observations: Observations, method: Arm) -> ScaleVerdict:
-    tuning = (
-        TuningComparison(None, "") if scale.baseline is None else compare_tuning(scale.baseline, method, study.context)
-    )
+    tuning = compare_tuning(scale.baseline, method, study.context)
     comparison = _compare(scale, observations, method)
     if comparison is None:
         return _unconfirmed(scale, observations, method, tuning)
@@ -141,12 +144,17 @@ def _judge_arm(study: Study, scale: ScaleStudy, observations: Observations, meth
     by_clock = tuple((clock, found.speedup) for clock, found in readings if found is not None and found.speedup)
     pair = matched_pair(comparison.baseline.cells, method.cells[-1], comparison.clock)
     speedup = reading.speedup
-    method_ladder = make_ladder(observations, method.cells, comparison.clock)
-    baseline_curve, method_curve = _curves(comparison, method_ladder, speedup)
+    baseline_curve, method_curve, over_targets = _curves(comparison, speedup)
     alternative = pchip_speedup(comparison.ladder, comparison.target.mean_loss, comparison.target_cost)
-    flags = _flags(study, comparison, reading, by_clock, baseline_curve, alternative, tuning)
-    words = _words(reading)
-    published = study.context.kind == "published"
+    flags = _flags(
+        study,
+        comparison,
+        reading,
+        by_clock=by_clock,
+        curve=baseline_curve,
+        alternative=alternative,
+        tuning=tuning,
+    )
     return ScaleVerdict(
         scale=scale.scale,
         method=method.method,
@@ -162,7 +170,7 @@ def _judge_arm(study: Study, scale: ScaleStudy, observations: Observations, meth
         method_cost=comparison.target_cost,
         matched_pair=pair,
         factors=_factors(comparison, speedup),
-        data_multiplier=_data_multiplier(by_clock, pair, prefer_pair=published),
+        data_multiplier=_data_multiplier(by_clock, pair, prefer_pair=study.context.kind == "published"),
         sigma=observations.deviation,
         seeds_baseline=comparison.baseline.num_seeds,
         seeds_method=comparison.target.num_seeds,
@@ -175,34 +183,38 @@ def _judge_arm(study: Study, scale: ScaleStudy, observations: Observations, meth
         budgets=tuple(_budget(comparison, cell) for cell in method.cells),
         loss_gap=loss_gap(observations, comparison.ladder, comparison.target, comparison.target_cost, comparison.clock),
         resolution=_resolution(speedup),
-        words=words,
+        words=_words(reading),
         flags=flags,
         worst_caveat=worst_caveat(flags, tuning.difference, observations.deviation),
         baseline_ladder=baseline_curve,
         method_ladder=method_curve,
-        speedup_curve=None
-        if method_ladder is None
-        else speedup_curve(observations, comparison.ladder, method_ladder, comparison.clock_error),
+        speedup_curve=over_targets,
         pchip_speedup=alternative,
     )
 
 
 def _curves(
-    comparison: _Comparison, method_ladder: Ladder | None, speedup: Speedup | None
-) -> tuple[LadderCurve | None, LadderCurve | None]:
-    """Both arms' ladders for drawing; the baseline's is continued to where the speedup was read."""
+    comparison: _ArmPair, speedup: Speedup | None
+) -> tuple[LadderCurve | None, LadderCurve | None, SpeedupCurve | None]:
+    """For drawing: the baseline's ladder as far as the speedup was read, the method's, and S over the target."""
     reach = comparison.target_cost
     if isinstance(speedup, Reached):
+        # A speedup of many times would stretch the axis until the measured part is a dot.
         reach *= min(speedup.speedup, 10.0)
     observations, clock = comparison.observations, comparison.clock
     baseline = ladder_curve(observations, comparison.ladder, clock, comparison.baseline.method, reach)
+    method_ladder = make_ladder(observations, comparison.method.cells, clock)
     if method_ladder is None:
-        return baseline, None
+        return baseline, None, None
     own_reach = float(method_ladder.cost[-1])
-    return baseline, ladder_curve(observations, method_ladder, clock, comparison.method.method, own_reach)
+    return (
+        baseline,
+        ladder_curve(observations, method_ladder, clock, comparison.method.method, own_reach),
+        speedup_curve(observations, comparison.ladder, method_ladder, comparison.clock_error),
+    )
 
 
-def _budget(comparison: _Comparison, cell: Cell) -> BudgetSpeedup:
+def _budget(comparison: _ArmPair, cell: Cell) -> BudgetSpeedup:
     reading = comparison.read(cell, comparison.clock)
     return BudgetSpeedup(
         total_steps=cell.total_steps,
@@ -213,11 +225,12 @@ def _budget(comparison: _Comparison, cell: Cell) -> BudgetSpeedup:
     )
 
 
-def _factors(comparison: _Comparison, speedup: Speedup | None) -> Factors | None:
+def _factors(comparison: _ArmPair, speedup: Speedup | None) -> Factors | None:
     """Fewer steps x cheaper steps; the price of a baseline step is its ladder's mean."""
     if comparison.clock != "gpu_hours" or not isinstance(speedup, Reached):
         return None
     baseline_step = float(comparison.ladder.cost.sum()) / sum(cell.total_steps for cell in comparison.ladder.cells)
+    # Hours are steps times the price of one, so the two factors multiply to S exactly.
     cheaper = baseline_step * comparison.target.total_steps / comparison.target_cost
     return Factors(fewer_steps=speedup.speedup / cheaper, cheaper_steps=cheaper)
 
@@ -244,6 +257,7 @@ def _resolution(speedup: Speedup | None) -> float | None:
 
 def _words(reading: Reading) -> Words:
     """The words follow the interval."""
+    # The bound comes first: it needs no fit, so no doubt about the fit can soften it.
     if reading.upper_bound is not None and reading.upper_bound <= 1:
         return Words.SLOWER
     match reading.speedup:
@@ -263,8 +277,9 @@ def _words(reading: Reading) -> Words:
 
 def _flags(
     study: Study,
-    comparison: _Comparison,
+    comparison: _ArmPair,
     reading: Reading,
+    *,
     by_clock: tuple[tuple[Clock, Speedup], ...],
     curve: LadderCurve | None,
     alternative: float | None,
@@ -324,14 +339,7 @@ def _unconfirmed(scale: ScaleStudy, observations: Observations, method: Arm, tun
         clock_label=scale.clock_label,
         target_loss=method.cells[-1].mean_loss if method.cells else None,
         target_steps=method.cells[-1].total_steps if method.cells else None,
-        speedup=None,
-        upper_bound=None,
-        by_clock=(),
-        baseline_cost=None,
         method_cost=method.cells[-1].gpu_hours if method.cells else None,
-        matched_pair=None,
-        factors=None,
-        data_multiplier=None,
         sigma=observations.deviation if observations.deviation.num_cells else None,
         seeds_baseline=baseline.num_seeds if baseline else 0,
         seeds_method=method.num_seeds,
@@ -341,14 +349,6 @@ def _unconfirmed(scale: ScaleStudy, observations: Observations, method: Arm, tun
         tuning_difference=tuning.difference,
         best=method.configuration,
         baseline_best=baseline.configuration if baseline else None,
-        budgets=(),
-        loss_gap=None,
-        resolution=None,
         words=Words.UNCONFIRMED,
         flags=(Flag.UNEQUAL_TUNING,) if tuning.equal is False else (),
-        worst_caveat="",
-        baseline_ladder=None,
-        method_ladder=None,
-        speedup_curve=None,
-        pchip_speedup=None,
     )

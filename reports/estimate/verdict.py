@@ -178,7 +178,7 @@ class BudgetSpeedup:
     num_seeds: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleVerdict:
     """One method against the baseline at one scale.
 
@@ -186,7 +186,8 @@ class ScaleVerdict:
     hours: `clock` says which). `baseline_cost` and `method_cost` are on that clock, at `target_loss`.
     `upper_bound`: `S < upper_bound` (95 %, one-sided), where the baseline's cheapest run already ends below the target.
     `resolution` is the smallest `S - 1` that this sweep finds in four cases of five. `worst_caveat` is one sentence.
-    `budgets` are all budgets of the method, ascending; the one that gave the target is `target_steps`.
+    `budgets` are all budgets of the method, ascending; the one that gave the target is `target_steps`. What has a default
+    exists only where both arms are confirmed.
     """
 
     scale: str
@@ -196,14 +197,14 @@ class ScaleVerdict:
     clock_label: str
     target_loss: float | None
     target_steps: int | None
-    speedup: Speedup | None
-    upper_bound: float | None
-    by_clock: tuple[tuple[Clock, Speedup], ...]
-    baseline_cost: float | None
+    speedup: Speedup | None = None
+    upper_bound: float | None = None
+    by_clock: tuple[tuple[Clock, Speedup], ...] = ()
+    baseline_cost: float | None = None
     method_cost: float | None
-    matched_pair: MatchedPair | None
-    factors: Factors | None
-    data_multiplier: float | None
+    matched_pair: MatchedPair | None = None
+    factors: Factors | None = None
+    data_multiplier: float | None = None
     sigma: SeedDeviation | None
     seeds_baseline: int
     seeds_method: int
@@ -213,16 +214,16 @@ class ScaleVerdict:
     tuning_difference: str
     best: Configuration | None
     baseline_best: Configuration | None
-    budgets: tuple[BudgetSpeedup, ...]
-    loss_gap: LossGap | None
-    resolution: float | None
+    budgets: tuple[BudgetSpeedup, ...] = ()
+    loss_gap: LossGap | None = None
+    resolution: float | None = None
     words: Words
-    flags: tuple[Flag, ...]
-    worst_caveat: str
-    baseline_ladder: LadderCurve | None
-    method_ladder: LadderCurve | None
-    speedup_curve: SpeedupCurve | None
-    pchip_speedup: float | None
+    flags: tuple[Flag, ...] = ()
+    worst_caveat: str = ""
+    baseline_ladder: LadderCurve | None = None
+    method_ladder: LadderCurve | None = None
+    speedup_curve: SpeedupCurve | None = None
+    pchip_speedup: float | None = None
 
 
 CheckStatus = Literal["pass", "warn", "fail", "not_applicable"]

@@ -81,6 +81,7 @@ def pool_step_times(runs: Sequence[FinishedRun]) -> dict[PoolKey, PooledStepTime
     for run in runs:
         if run.outcome == "finished":
             for key, _, seconds in _parts(run):
+                # The clock of a run that broke off may be that of a machine in trouble.
                 measured[key].add(seconds)
     return {key: _pool(key, _distinct(values)) for key, values in sorted(measured.items())}
 

@@ -206,6 +206,8 @@ def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun]) -> S
     seen: set[object] = set()
     for run in runs:
         unit = (run.method, configuration_of(run), run.total_steps, run.seed)
+        # A search repeats as it likes; a second copy of a confirmed seed would make the scatter look smaller than
+        # it is.
         repeated = run.purpose != "tuning" and run.seed is not None and unit in seen
         if run.run_id in seen:
             reason: str | None = "the same run a second time"
@@ -222,6 +224,7 @@ def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun]) -> S
             exclusions.append(Exclusion(run, reason))
     pools = pool_step_times(admitted)
     hours = {run.run_id: value for run in admitted if (value := pooled_gpu_hours(run, pools)) is not None}
+    # All runs of the scale, not of one arm: an arm without trials beside one with them was not tuned, which is known.
     trials_recorded = any(run.purpose == "tuning" for run in runs)
     arms = {
         method: _build_arm(method, admitted, runs, hours, trials_recorded)
@@ -286,6 +289,7 @@ def _reference_settings(runs: list[FinishedRun]) -> tuple[tuple[str, str | None]
             confirmed[key] += 1
     if not counts:
         return ()
+    # Ties by the settings' own text, so that the order of the runs decides nothing.
     best = max(counts, key=lambda key: (len(methods[key]), confirmed[key], counts[key], str(key)))
     return tuple((name, value) for name, value in best)  # type: ignore[misc]
 
@@ -360,6 +364,7 @@ def _cell(method: str, total_steps: int, runs: list[FinishedRun], hours: Mapping
 
 def _mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None and value > 0]
+    # All or none: a mean over those runs that happen to know their cost would favour one arm.
     return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
@@ -375,6 +380,7 @@ def _choose(
     def coverage(key: Configuration) -> tuple[int, int]:
         return (len(cells[key]), sum(cell.num_seeds for cell in cells[key]))
 
+    # By effort, not by loss: whoever confirmed a setting on more budgets and seeds had chosen it before.
     most = max(coverage(key) for key in cells)
     tied = [key for key in cells if coverage(key) == most]
     if len(tied) == 1:
@@ -386,4 +392,5 @@ def _choose(
     known = [key for key in tied if key in tuned]
     if known:
         return min(known, key=lambda key: (float(np.mean(tuned[key])), str(key))), "search"
+    # Nothing else tells them apart. The choice is lucky, and a check fails for it.
     return min(tied, key=lambda key: (cells[key][-1].mean_loss, str(key))), "confirmation"

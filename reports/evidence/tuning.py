@@ -20,9 +20,9 @@ class TuningComparison:
     difference: str
 
 
-def compare_tuning(baseline: Arm, method: Arm, context: SweepContext) -> TuningComparison:
-    """Same number of trials, same learning rates, same budgets for both arms?"""
-    if baseline.num_trials is None or method.num_trials is None:
+def compare_tuning(baseline: Arm | None, method: Arm, context: SweepContext) -> TuningComparison:
+    """Same number of trials, same learning rates, same budgets for both arms? Not known where one of them is missing."""
+    if baseline is None or baseline.num_trials is None or method.num_trials is None:
         return TuningComparison(None, "")
     differences: list[str] = []
     if baseline.num_trials != method.num_trials:
@@ -31,6 +31,7 @@ def compare_tuning(baseline: Arm, method: Arm, context: SweepContext) -> TuningC
     if rates[0] != rates[1]:
         differences.append(f"learning rates {_range(rates[1])} against {_range(rates[0])}")
     budgets = [sorted({run.total_steps for run in arm.search}) for arm in (baseline, method)]
+    # An arm with one setting has no search, and no budget for it: the number of trials says that already.
     if budgets[0] != budgets[1] and all(budgets):
         differences.append(f"at {_steps(budgets[1])} against {_steps(budgets[0])} steps")
     return TuningComparison(not differences, "; ".join(differences))
@@ -42,6 +43,7 @@ def _learning_rates(arm: Arm, context: SweepContext) -> tuple[float, ...]:
     if axis:
         return tuple(float(value) for value in axis)
     seen = sorted({run.learning_rate for run in arm.search if run.learning_rate is not None})
+    # An adaptive search visits other rates in each arm; only the ends can be compared.
     return (seen[0], seen[-1]) if seen else ()
 
 

@@ -166,7 +166,7 @@ def tree_chart(key: str, tree: Tree, planned: PlannedSweep) -> Chart:
     note = "Blue and thick: training that only the method does; grey: ordinary training; orange: the decay at the end of a run."
     if tree.num_lanes > lanes:
         note += f" The first {lanes} of {tree.num_lanes} lanes are drawn; the table has all."
-    return Chart(key, title, figure, _stage_table(tree, planned), LANE_PIXELS * lanes + 70, 6, note)
+    return Chart(key, title, figure, _stage_table(tree, planned), height=LANE_PIXELS * lanes + 70, note=note)
 
 
 def _draw_phase(figure: go.Figure, tree: Tree, phase: str, planned: PlannedSweep) -> None:

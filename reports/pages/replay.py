@@ -128,7 +128,7 @@ def regret_chart(key: str, table: str, shared: bool, result: ReplayResult) -> Ch
             label("found", 1, limit, theme.INK, xref="paper", xanchor="right", yanchor="bottom", font={"size": 11})
         ],
     )
-    return Chart(key, _title(table, shared, mine, result), figure, _course_table(table, mine), 430, 3)
+    return Chart(key, _title(table, shared, mine, result), figure, _course_table(table, mine), height=430, share=3)
 
 
 def _draw_course(figure: go.Figure, item: Standing, end: float) -> None:

@@ -135,6 +135,7 @@ def _routing(run: FinishedRun) -> RoutingLine | None:
     known = [point.routing for point in curve.points if point.routing is not None] if curve else []
     if curve is None or not known:
         return None
+    # The least even layer and the largest shift: an average over layers hides the one that has collapsed.
     shift = max(curve.routing_shifts, key=lambda shift: shift.distance, default=None)
     return RoutingLine(
         run=_name(run),

@@ -103,6 +103,7 @@ def _phase(scale: ScaleStudy, time: PooledStepTime) -> PhaseRow:
         positions, flops = phase.positions(spec.tokens_per_step), flops_per_step(spec, phase)
     devices = runs[0].num_devices if runs else 1
     rate = None if positions is None else positions / time.seconds / devices
+    # An unknown device has no utilisation rather than a guessed one.
     peak = next((value for name, value in PEAK_FLOPS.items() if name in time.device.upper()), None)
     utilisation = None if peak is None or flops is None else flops / time.seconds / devices / peak
     return PhaseRow(
@@ -195,6 +196,7 @@ def draw(rows: tuple[FactorRow, ...], clock: str) -> go.Figure:
                 fillcolor=theme.rgba(color, opacity),
                 line={"color": color, "width": 1},
             )
+            # Both texts stand to the right of the bars, where no bar can reach them, slower factors included.
             at = math.log10(max(start, end, 1.0))
             drawn.add_annotation(**label(text, at, y, xshift=8))
         drawn.add_shape(

@@ -194,6 +194,7 @@ def _ruler(main: ScaleVerdict | None) -> Ruler | None:
             pass
         case _:
             return None
+    # The ruler holds at least 0.8 to 1.25, so that an interval of one per cent looks as narrow as it is.
     top = max(1.25, (upper if upper is not None else 1.5 * low) * 1.06)
     bottom = min(0.8, low / 1.06)
 

@@ -48,6 +48,7 @@ def info(study: Study, summary: Summary) -> IsoLossInfo:
     """Collect end points, ladders and thinned curves of every comparison."""
     scales = {scale.scale: scale for scale in study.scales}
     found = [(verdict, scales[verdict.scale]) for verdict in summary.verdicts]
+    # A page of many scales shares the limit, or its size would grow with the number of charts.
     per_chart = max(MOST_CURVES // max(len(found), 1), 1)
     comparisons, omitted = [], 0
     for number, (verdict, scale) in enumerate(found):
@@ -131,12 +132,21 @@ def _curve(scale: ScaleStudy, run: FinishedRun, clock: Clock) -> InRunCurve | No
     cost = scale.curve_hours(run) if clock == "gpu_hours" else arrays[clock]
     if cost is None or len(run.curve) < 2:
         return None
+    # Before the boundary the model trains on something else: that part is drawn dotted, and not joined to the rest.
     before = run.curve.steps <= (run.boundary_step or 0)
     boundary = float(cost[before][-1]) if before.any() else None
     early_x, early_y = thinned(cost[before], run.curve.losses[before], 100)
     late_x, late_y = thinned(cost[~before], run.curve.losses[~before])
     name = f"{theme.method_label(run.method)}, {run.total_steps:,} steps, seed {run.seed}"
-    return InRunCurve(run.method, name, early_x, early_y, late_x, late_y, boundary)
+    return InRunCurve(
+        method=run.method,
+        name=name,
+        early_cost=early_x,
+        early_loss=early_y,
+        late_cost=late_x,
+        late_loss=late_y,
+        boundary_cost=boundary,
+    )
 
 
 def figure(shown: IsoLossInfo) -> Sequence[Block]:

@@ -73,6 +73,7 @@ def worth(study: Study, summary: Summary) -> Worth | None:
             middle = speedup
             low, high = interval if interval is not None else (None, None)
         case NotReached(bound, _):
+            # A bound below 1 promises nothing to plan with.
             low = bound if bound is not None and bound > 1 else None
         case None if main.upper_bound is not None:
             high = main.upper_bound

@@ -64,6 +64,7 @@ def info(study: Study, summary: Summary) -> RecipeInfo | None:
     main = next((recipe for verdict, recipe in found if verdict is best), found[-1][1])
     advice = _advice(study.context.kind, best)
     rivals = {verdict.method for verdict in summary.verdicts}
+    # The best of several estimates is lucky by construction, even where each one is fair.
     if best is not None and len(rivals) > 1 and best.words is Words.FASTER:
         advice += (
             f" {theme.method_label(best.method)} is the fastest of {len(rivals)} methods that were compared here: a "

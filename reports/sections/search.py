@@ -157,6 +157,8 @@ def share_explained(points: Sequence[tuple[Scalar, float | None]]) -> float | No
     for value, loss in points:
         groups[value].append(loss or 0.0)
     losses = [loss for members in groups.values() for loss in members]
+    # As many values as trials explain everything by chance: without degrees of freedom left there is no share to
+    # state.
     free = len(losses) - len(groups)
     mean = _mean(losses)
     total = sum((loss - mean) ** 2 for loss in losses)
@@ -168,12 +170,14 @@ def share_explained(points: Sequence[tuple[Scalar, float | None]]) -> float | No
 
 def _spending(arm: Arm) -> Spending | None:
     """Best final loss so far at the largest tuning budget against the hours that the arm's whole search had cost."""
+    # Trials overlap, so this is the order in which they began; imported ones keep the order of their table.
     order = sorted(arm.search, key=lambda run: run.record.provenance.started_at if run.record is not None else "")
     top = max((run.total_steps for run in top_trials(arm)), default=0)
     spent, best = 0.0, math.inf
     hours: list[float] = []
     losses: list[float] = []
     for run in order:
+        # What was paid, shared prefixes once: the chart compares searches as they ran, not trials as if alone.
         cost = run.incurred_gpu_hours if run.incurred_gpu_hours is not None else run.gpu_hours
         if cost is None:
             return None

@@ -42,13 +42,13 @@ def info(study: Study, summary: Summary) -> TrustInfo:
     ordered = sorted(summary.checks, key=lambda check: ORDER.index(check.status))
     rows = tuple(
         CheckRow(
-            check.status,
-            "none" if check.status == "not_applicable" else check.status,
-            MARKS[check.status],
-            WORDS[check.status],
-            check.name,
-            check.number,
-            check.sentence,
+            status=check.status,
+            css="none" if check.status == "not_applicable" else check.status,
+            mark=MARKS[check.status],
+            word=WORDS[check.status],
+            name=check.name,
+            number=check.number,
+            sentence=check.sentence,
         )
         for check in ordered
     )

@@ -44,6 +44,7 @@ def info(study: Study, summary: Summary) -> VerdictInfo:
         name = f"geometric mean, {theme.method_label(mean.method)}"
         rows.append(ForestRow(name, mean.method, "mean", mean.speedup, low, high))
     if rows:
+        # On the page of the published runs their pairs are the result itself: once is enough.
         alone = {row.label.split(",")[0] for row in rows if row.kind == "pair"}
         rows += [
             ForestRow(f"{value.scale}, published", "tst", "published", value.speedup, None, None)

@@ -48,6 +48,7 @@ class StepCost:
         if self.bench is None:
             return self.flops_per_second
         wanted, sizes = flops_per_position(spec.shape, spec.context), self.bench.flops_per_position
+        # Models of a like size keep a device about as busy; a tiny one's rate would be far too low for a large one.
         nearest = min(sizes, key=lambda name: (name != spec.scale, abs(math.log(sizes[name] / wanted))))
         return self.ranks * self.bench.flops_per_second[nearest]
 
@@ -85,6 +86,8 @@ def step_cost(
         if (record.provenance.device, record.timing.devices) == (device, devices):
             spec = record.spec
             phases = {phase.name: phase for phase in phases_of(spec)}
+            # FLOP/s rather than seconds: a rate measured in one phase then prices the phases that no trial has
+            # reached.
             rates = [
                 flops_per_step(spec, phases[timing.phase]) / timing.median_step_seconds
                 for timing in record.timing.phases

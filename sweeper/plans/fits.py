@@ -30,8 +30,8 @@ class DeviceMemory:
 
 @dataclass(frozen=True, slots=True)
 class ScaleFit:
-    """One scale on the devices of a trial. `way` is how its hungriest method trains there, None where it does not fit;
-    `fewest` the way on as few GPUs as can be, None where none is known or trials run on CPUs."""
+    """One scale on the devices of a trial. `way` is how the method that takes most memory trains there, None where it does
+    not fit; `fewest` the way on as few GPUs as can be, None where none is known or trials run on CPUs."""
 
     scale: str
     gpus: float
@@ -108,6 +108,8 @@ def _fit(
 ) -> ScaleFit:
     ranks = max(1, int(gpus))
     everything = space.tokens_per_step // space.context // ranks
+    # A GPU's memory is small and its work can be cut into sequences; a CPU's is large, and cutting there only costs
+    # time.
     least = micro_sequences or (1 if gpus else everything)
 
     def needs(spec: TrialSpec) -> int:
@@ -116,9 +118,10 @@ def _fit(
             gradients_stay=bool(gpus) or least < everything,
         ).total  # fmt: skip
 
-    hungriest = max(_examples(space, scale), key=needs)
+    # If the largest fits, all do: one refusal before anything starts, rather than a failed trial hours later.
+    largest = max(_examples(space, scale), key=needs)
     way = way_to_fit(
-        hungriest,
+        largest,
         memory.bytes,
         ranks,
         recompute=recompute,
@@ -129,9 +132,9 @@ def _fit(
         scale=scale,
         gpus=gpus,
         memory=memory,
-        least_bytes=needs(hungriest),
+        least_bytes=needs(largest),
         way=way,
-        fewest=fewest_gpus(hungriest, memory.bytes, recompute=recompute) if gpus >= 1 else None,
+        fewest=fewest_gpus(largest, memory.bytes, recompute=recompute) if gpus >= 1 else None,
     )
 
 

@@ -36,6 +36,15 @@ ASSUMED_DEVIATION = 0.01
 """Seed deviation in nats for the resolution, where no confirmation run has measured it. Tiny models are noisier, large
 ones quieter (0.001 is public at 124M parameters)."""
 UNPREPARED = CorpusFacts("unprepared", "unprepared", 0, 0, "")
+SIMULATED = Provenance(
+    git_commit="",
+    git_dirty=False,
+    device="simulated",
+    device_kind="cpu",
+    execution="simulated",
+    versions=(),
+    started_at="",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +103,8 @@ class Plan:
 
 def guessed_loss(spec: TrialSpec) -> float:
     """A stand-in surface that steers simulated searches: the published valley, and a middle learning rate."""
+    # Only the course of an adaptive search depends on it; steps and hours hardly do. The jitter breaks ties the same
+    # way every time.
     log_bag, log_rate = math.log2(max(spec.bag_size, 1)), math.log2(spec.schedule.learning_rate)
     valley = 0.01 * (log_bag - math.log2(6)) ** 2 + 2 * (spec.step_ratio - 0.25) ** 2
     jitter = int(spec.spec_id, 16) % 1000 / 1e6
@@ -103,6 +114,7 @@ def guessed_loss(spec: TrialSpec) -> float:
 def plan_scale(
     space: SearchSpace,
     scale: str,
+    *,
     corpus: CorpusFacts,
     cost: StepCost,
     workers: int,
@@ -110,16 +122,18 @@ def plan_scale(
     devices_per_trial: float,
 ) -> tuple[ScalePlan, tuple[PlannedStage, ...]]:
     """Simulate one scale, with what the ledger holds already."""
+    # Scale by scale, so that each has a wall time and a peak of its own disk.
     one = space.model_copy(update={"scales": (scale,)})
+    # A corpus that is not prepared yet has no tokenizer; the file says how large its vocabulary will be.
     if corpus.vocab_size == 0:
         corpus = replace(corpus, vocab_size=space.tokenizer.vocab_size)
     known = [record for record in known if record.spec.scale == scale]
     ledger, store = MemoryLedger(), MemoryStore()
     for record in known:
+        # What has ended is told first: the search then asks only for the rest, as a resumed sweep does.
         ledger.write(record)
     site = Site(store="", stop_file="", execution="simulated", devices_per_trial=devices_per_trial)
-    provenance = Provenance("", False, "simulated", "cpu", "simulated", (), "")
-    sweep = Sweep(one, corpus, ledger, store, site, provenance)
+    sweep = Sweep(one, corpus, ledger, store, site, SIMULATED)
     executor = SimulatedExecutor(guessed_loss, cost.seconds, workers)
     peak = 0
 
@@ -133,15 +147,12 @@ def plan_scale(
     fresh = [spec for spec, _ in wanted if spec.spec_id not in done]
     arms = tuple(
         _planned_arm(
-            scale,
-            method,
-            wanted,
+            [(spec, purpose) for spec, purpose in wanted if spec.method == method],
             done,
-            cost,
-            corpus.train_tokens,
-            devices_per_trial,
-            executor.trained_steps.get(method, 0),
-            executor.trained_seconds.get(method, 0.0),
+            executor,
+            cost=cost,
+            corpus_tokens=corpus.train_tokens,
+            devices=devices_per_trial,
         )
         for method in space.methods
     )
@@ -168,12 +179,14 @@ def _planned_stages(
     below: Counter[str] = Counter()
     for spec in specs.values():
         node: str | None = path_of(spec, "simulated").node(spec.schedule.total_steps)
+        # A trial pays for every stage on its way, and shares each with all whose way leads through it.
         while node is not None and (result := store.results.get(node)) is not None:
             below[node] += 1
             node = result.parent
     lines = []
     for result in store.results.values():
         if (owner := specs.get(result.booked_by)) is not None:
+            # Stages are cut where the decay begins, so a stage lies on one side of it.
             decays = result.start >= owner.schedule.decay_start
             phase = phase_at(phases_of(owner), result.start)
             lines.append(
@@ -201,19 +214,16 @@ def _label(spec: TrialSpec) -> str:
 
 
 def _planned_arm(
-    scale: str,
-    method: str,
-    wanted: list[tuple[TrialSpec, str]],
+    mine: list[tuple[TrialSpec, str]],
     done: set[str],
+    executor: SimulatedExecutor,
+    *,
     cost: StepCost,
     corpus_tokens: int,
     devices: float,
-    trained: int,
-    trained_seconds: float,
 ) -> PlannedArm:
-    """`trained`: the steps that the simulated sweep trained. An adaptive search may ask for a boundary that its trunk has
-    already passed, so that they can be a little more than those of the tree of all trials."""
-    mine = [(spec, purpose) for spec, purpose in wanted if spec.method == method]
+    """One arm from its trials with their purpose; `done` are spec ids with a record, `executor` has run the sweep."""
+    scale, method = mine[0][0].scale, mine[0][0].method
     fresh = [spec for spec, _ in mine if spec.spec_id not in done]
     alone = sum(spec.schedule.total_steps for spec in fresh)
     flops = sum(flops_at(spec, phases_of(spec), spec.schedule.total_steps) for spec in fresh)
@@ -225,9 +235,11 @@ def _planned_arm(
         confirmation_trials=sum(purpose != "tuning" for _, purpose in mine),
         finished=sum(spec.spec_id in done for spec, _ in mine),
         steps_alone=alone,
-        steps_shared=trained,
+        # What the simulated sweep trained, not what the tree of all its trials holds: a search may ask for a boundary that
+        # its trunk has already passed, which costs steps that the tree does not show.
+        steps_shared=executor.trained_steps.get(method, 0),
         hours_alone=sum(cost.run_seconds(spec) for spec in fresh) * devices / 3600,
-        hours_shared=trained_seconds * devices / 3600,
+        hours_shared=executor.trained_seconds.get(method, 0.0) * devices / 3600,
         flops=flops,
         tokens=tokens,
         epochs=tokens / corpus_tokens if corpus_tokens else None,
@@ -245,6 +257,8 @@ def measured_deviation(known: Iterable[RunRecord]) -> float | None:
     repeated = [losses for losses in cells.values() if len(losses) > 1]
     if not repeated:
         return None
+    # Pooled, since three seeds of one cell say little and six cells of three a good deal. A plan can do without the
+    # trunks that a report separates.
     freedom = sum(len(losses) - 1 for losses in repeated)
     return math.sqrt(sum(variance(losses) * (len(losses) - 1) for losses in repeated) / freedom)
 
@@ -283,7 +297,18 @@ def make_plan(
     """The plan of `space` on `workers` workers. `known` are the records that the ledger holds already, `fits` what is known
     of the scales' memory."""
     known = tuple(known)
-    parts = [plan_scale(space, scale, corpus, cost, workers, known, devices_per_trial) for scale in space.scales]
+    parts = [
+        plan_scale(
+            space,
+            scale,
+            corpus=corpus,
+            cost=cost,
+            workers=workers,
+            known=known,
+            devices_per_trial=devices_per_trial,
+        )
+        for scale in space.scales
+    ]
     return Plan(
         name=space.name,
         question=space.question,

@@ -44,14 +44,18 @@ def list_trials(space: SearchSpace, corpus: CorpusFacts, known: Iterable[RunReco
     ledger = MemoryLedger()
     for record in known:
         ledger.write(record)
-    nowhere = Provenance("", False, "", "cpu", "", (), "")
+    nowhere = Provenance(
+        git_commit="", git_dirty=False, device="", device_kind="cpu", execution="", versions=(), started_at=""
+    )
     sweep = Sweep(space, corpus, ledger, MemoryStore(), Site(store="", stop_file="", execution=""), nowhere)
+    # As if there were a worker for everything and nothing ever ended: all that is asked for before the first result.
     while isinstance(sweep.next_job(), StageJob):
-        pass  # a worker for everything, none of which ends: all that is asked for before a result
+        pass
     asked = [TrialLine(spec, purpose) for spec, purpose in ledger.pending()]
     tuning = [line for line in asked if line.purpose == TUNING]
     notes: list[str] = []
-    if tuning:  # those that have ended too: a list that finds its own winner has to know all of them
+    if tuning:
+        # Those that have ended, too: a list that finds its own winner has to know all of them.
         tuning = [TrialLine(spec, purpose) for spec, purpose in ledger.asked.values() if purpose == TUNING]
         tuning = [line for line in tuning if any(line.spec.spec_id in arm.asked for arm in sweep.arms)]
     confirming = [line for line in asked if line.purpose != TUNING]
@@ -71,9 +75,8 @@ def list_trials(space: SearchSpace, corpus: CorpusFacts, known: Iterable[RunReco
             notes.append("the search chose all of its tuning trials before it saw a result")
     if sweep.arms and space.scales[-1] != sweep.arms[0].scale:
         notes.append(f"only {sweep.arms[0].scale}: larger scales begin from what it finds")
-    confirming.sort(
-        key=lambda line: (line.purpose == "noise_floor", line.spec.seed)
-    )  # a seed of every arm and budget at a time
+    # A seed of every arm and budget at a time: a list that is cut short has then confirmed all arms alike, on fewer seeds.
+    confirming.sort(key=lambda line: (line.purpose == "noise_floor", line.spec.seed))
     return SpecList(space.name, (*tuning, *confirming), corpus.directory, space.evaluate_every, tuple(notes))
 
 

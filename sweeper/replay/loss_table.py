@@ -64,6 +64,7 @@ class LossTable:
     def _between(self, step_ratio: float, bag_size: int) -> float:
         """Linear in r within each row of bag size, then linear in log2 s between the nearest rows that reach r."""
         rows: list[tuple[float, float]] = []
+        # Only rows that reach the ratio on both sides: nothing is continued beyond the published cells.
         for bag in sorted({bag for _, bag in self._known if bag > 1}):
             cells = sorted((ratio, loss) for (ratio, other), loss in self._known.items() if other == bag and ratio > 0)
             if cells[0][0] <= step_ratio <= cells[-1][0]:
@@ -85,6 +86,7 @@ def refuse_other_methods(spec: TrialSpec) -> None:
 
 def seed_noise(seed: int, replicate: int, step_ratio: float, bag_size: int, deviation: float) -> float:
     """Normal noise in nats that a cell's trial on one seed always gets again; `replicate` gives another world."""
+    # Seeded by what the trial is, so that asking twice gives the same loss, in any order and in any process.
     key = [replicate, seed, round(step_ratio * 1e6), bag_size]
     return deviation * float(np.random.default_rng(key).standard_normal())
 
@@ -147,6 +149,7 @@ def truth_of(table: LossTable, domain: Domain) -> Truth:
         for j, bag in enumerate(bags):
             grid_RS[i, j] = table._known.get((float(ratio), int(bag)), np.nan)
     smooth_RS = _smoothed(grid_RS)
+    # Only published cells can be the best: an interpolated one cannot beat its neighbours.
     best_raw, best_smooth = np.nanmin(grid_RS), np.nanmin(np.where(np.isnan(grid_RS), np.nan, smooth_RS))
     raw: dict[Parameters, float] = {}
     smoothed: dict[Parameters, float] = {}
@@ -161,6 +164,8 @@ def truth_of(table: LossTable, domain: Domain) -> Truth:
 
 def _smoothed(grid: NDArray[np.float64]) -> NDArray[np.float64]:
     """Weights 1-2-1 along both axes, renormalised over the cells that are there."""
+    # Missing cells weigh nothing, and at the edges the weights are renormalised, so that no cell is pulled towards
+    # zero.
     weight = (~np.isnan(grid)).astype(float)
     total = np.nan_to_num(grid) * weight
     for axis in (0, 1):

@@ -78,6 +78,7 @@ def run_race(
 ) -> Race:
     """Ask, look up, tell, until the recommendation has held or the trials are spent."""
     truth = truth_of(table, domain)
+    # Without sharing a fan has no advantage, and asking three at once on old knowledge would be a handicap.
     fan = rules.fan if contestant.shared else 1
     strategy = make_strategy(contestant.sampler, domain, trials=rules.trials, fan=fan, seed=seed, warm_start=warm_start)
     told: list[Proposal] = []
@@ -89,11 +90,14 @@ def run_race(
     while proposals := strategy.ask():
         for proposal in proposals:
             ratio, bag = float(proposal.value("step_ratio")), int(proposal.value("bag_size"))
+            # Noise by cell and seed, not by turn: every strategy that asks for a cell sees the same loss there, so
+            # races differ in the choices alone.
             loss = table.loss(ratio, bag) + seed_noise(proposal.seed, seed, ratio, bag, rules.seed_deviation)
             strategy.tell(proposal, loss)
             lucky = min(lucky, (loss, proposal.parameters))
         told.extend(proposals)
         found = lucky[1] if contestant.by_luck else strategy.recommend().parameters
+        # Every trial is paid for, whether or not it helped.
         cost = shared_cost(domain, told) if contestant.shared else alone_cost(domain, told)
         course.append((cost, truth.smoothed_regret[found]))
         if truth.smoothed_regret[found] <= rules.tolerance + 1e-12:
@@ -101,13 +105,23 @@ def run_race(
                 held, held_since = cost, len(told)
             if spent is None:
                 spent, at_spent = cost, found
+            # The first hit may be luck. A race goes on until the answer has stood for a while, and what it cost is
+            # read at the hit.
             if len(told) - held_since >= rules.patience:
                 break
         else:
+            # Lost again: whoever stops here would walk away with a worse cell.
             held = None
     answer = at_spent or found
-    regrets = truth.smoothed_regret[answer], truth.raw_regret[answer]
-    return Race(seed, spent, held, *regrets, len(told), tuple(course))
+    return Race(
+        seed=seed,
+        spent=spent,
+        held=held,
+        regret=truth.smoothed_regret[answer],
+        raw_regret=truth.raw_regret[answer],
+        trials=len(told),
+        course=tuple(course),
+    )
 
 
 def compare_strategies(
@@ -136,6 +150,7 @@ def compare_strategies(
             for seed in range(seeds):
                 known: tuple[Parameters, ...] = ()
                 if contestant.warm:
+                    # Another table with other noise: a warm start on its own table would be told the answer.
                     known = (_recommended_on(tables[index - 1], domains[index - 1], contestant, rules, seed),)
                 races.append(run_race(table, domain, contestant, rules, seed, known))
             standings.append(_standing(_label(table, tables), table.params, contestant, races))

@@ -55,6 +55,7 @@ class TableSurface:
         refuse_other_methods(spec)
         weighting = spec.parameter("bag_weighting", self.tables[0].bag_weighting)
         known = {table.total_steps: table for table in self.tables if table.bag_weighting == weighting}
+        # The weighting of a bag means nothing without bags: the baseline of any table will do.
         if spec.bag_size == 1 or not spec.step_ratio:
             known = known or {table.total_steps: table for table in self.tables}
         if not known:
@@ -68,6 +69,8 @@ class TableSurface:
         high = min((budget for budget in known if budget >= steps), default=None)
         if low is not None and high is not None:
             first, last = known[low].loss(ratio, bag), known[high].loss(ratio, bag)
+            # Losses fall about evenly with the logarithm of the steps over one doubling, which is all that lies
+            # between two tables.
             share = math.log(steps / low) / math.log(high / low) if high > low else 0.0
             return first + share * (last - first)
         if self.per_doubling is None:
@@ -127,17 +130,28 @@ def replay_sweep(
     """
     surfaces = {scale: TableSurface(tables_of_scale(tables, scale), deviation, per_doubling) for scale in space.scales}
     _refuse_unknown_budgets(space, surfaces)
+    # A device name of its own: the check for equal devices then keeps a replay from being compared with trained runs.
     where = replace(provenance("replay"), device=DEVICE, device_kind="cuda")
     ledger = MemoryLedger()
     facts = CorpusFacts("replay", "replay", space.tokenizer.vocab_size, 0, "")
     site = Site(store="", stop_file="", execution="replay", on_gpu=True)
     sweep = Sweep(space, facts, ledger, MemoryStore(), site, where)
     cost = step_cost((), DEVICE, on_gpu=True)
+    # The same engine as a real sweep, only that a stage "trains" by looking its end up: what is asked and shared is
+    # what would be.
     executor = SimulatedExecutor(lambda spec: surfaces[spec.scale].loss(spec), cost.seconds, workers, DEVICE)
     executor.run(sweep, trains_nothing, lambda: None)
     records = ledger.records()
     reasons = [record.outcome.reason for record in records if isinstance(record.outcome, Failed)]
-    study = _study(space, text, records, command, source, where, _assumptions(surfaces))
+    study = _study(
+        space,
+        records,
+        text=text,
+        command=command,
+        source=source,
+        where=where,
+        assumptions=_assumptions(surfaces),
+    )
     return ReplayedSweep(study, len(records), len(reasons), tuple(dict.fromkeys(reasons)))
 
 
@@ -169,8 +183,9 @@ def _assumptions(surfaces: dict[str, TableSurface]) -> str:
 
 def _study(
     space: SearchSpace,
-    text: str,
     records: Sequence[RunRecord],
+    *,
+    text: str,
     command: str,
     source: str,
     where: Provenance,
@@ -209,6 +224,7 @@ def race_domain(space: SearchSpace, table: LossTable) -> Domain:
         raise InputError(f"{space.name}: no method has axes bag_size and {FAN_AXIS}, which a table is made of")
     searched = domain_of(method, space.seeds.tuning)
     constants = dict(searched.constants)
+    # Cells without superposition are the table's baseline, not a corner of the method's space.
     bags = [bag for ratio, bag, _ in table.losses if ratio > 0 and bag > 1]
     ratios = [ratio for ratio, bag, _ in table.losses if ratio > 0 and bag > 1]
     axes = []

@@ -56,6 +56,7 @@ def _single_gains(mean_C: Floats, covariance_CC: Floats, noise: float) -> Floats
     from scipy.special import ndtr
 
     nodes_Z = np.linspace(-5, 5, 26)
+    # Fixed nodes, not samples: the choice must be the same when a sweep goes on after a stop.
     density_Z = np.exp(-0.5 * nodes_Z**2)
     variance_C = np.maximum(np.diagonal(covariance_CC), 1e-12)
     moves_CC = covariance_CC / np.sqrt(variance_C + noise**2)[:, None]
@@ -84,10 +85,13 @@ def choose_fan(
     Gain per cost decides which fan, and how many trials it has.
     """
     offered = _considered(surface, [cell for members in families.values() for cell in members])
+    # All on one matrix, since what is learned at one cell moves the means of the others.
     cells = sorted({*offered, *pending, *(() if first is None else (first,))})
     position = {cell: index for index, cell in enumerate(cells)}
     mean_C, covariance_CC = surface.mean_P[cells], surface.covariance(cells)
     for cell in pending:
+        # What a running trial will say is unknown, but that it will speak is not: the variance shrinks, the mean
+        # stays.
         _, covariance_CC = _informed(covariance_CC, surface.noise, position[cell])
     gains_C = _single_gains(mean_C, covariance_CC, surface.noise)
     ratios = [trunk_fraction(domain, domain.points[cell]) for cell in cells]
@@ -96,8 +100,19 @@ def choose_fan(
         members = [position[cell] for cell in family if cell in position]
         if not members or (first is not None and first not in family):
             continue
+        # A fan grows from its most telling trial: trying all subsets of a family would be exponential, and greedy
+        # additions to a gain like this one lose little.
         start = max(members, key=lambda index: gains_C[index]) if first is None else position[first]
-        found = _grow(mean_C, covariance_CC, surface.noise, float(gains_C[start]), start, members, ratios, fan)
+        found = _grow(
+            mean_C,
+            covariance_CC,
+            noise=surface.noise,
+            gain=float(gains_C[start]),
+            first=start,
+            members=members,
+            ratios=ratios,
+            fan=fan,
+        )
         best_fan = max(best_fan, found, key=lambda candidate: candidate[0])
     return tuple(cells[index] for index in best_fan[1])
 
@@ -112,6 +127,7 @@ def _considered(surface: Surface, cells: Sequence[int]) -> Sequence[int]:
 def _grow(
     mean_C: Floats,
     covariance_CC: Floats,
+    *,
     noise: float,
     gain: float,
     first: int,
@@ -119,11 +135,17 @@ def _grow(
     ratios: Sequence[float],
     fan: int,
 ) -> tuple[float, tuple[int, ...]]:
-    """Add to `first` the member of its family that raises gain per cost most, until none does or the fan is full."""
+    """Add to `first` the member of its family that raises gain per cost most, until none does or the fan is full.
+
+    `members` and `first` index the rows of `mean_C`; `ratios` are the parts of a run that lie on its trunk. Returns the gain
+    per cost and the chosen rows.
+    """
     chosen, cost, trunk = [first], 1.0 + TRIAL_PRICE, ratios[first]
     move_C, left_CC = _informed(covariance_CC, noise, first)
     nodes_ZF = _nodes(fan)
     after_ZC = mean_C + nodes_ZF[:, :1] * move_C
+    # The gains of one trial come from a fine sum, those of several from 64 nodes: the ratio at the first trial puts
+    # both on one scale.
     unit = gain / max(float(mean_C.min() - after_ZC.min(1).mean()), 1e-12)
     while len(chosen) < fan:
         best: tuple[float, int, float, float] | None = None
@@ -134,9 +156,12 @@ def _grow(
             larger_gain = unit * float(
                 mean_C.min() - (after_ZC + nodes_ZF[:, len(chosen), None] * move_C).min(1).mean()
             )
+            # A mate with an earlier boundary adds only its own second phase; a later one lengthens the trunk.
             larger_cost = cost + added_steps(ratios[other], 1.0, trunk) + TRIAL_PRICE
             if best is None or larger_gain / larger_cost > best[0]:
                 best = larger_gain / larger_cost, other, larger_gain, larger_cost
+        # More trials at once are chosen on the same knowledge, so a slightly better ratio is no reason to give up an
+        # answer in between.
         if best is None or best[0] < ADVANTAGE * gain / cost:
             break
         _, other, gain, cost = best

@@ -101,6 +101,7 @@ Chooser = Callable[[Situation], tuple[int, ...]]
 
 def by_chance(situation: Situation) -> tuple[int, ...]:
     """A cell at random among the least tried, and others of its family at random."""
+    # The number of trials asked is the state of the generator: after a stop it stands where it stood.
     random = np.random.default_rng([situation.seed, situation.asked])
     families = list(situation.families(situation.least_tried()).values())
     candidates = sorted(cell for members in families for cell in members)
@@ -124,6 +125,8 @@ def along_the_grid(situation: Situation) -> tuple[int, ...]:
 
     def rank(members: tuple[int, ...]) -> tuple[bool, int]:
         mates = _home(trunks, members[0])
+        # A family whose mates are partly tried is shorter than its trunk: it sorts first, while its trunk's state is
+        # still kept.
         return len(members) == len(mates), min(place[cell] for cell in mates)
 
     return min(families.values(), key=rank, default=())[: situation.fan_limit]

@@ -24,6 +24,7 @@ def rung_sizes(num_rungs: int, trials: int) -> tuple[int, ...]:
     weights = [KEPT_FRACTION**rung for rung in range(num_rungs)]
     sizes = [0] * num_rungs
     left = trials
+    # From the top: the budget that is tuned for gets its share even where rounding leaves none for the lowest.
     for rung in reversed(range(num_rungs)):
         if rung == 0:
             sizes[rung] = left
@@ -60,5 +61,6 @@ def promoted_fan(
         shared = tuple(pair for pair in domain.points[trial.cell] if pair[0] != domain.fan_axis)
         return shared, trial.seed
 
+    # The first one decides the trunk; its mates ride along at the price of their own second phases.
     limit = fan if domain.fan_axis is not None else 1
     return tuple(trial for trial in waiting if trunk(trial) == trunk(waiting[0]))[:limit]

@@ -63,11 +63,13 @@ def suggest(
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
+        # A new study each time costs milliseconds; one that was kept would be a second truth beside the ledger.
         study = optuna.create_study(sampler=_sampler(sampler, seed), direction="minimize")
         for one in told:
             state = TrialState.FAIL if one.loss is None else TrialState.COMPLETE
             study.add_trial(trial(one.cell, state, one.loss))
         for cell in pending:
+            # Running trials keep a sampler from asking for the same place twice.
             study.add_trial(trial(cell, TrialState.RUNNING, None))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

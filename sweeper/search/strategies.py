@@ -59,6 +59,7 @@ class Strategy:
         asked = [*self._told, *self._pending]
         for rung, (steps, size) in enumerate(zip(self.domain.rungs, self._sizes, strict=True)):
             room = size - sum(proposal.total_steps == steps for proposal in asked)
+            # Trials that were told without being asked may overfill any rung; what is left then goes to the last one.
             if room < 1 and steps != self.domain.rungs[-1]:
                 continue
             fan = self._next(rung, min(limit, max(room, 1)))
@@ -102,8 +103,10 @@ class Strategy:
             (self._cells[p.parameters], p.seed) for p in self._pending | set(self._told) if p.total_steps == steps
         }
         if rung > 0 and self._sizes[rung - 1] > 0:
+            # Promotions before the rung below has ended would depend on which worker was faster.
             if any(proposal.total_steps < steps for proposal in self._pending):
                 return ()
+            # Same cell, same seed: the run goes on from the trunk that it has left.
             promoted = promoted_fan(self.domain, ranking(self._surface(rung - 1)), at_rung, limit, self._sizes[rung])
             if promoted:
                 return tuple(Proposal(self.domain.points[t.cell], steps, t.seed) for t in promoted)
@@ -173,6 +176,7 @@ def make_strategy(
     if trials < 1 or fan < 1:
         raise ValueError(f"search: trials = {trials} and fan = {fan} must be at least 1")
     num_points = len(domain.points)
+    # Raises here, before anything runs, rather than at the first trial without a seed.
     domain.seed_of_repeat(-(-trials // num_points) - 1)
     if sampler == "auto":
         sampler = "grid" if len(domain.rungs) == 1 and trials % num_points == 0 else "surface"

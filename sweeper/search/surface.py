@@ -121,7 +121,8 @@ def _covariance(prior: Prior, draws: Cells, layout: Layout, rows: Cells, columns
     matern_DRC = (1 + distance_DRC + squared_DRC / 3) * np.exp(-distance_DRC)
     alike_RC = 0.5**differs_RC
     products_RC = x_RA @ x_CA.T
-    # Slopes move the bowl, curvatures stretch it, the product of two axes tilts it.
+    # Slopes move the bowl, curvatures stretch it, the product of two axes tilts it; 0.8 and 0.5 of the bowl's own height
+    # are the deviations, so that the optimum may well lie halfway to an end. Equal categories share a level.
     shape_RC = 0.64 * products_RC + 0.25 * products_RC**2 + 0.25 * (differs_RC == 0)
     covariance: Floats = (
         prior.rest[draws, None, None] ** 2 * matern_DRC * alike_RC
@@ -150,11 +151,13 @@ class Surface:
         """Posterior covariance `[cell, cell]` of the loss without seed noise, in nats squared."""
         prior, chosen = _prior(self._layout.places_PA.shape[1]), np.asarray(cells, dtype=np.intp)
         prior_DCC = _covariance(prior, self._draws_D, self._layout, chosen, chosen)
+        # The prior's covariance less what the trials explain, under each draw by itself.
         if self.told:
             seen = np.array([observation.cell for observation in self.told], dtype=np.intp)
             known_DNC = np.linalg.solve(self._factor_DNN, _covariance(prior, self._draws_D, self._layout, seen, chosen))
             prior_DCC = prior_DCC - np.einsum("dni,dnj->dij", known_DNC, known_DNC)
         spread_DC = self._means_DP[:, chosen] - self.mean_P[chosen]
+        # Law of total covariance: the draws disagree about the mean, and that is part of not knowing it.
         within: Floats = np.einsum("d,dij->ij", self._weights_D, prior_DCC)
         between: Floats = np.einsum("d,di,dj->ij", self._weights_D, spread_DC, spread_DC)
         return within + between
@@ -171,6 +174,7 @@ class Surface:
         finished = {observation.cell for observation in self.told if observation.loss is not None}
         failed = {observation.cell for observation in self.told} - finished
         allowed = [cell for cell in range(len(self.mean_P)) if cell not in failed]
+        # Nine digits: means that differ by rounding alone are equal, and the first cell wins on every machine.
         return min(allowed or range(len(self.mean_P)), key=lambda cell: (round(float(self.mean_P[cell]), 9), cell))
 
     def recommend(self) -> Recommendation:
@@ -203,6 +207,26 @@ def _picked(evidence_D: Floats) -> tuple[NDArray[np.intp], Floats]:
     return draws_D, counts_D / NUM_KEPT
 
 
+def _without_results(domain: Domain, layout: Layout, bowl_P: Floats) -> Surface:
+    """The prior: the bowl alone, every draw as likely as another, so that a search asks for its first cell by the same
+    rule as for its last."""
+    prior = _prior(layout.places_PA.shape[1])
+    draws_D, weights_D = _picked(np.zeros(NUM_DRAWS))
+    means_DP = prior.bowl[draws_D, None] * bowl_P
+    return Surface(
+        domain=domain,
+        level=0.0,
+        mean_P=weights_D @ means_DP,
+        noise=float(np.median(prior.noise)),
+        told=(),
+        _layout=layout,
+        _weights_D=weights_D,
+        _draws_D=draws_D,
+        _means_DP=means_DP,
+        _factor_DNN=np.empty(0),
+    )
+
+
 def fit_surface(domain: Domain, told: Sequence[Observation], centre: Parameters | None = None) -> Surface:
     """The model given `told`, in any order, all of one budget. Without a finished trial it is the prior."""
     layout = layout_of(domain, centre)
@@ -210,25 +234,30 @@ def fit_surface(domain: Domain, told: Sequence[Observation], centre: Parameters 
     everything, all_draws = np.arange(len(layout.places_PA)), np.arange(NUM_DRAWS)
     bowl_P = ((layout.places_PA - layout.centre_A) ** 2).sum(1)
     if all(observation.loss is None for observation in told):
-        draws_D, weights_D = _picked(np.zeros(NUM_DRAWS))
-        means_DP = prior.bowl[draws_D, None] * bowl_P
-        noise = float(np.median(prior.noise))
-        return Surface(domain, 0.0, weights_D @ means_DP, noise, (), layout, weights_D, draws_D, means_DP, np.empty(0))
+        return _without_results(domain, layout, bowl_P)
+    # Sums of floats depend on their order, and a resumed sweep is told in another one.
     told = tuple(sorted(told, key=lambda trial: (trial.cell, trial.seed, trial.loss is None, trial.loss or 0.0)))
     level, heights_N = _heights(told)
     seen = np.array([observation.cell for observation in told], dtype=np.intp)
     seeds = np.array([observation.seed for observation in told])
     same_seed_NN = (seeds[:, None] == seeds[None, :]).astype(float)
+    # Trials of one seed see the same data in the same order, so a part of their luck is the same and says nothing
+    # about the cell.
     luck_DNN = prior.seed_share[:, None, None] * same_seed_NN + (1 - prior.seed_share)[:, None, None] * np.eye(
         len(told)
     )
     total_DNN = _covariance(prior, all_draws, layout, seen, seen)
+    # The error bar grows with the height above the best: a cliff need not be fitted, and the valley keeps its shape.
+    #
     total_DNN += prior.noise[:, None, None] ** 2 * luck_DNN + np.diag((SLACK * heights_N) ** 2)
     factor_DNN: Floats = np.linalg.cholesky(total_DNN).astype(np.float64)
     rest_DN = heights_N - prior.bowl[:, None] * bowl_P[seen]
     whitened_DN = np.linalg.solve(factor_DNN, rest_DN[..., None])[..., 0]
+    # Log likelihood but for the constant: the misfit, and the determinant's price for draws that could explain
+    # anything.
     evidence_D = -0.5 * (whitened_DN**2).sum(1) - np.log(np.diagonal(factor_DNN, axis1=1, axis2=2)).sum(1)
     draws_D, weights_D = _picked(evidence_D)
+    # Only the picked draws predict: a grid of hundreds of cells under all 192 would be most of the cost.
     known_DNP = np.linalg.solve(factor_DNN[draws_D], _covariance(prior, draws_D, layout, seen, everything))
     means_DP = prior.bowl[draws_D, None] * bowl_P + np.einsum("dnp,dn->dp", known_DNP, whitened_DN[draws_D])
     return Surface(

@@ -63,6 +63,8 @@ def starting_points(
     finished: Iterable[tuple[Parameters, float]] = (),
 ) -> tuple[Parameters, ...]:
     """All that is known, best guess first: same identity, then the smaller scale's optimum, then the published valley."""
+    # What was trained with the same identity is evidence about this very arm; another scale's optimum is a guess, and
+    # the published valley is one about everybody's.
     points = best_points(domain, finished)
     if smaller_scale is not None:
         points += (nearest_point(domain, smaller_scale),)

@@ -51,7 +51,7 @@ def row_of(name: str, method: str, speedup: Speedup | None) -> ForestRow | None:
     match speedup:
         case Reached(value, interval):
             low, high = interval if interval is not None else (None, None)
-            return ForestRow(name, method, "measured", value, low, high, speedup.extrapolated)
+            return ForestRow(name, method, "measured", value, low, high, extrapolated=speedup.extrapolated)
         case NotReached(bound, _):
             return ForestRow(name, method, "bound", None, bound, None)
         case None:
@@ -84,6 +84,8 @@ def height(rows: tuple[ForestRow, ...]) -> int:
 def draw(rows: tuple[ForestRow, ...], clock: str) -> go.Figure:
     """The chart; `clock` for the axis, empty where the rows are on different ones."""
     drawn = blank(left=14, right=14, top=24, bottom=54)
+    # The axis always holds 1, "no difference", and some room to either side of it, so that a small effect looks
+    # small.
     numbers = [number for row in rows for number in (row.value, row.low, row.high) if number is not None]
     low, high = padded_log([*numbers, 0.92, 1.15], 0.06)
     for position, row in enumerate(rows):

@@ -64,6 +64,7 @@ def draw(shown: IsoLoss) -> go.Figure:
     drawn = blank(left=66, right=92, top=18, bottom=56)
     cost_range, loss_range = _ranges(shown)
     _shade_first_phase(drawn, shown, cost_range, loss_range)
+    # Many faint lines add up to a dark area: each gets fainter as they get more.
     opacity = 0.28 * min(1.0, 20 / max(len(shown.curves), 1)) ** 0.7
     for curve in shown.curves:
         _draw_curve(drawn, curve, opacity)
@@ -84,6 +85,7 @@ def _ranges(shown: IsoLoss) -> tuple[tuple[float, float], tuple[float, float]]:
     costs += [cost for cost in (shown.baseline_cost, shown.method_cost) if cost is not None]
     low_cost, high_cost = padded_log(costs, 0.06)
     if shown.curves:
+        # Far enough to the left to see how a run comes down, not so far that the ends crowd at the right.
         low_cost = min(low_cost, min(costs) / 4)
     losses = [loss for point in shown.points for loss in point.losses]
     losses += [] if shown.target_loss is None else [shown.target_loss]
@@ -144,6 +146,7 @@ def _draw_curve(drawn: go.Figure, curve: InRunCurve, opacity: float) -> None:
 
 def _draw_ladder(drawn: go.Figure, ladder: LadderCurve, cost_range: tuple[float, float]) -> None:
     style = theme.method_style(ladder.method)
+    # The axes are fixed by the measured ends; a projection that leaves them must not squeeze those.
     inside = (ladder.cost >= cost_range[0]) & (ladder.cost <= cost_range[1] * 1.001)
     cost, loss = ladder.cost[inside], ladder.loss[inside]
     measured = ladder.measured[inside] > 0
@@ -193,6 +196,7 @@ def _draw_ends(drawn: go.Figure, shown: IsoLoss, method: str) -> None:
     )
     last = max(points, key=lambda point: point.cost)
     first = min(points, key=lambda point: point.cost)
+    # The name stands where no arrow is: the arrow runs from the method's cost to the baseline's.
     leftward = shown.baseline_cost is not None and (shown.method_cost or 0) > shown.baseline_cost
     is_right = last.cost >= max(point.cost for point in shown.points) or (leftward and method != "baseline")
     at = last if is_right else first
@@ -238,6 +242,7 @@ def _draw_target(drawn: go.Figure, shown: IsoLoss, cost_range: tuple[float, floa
         return
     end = shown.baseline_cost if shown.baseline_cost is not None else cost_range[1]
     start_x, end_x = math.log10(shown.method_cost), math.log10(end)
+    # An arrow without length has no direction; equal costs need none.
     if abs(end_x - start_x) > 1e-3:
         drawn.add_annotation(
             x=end_x, y=target, ax=start_x, ay=target, xref="x", yref="y", axref="x", ayref="y", text="",

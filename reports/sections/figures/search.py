@@ -86,7 +86,15 @@ def map_chart(key: str, shown: LossMap, named: bool) -> Chart:
         (str(bag), f"{ratio:g}", f"{loss:.4f}", str(shown.trials[(bag, ratio)]))
         for (bag, ratio), loss in shown.losses.items()
     )
-    return Chart(key, title, drawn, Table(f"Loss over ({shown.symbol}, r)", columns, rows), map_height(shown), 3, note)
+    return Chart(
+        key,
+        title,
+        drawn,
+        Table(f"Loss over ({shown.symbol}, r)", columns, rows),
+        height=map_height(shown),
+        share=3,
+        note=note,
+    )
 
 
 def map_height(shown: LossMap) -> int:
@@ -96,6 +104,8 @@ def map_height(shown: LossMap) -> int:
 
 def _colour_range(losses: list[float]) -> tuple[float, float]:
     ordered = sorted(losses)
+    # Good cells differ by thousandths, bad ones by tenths: colours for the whole range would show the cliffs and hide
+    # the valley.
     low, typical = ordered[0], ordered[int(0.7 * (len(ordered) - 1))]
     return low, max(typical, low + 1e-3)
 
@@ -214,7 +224,14 @@ def spending_chart(key: str, arms: tuple[Spending, ...], clock: str, height: int
     )
     columns = (Column("Method", numeric=False), Column(f"{clock} spent"), Column("Best loss"))
     rows = tuple((theme.method_label(arm.method), f"{arm.hours[-1]:.4g}", f"{arm.losses[-1]:.4f}") for arm in arms)
-    return Chart(key, _spending_title(arms, clock), drawn, Table("At the end of the search", columns, rows), height, 3)
+    return Chart(
+        key,
+        _spending_title(arms, clock),
+        drawn,
+        Table("At the end of the search", columns, rows),
+        height=height,
+        share=3,
+    )
 
 
 def _spending_title(arms: tuple[Spending, ...], clock: str) -> str:
@@ -234,6 +251,7 @@ def slices_chart(key: str, slices: tuple[Slice, ...]) -> Chart:
     axes = list(dict.fromkeys(cut.axis for cut in slices))
     drawn = blank(left=66, right=20, top=30, bottom=54)
     ordered = sorted(loss for cut in slices for loss in cut.losses)
+    # A diverging trial's loss would flatten all the others; the highest eight in a hundred may leave the panel.
     low, high = ordered[0], ordered[int(0.92 * (len(ordered) - 1))]
     low, high = padded([low, high], 0.1)
     width = 1 / len(axes)
@@ -265,7 +283,7 @@ def slices_chart(key: str, slices: tuple[Slice, ...]) -> Chart:
     table = Table("Tuning runs by axis", columns, tuple(row for cut in slices for row in _slice_rows(cut)))
     note = "Each dot is a tuning run. The percentage is the axis's importance: the part of the variance between trials "
     note += "that it explains without the others, chance taken away."
-    return Chart(key, _slices_title(slices), drawn, table, 330, 6, note)
+    return Chart(key, _slices_title(slices), drawn, table, height=330, note=note)
 
 
 def _slices_title(slices: tuple[Slice, ...]) -> str:

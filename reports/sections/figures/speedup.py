@@ -68,7 +68,7 @@ def over_target(key: str, verdict: ScaleVerdict) -> Chart:
         for index in keep
     )
     title = _trend_title(float(curve.speedup[np.argmax(curve.target)]), float(curve.speedup[np.argmin(curve.target)]))
-    return Chart(key, title, drawn, Table("Speedup by target loss", columns, rows), 500, 2)
+    return Chart(key, title, drawn, Table("Speedup by target loss", columns, rows), height=500, share=2)
 
 
 def over_size(key: str, trend: SizeTrend, verdicts: tuple[ScaleVerdict, ...]) -> Chart:
@@ -120,7 +120,7 @@ def over_size(key: str, trend: SizeTrend, verdicts: tuple[ScaleVerdict, ...]) ->
     else:
         title = "No trend over the size of the model is detected"
     note = "Dashed: ln S as a line in ln N, with the 95 % prediction interval of one more scale."
-    return Chart(key, title, drawn, Table("Speedup by size", columns, rows), 400, 6, note)
+    return Chart(key, title, drawn, Table("Speedup by size", columns, rows), height=400, note=note)
 
 
 def _trend_title(early: float, late: float) -> str:
@@ -179,4 +179,4 @@ def _rows_chart(
     made = (forest.row_of(text, verdict.method, speedup) for text, speedup in lines)
     rows = tuple(row for row in made if row is not None)
     table = forest.table(title, name, rows)
-    return Chart(key, title, forest.draw(rows, ""), table, forest.height(rows), 3)
+    return Chart(key, title, forest.draw(rows, ""), table, height=forest.height(rows), share=3)

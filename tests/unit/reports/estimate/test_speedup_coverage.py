@@ -84,7 +84,9 @@ def test_counting_branches_as_seeds_would_not_cover() -> None:
     coverage = {}
     for label, units in (("trunks", trunks), ("branches", [str(n) for n in range(len(cells))])):
         estimate = estimate_noise(noise_design(cells, units), losses)
-        result = log_speedup(losses, means[:3], means[3:], budgets, 1.0, estimate)
+        result = log_speedup(
+            losses, baseline_KN=means[:3], method_1N=means[3:], cost_K=budgets, method_cost=1.0, noise=estimate
+        )
         coverage[label] = float(((result.low <= np.log(1.3)) & (np.log(1.3) <= result.high)).mean())
     assert 0.93 <= coverage["trunks"] <= 0.97
     assert coverage["branches"] < 0.92
