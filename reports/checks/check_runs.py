@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from reports.estimate.verdict import Check, CheckStatus, ScaleVerdict, worst_status
 from reports.evidence.runs import DECAY_NOT_STATED, FinishedRun
-from reports.evidence.study import Arm, ScaleStudy, Study
+from reports.evidence.study import ScaleStudy, Study, StudyArm
 from reports.evidence.tuning import edges
 from reports.html import theme
 
@@ -24,7 +24,7 @@ def _confirmed(runs: Iterable[FinishedRun]) -> list[FinishedRun]:
     return [run for run in runs if run.purpose == "confirmation" and run.outcome == "finished"]
 
 
-def _compared_arms(scale: ScaleStudy) -> list[Arm]:
+def _compared_arms(scale: ScaleStudy) -> list[StudyArm]:
     return [arm for arm in scale.arms if arm.cells]
 
 
@@ -109,7 +109,7 @@ def check_tuning_hours(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Chec
     return Check(name, "pass" if within else "warn", f"{ratio:.2f}x", sentence)
 
 
-def _tuning_hours(arm: Arm) -> float:
+def _tuning_hours(arm: StudyArm) -> float:
     return sum(run.gpu_hours or 0.0 for run in arm.search)
 
 

@@ -42,7 +42,7 @@ from reports.estimate.verdict import (
     Words,
 )
 from reports.estimate.wording import worst_caveat
-from reports.evidence.study import Arm, Cell, ScaleStudy, Study
+from reports.evidence.study import Cell, ScaleStudy, Study, StudyArm
 from reports.evidence.tuning import TuningComparison, compare_tuning, edges
 
 PCHIP_TOLERANCE = 0.01
@@ -72,8 +72,8 @@ class _ArmPair:
 
     scale: ScaleStudy
     observations: Observations
-    baseline: Arm
-    method: Arm
+    baseline: StudyArm
+    method: StudyArm
     clock: Clock
     ladder: Ladder
     target: Cell
@@ -89,7 +89,7 @@ class _ArmPair:
         return read_speedup(self.observations, ladder, cell, cost, _clock_error(self.scale, clock, ladder, cell))
 
 
-def _compare(scale: ScaleStudy, observations: Observations, method: Arm) -> _ArmPair | None:
+def _compare(scale: ScaleStudy, observations: Observations, method: StudyArm) -> _ArmPair | None:
     baseline = scale.baseline
     if baseline is None or not baseline.cells or not method.cells:
         return None
@@ -122,7 +122,7 @@ def _clock_error(scale: ScaleStudy, clock: Clock, ladder: Ladder, cell: Cell) ->
     return clock_error(ladder.cells[0].runs[0], cell.runs[0], scale.pools)
 
 
-def _target_cell(baseline: Arm, method: Arm) -> Cell:
+def _target_cell(baseline: StudyArm, method: StudyArm) -> Cell:
     """The method's largest budget whose mean loss the baseline's ladder brackets, or simply its largest."""
     losses = [cell.mean_loss for cell in baseline.cells]
     # The longest run that the ladder can measure: a speedup at a small budget is easy and worth little, one beyond
@@ -133,7 +133,7 @@ def _target_cell(baseline: Arm, method: Arm) -> Cell:
     return method.cells[-1]
 
 
-def _judge_arm(study: Study, scale: ScaleStudy, observations: Observations, method: Arm) -> ScaleVerdict:
+def _judge_arm(study: Study, scale: ScaleStudy, observations: Observations, method: StudyArm) -> ScaleVerdict:
     tuning = compare_tuning(scale.baseline, method, study.context)
     comparison = _compare(scale, observations, method)
     if comparison is None:
@@ -328,7 +328,9 @@ def _clocks_disagree(by_clock: tuple[tuple[Clock, Speedup], ...]) -> bool:
     return abs(math.log(hours.speedup / flops.speedup)) > CLOCK_TOLERANCE
 
 
-def _unconfirmed(scale: ScaleStudy, observations: Observations, method: Arm, tuning: TuningComparison) -> ScaleVerdict:
+def _unconfirmed(
+    scale: ScaleStudy, observations: Observations, method: StudyArm, tuning: TuningComparison
+) -> ScaleVerdict:
     """No finished confirmation run in one of the arms: counts, and no claim."""
     baseline = scale.baseline
     return ScaleVerdict(

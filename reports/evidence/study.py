@@ -91,7 +91,7 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class StudyArm:
     """One method at one scale.
 
     `cells` are the confirmed configuration's, in ascending budget: the ladder. `search` are the tuning trials with
@@ -142,8 +142,8 @@ class ScaleStudy:
     params: float | None
     device: str | None
     device_kind: str | None
-    baseline: Arm | None
-    methods: tuple[Arm, ...]
+    baseline: StudyArm | None
+    methods: tuple[StudyArm, ...]
     runs: tuple[FinishedRun, ...]
     exclusions: tuple[Exclusion, ...]
     pools: Mapping[PoolKey, PooledStepTime]
@@ -156,7 +156,7 @@ class ScaleStudy:
         return tuple(self.pools.values())
 
     @property
-    def arms(self) -> tuple[Arm, ...]:
+    def arms(self) -> tuple[StudyArm, ...]:
         """Baseline first, then the methods."""
         return (() if self.baseline is None else (self.baseline,)) + self.methods
 
@@ -319,7 +319,7 @@ def _build_arm(
     everything: list[FinishedRun],
     hours: Mapping[str, float],
     trials_recorded: bool,
-) -> Arm:
+) -> StudyArm:
     own = [run for run in admitted if run.method == method]
     search = tuple(run for run in everything if run.method == method and run.purpose == "tuning")
     confirmed: dict[Configuration, dict[int, list[FinishedRun]]] = defaultdict(lambda: defaultdict(list))
@@ -331,7 +331,7 @@ def _build_arm(
         for configuration, ladder in confirmed.items()
     }
     chosen, chosen_by = _choose(cells, search)
-    return Arm(
+    return StudyArm(
         method=method,
         configuration=chosen,
         cells=cells[chosen] if chosen is not None else (),

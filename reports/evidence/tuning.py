@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from reports.evidence.study import Arm, SweepContext
+from reports.evidence.study import StudyArm, SweepContext
 from trainers.contract.spec import Scalar
 
 
@@ -20,7 +20,7 @@ class TuningComparison:
     difference: str
 
 
-def compare_tuning(baseline: Arm | None, method: Arm, context: SweepContext) -> TuningComparison:
+def compare_tuning(baseline: StudyArm | None, method: StudyArm, context: SweepContext) -> TuningComparison:
     """Same number of trials, same learning rates, same budgets for both arms? Not known where one of them is missing."""
     if baseline is None or baseline.num_trials is None or method.num_trials is None:
         return TuningComparison(None, "")
@@ -37,7 +37,7 @@ def compare_tuning(baseline: Arm | None, method: Arm, context: SweepContext) -> 
     return TuningComparison(not differences, "; ".join(differences))
 
 
-def _learning_rates(arm: Arm, context: SweepContext) -> tuple[float, ...]:
+def _learning_rates(arm: StudyArm, context: SweepContext) -> tuple[float, ...]:
     """The searched learning rates where the search space is known, otherwise the smallest and largest that were seen."""
     axis = context.axes.get(arm.method, {}).get("learning_rate")
     if axis:
@@ -64,7 +64,7 @@ class Edge:
     side: str
 
 
-def edges(arm: Arm, axes: Mapping[str, tuple[Scalar, ...]]) -> tuple[Edge, ...]:
+def edges(arm: StudyArm, axes: Mapping[str, tuple[Scalar, ...]]) -> tuple[Edge, ...]:
     """The axes on whose edge the arm's configuration lies: a better value may lie beyond.
 
     Axes of one value, and values that are words, have no edge.

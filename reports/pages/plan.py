@@ -87,7 +87,7 @@ class PlannedSweep:
 
 
 @dataclass(frozen=True, slots=True)
-class Tree:
+class StageLanes:
     """One scale's stages in the order of their lanes. `lanes`: stage -> lane, from the top; `rows`: lane -> label."""
 
     scale: str
@@ -101,7 +101,7 @@ class Tree:
         return 1 + max(self.lanes.values(), default=-1)
 
 
-def lay_out(scale: str, stages: Sequence[PlannedStage]) -> Tree:
+def lay_out(scale: str, stages: Sequence[PlannedStage]) -> StageLanes:
     """Give each stage of a scale its lane: the straight line goes on in the same phase as long as it can."""
     known = {stage.node for stage in stages}
     children: dict[str | None, list[PlannedStage]] = defaultdict(list)
@@ -126,7 +126,7 @@ def lay_out(scale: str, stages: Sequence[PlannedStage]) -> Tree:
             )
             waiting += [(child, None) for child in leaving[:-1]]
             waiting += [(child, lanes[stage.node]) for child in leaving[-1:]]
-    return Tree(scale, tuple(ordered), lanes, rows)
+    return StageLanes(scale, tuple(ordered), lanes, rows)
 
 
 def _natural(stage: PlannedStage) -> tuple[object, ...]:
@@ -140,7 +140,7 @@ def _natural(stage: PlannedStage) -> tuple[object, ...]:
     )
 
 
-def tree_chart(key: str, tree: Tree, planned: PlannedSweep) -> Chart:
+def tree_chart(key: str, tree: StageLanes, planned: PlannedSweep) -> Chart:
     """The lanes of one scale."""
     arms = [arm for arm in planned.arms if arm.scale == tree.scale]
     alone, shared = sum(arm.steps_alone for arm in arms), sum(arm.steps_shared for arm in arms)
@@ -169,7 +169,7 @@ def tree_chart(key: str, tree: Tree, planned: PlannedSweep) -> Chart:
     return Chart(key, title, figure, _stage_table(tree, planned), height=LANE_PIXELS * lanes + 70, note=note)
 
 
-def _draw_phase(figure: go.Figure, tree: Tree, phase: str, planned: PlannedSweep) -> None:
+def _draw_phase(figure: go.Figure, tree: StageLanes, phase: str, planned: PlannedSweep) -> None:
     x: list[float | None] = []
     y: list[float | None] = []
     text: list[str] = []
@@ -185,7 +185,7 @@ def _draw_phase(figure: go.Figure, tree: Tree, phase: str, planned: PlannedSweep
     )  # fmt: skip
 
 
-def _draw_joints(figure: go.Figure, tree: Tree) -> None:
+def _draw_joints(figure: go.Figure, tree: StageLanes) -> None:
     """Thin upright lines from a trunk to what leaves it."""
     x: list[float | None] = []
     y: list[float | None] = []
@@ -208,7 +208,7 @@ def _hover(stage: PlannedStage, planned: PlannedSweep) -> str:
     )
 
 
-def _stage_table(tree: Tree, planned: PlannedSweep) -> Table:
+def _stage_table(tree: StageLanes, planned: PlannedSweep) -> Table:
     columns = (
         Column("Run", numeric=False),
         Column("Phase", numeric=False),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from reports.estimate.verdict import Clock, NotReached, Reached, ScaleVerdict
 from reports.evidence.runs import FinishedRun, FloatArray
-from reports.evidence.study import Arm, ScaleStudy, Study
+from reports.evidence.study import ScaleStudy, Study, StudyArm
 from reports.html import theme
 from reports.html.blocks import Block, Chart, Heading, Prose
 from reports.html.embed import thinned
@@ -28,7 +28,7 @@ MOST_CURVES = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class ChartedVerdict:
     """One verdict with everything its charts show."""
 
     key: str
@@ -40,7 +40,7 @@ class Comparison:
 class IsoLossInfo:
     """One comparison for each (scale, method) with end points. `omitted`: in-run curves that were left out."""
 
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[ChartedVerdict, ...]
     omitted: int
 
 
@@ -58,17 +58,17 @@ def info(study: Study, summary: Summary) -> IsoLossInfo:
         runs = _seed_by_seed(arms)
         omitted += max(len(runs) - per_chart, 0)
         chart = _chart(verdict, scale, arms, runs[:per_chart])
-        comparisons.append(Comparison(f"iso-loss-{number}", verdict, chart))
+        comparisons.append(ChartedVerdict(f"iso-loss-{number}", verdict, chart))
     return IsoLossInfo(tuple(comparisons), omitted)
 
 
-def _seed_by_seed(arms: list[Arm]) -> list[FinishedRun]:
+def _seed_by_seed(arms: list[StudyArm]) -> list[FinishedRun]:
     """All runs with a curve, the first seed of every cell before the second of any: a limit then cuts fairly."""
     cells = [cell.runs for arm in arms for cell in reversed(arm.cells)]
     return [run for runs in itertools.zip_longest(*cells) for run in runs if run is not None and len(run.curve)]
 
 
-def _chart(verdict: ScaleVerdict, scale: ScaleStudy, arms: list[Arm], runs: list[FinishedRun]) -> IsoLoss:
+def _chart(verdict: ScaleVerdict, scale: ScaleStudy, arms: list[StudyArm], runs: list[FinishedRun]) -> IsoLoss:
     clock = verdict.clock
     points = tuple(
         EndPoint(
@@ -103,7 +103,7 @@ def _chart(verdict: ScaleVerdict, scale: ScaleStudy, arms: list[Arm], runs: list
     )
 
 
-def _loss_label(arms: list[Arm]) -> str:
+def _loss_label(arms: list[StudyArm]) -> str:
     """What was measured: runs from elsewhere may say that it is their training loss."""
     stated = {run.validation or "" for arm in arms for cell in arm.cells for run in cell.runs}
     return "training loss" if all(text.startswith("training loss") for text in stated) else "validation loss"
@@ -170,7 +170,7 @@ def figure(shown: IsoLossInfo) -> Sequence[Block]:
     return blocks
 
 
-def _comparison(comparison: Comparison) -> list[Block]:
+def _comparison(comparison: ChartedVerdict) -> list[Block]:
     verdict, chart, key = comparison.verdict, comparison.chart, comparison.key
     over_target = verdict.speedup_curve is not None and len(verdict.speedup_curve.target) > 1
     blocks: list[Block] = [

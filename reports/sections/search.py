@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reports.evidence.runs import FinishedRun
-from reports.evidence.study import Arm, ScaleStudy, Study
+from reports.evidence.study import ScaleStudy, Study, StudyArm
 from reports.evidence.tuning import edges
 from reports.html import theme
 from reports.html.blocks import Block, Heading, Prose
@@ -73,21 +73,21 @@ def _scale(study: Study, scale: ScaleStudy) -> ScaleSearch:
     )
 
 
-def top_trials(arm: Arm) -> tuple[FinishedRun, ...]:
+def top_trials(arm: StudyArm) -> tuple[FinishedRun, ...]:
     """The finished tuning runs of the largest tuning budget."""
     finished = [run for run in arm.search if run.final_loss is not None]
     top = max((run.total_steps for run in finished), default=0)
     return tuple(run for run in finished if run.total_steps == top)
 
 
-def _searched(arm: Arm) -> list[str]:
+def _searched(arm: StudyArm) -> list[str]:
     """Names of what the arm's trials differ in or could, in the order of the page."""
     names = {LEARNING_RATE, *(name for run in top_trials(arm) for name, _ in run.parameters)}
     known = [name for name in PARAMETER_TABLE if name in names]
     return known + sorted(names.difference(known))
 
 
-def _map_axis(arm: Arm) -> str | None:
+def _map_axis(arm: StudyArm) -> str | None:
     """The whole number beside the step ratio that the arm's loss can be drawn over; None where there is none."""
     trials = [dict(run.parameters) for run in top_trials(arm)]
     if not trials or any("step_ratio" not in values for values in trials):
@@ -112,7 +112,7 @@ def _best_mean(runs: Sequence[FinishedRun]) -> float:
     return min(_mean(losses) for losses in groups.values())
 
 
-def _loss_map(scale: ScaleStudy, arm: Arm, axis: str) -> LossMap:
+def _loss_map(scale: ScaleStudy, arm: StudyArm, axis: str) -> LossMap:
     cells: dict[tuple[int, float], list[FinishedRun]] = defaultdict(list)
     trials = top_trials(arm)
     for run in trials:
@@ -132,7 +132,7 @@ def _loss_map(scale: ScaleStudy, arm: Arm, axis: str) -> LossMap:
     )
 
 
-def _slice(arm: Arm, name: str) -> Slice | None:
+def _slice(arm: StudyArm, name: str) -> Slice | None:
     """Losses of one arm over one axis; None where the axis has one value."""
     points = [(value, run.final_loss) for run in top_trials(arm) if (value := value_of(run, name)) is not None]
     values = sorted({value for value, _ in points}, key=lambda value: (isinstance(value, str), value))
@@ -168,7 +168,7 @@ def share_explained(points: Sequence[tuple[Scalar, float | None]]) -> float | No
     return max(0.0, 1 - (within / free) / (total / (len(losses) - 1)))
 
 
-def _spending(arm: Arm) -> Spending | None:
+def _spending(arm: StudyArm) -> Spending | None:
     """Best final loss so far at the largest tuning budget against the hours that the arm's whole search had cost."""
     # Trials overlap, so this is the order in which they began; imported ones keep the order of their table.
     order = sorted(arm.search, key=lambda run: run.record.provenance.started_at if run.record is not None else "")
@@ -190,7 +190,7 @@ def _spending(arm: Arm) -> Spending | None:
     return Spending(arm.method, tuple(hours), tuple(losses)) if hours else None
 
 
-def _edges(study: Study, arm: Arm) -> list[str]:
+def _edges(study: Study, arm: StudyArm) -> list[str]:
     """Sentences about a confirmed value at the edge of its searched range."""
     return [
         f"{theme.method_label(arm.method)}: the chosen {parameter_of(edge.name).words}, {edge.value:g}, is the {edge.side} "
