@@ -73,7 +73,7 @@ def summarize(study: Study) -> Summary:
 
 
 def _main_verdict(verdicts: tuple[ScaleVerdict, ...]) -> ScaleVerdict | None:
-    """The verdict that the headline speaks about: one that is not better than others, only larger in scale."""
+    """The verdict that the headline speaks about: chosen by scale and by the file's order of methods, never by its result."""
     confirmed = [verdict for verdict in verdicts if verdict.words is not Words.UNCONFIRMED] or list(verdicts)
     if not confirmed:
         return None

@@ -57,7 +57,7 @@ class BareSite:
 
 @dataclass(frozen=True, slots=True)
 class BareEnd:
-    """Trials with a record, those of them that failed or diverged, and how many have none yet."""
+    """How many trials have a record, how many of those failed or diverged, and how many have none yet."""
 
     ended: int
     unfinished: int
@@ -125,6 +125,8 @@ class BareSweep:
             todo = self._take_up()
             if not todo:
                 break
+            # One trial at a time, in the order of the list: what is cut short by a deadline has finished what matters
+            # most.
             first, where = todo[0][0].spec_id, self._provenance()
             failure = self._train(first)
             self._settle(todo, {first: failure} if failure else {}, where)
@@ -149,7 +151,7 @@ class BareSweep:
         return todo
 
     def _train(self, spec_id: str) -> str | None:
-        """Train what is left of a trial's way, until it has ended or is stopped; returns why it failed, if it did."""
+        """Train the stages that a trial still needs, until it has ended or is stopped; returns why it failed, if it did."""
         while not self._complete(spec_id):
             segment = self._next_stage(spec_id)
             self.book.start(segment)
@@ -159,6 +161,8 @@ class BareSweep:
                 self.book.abandon(segment.node)
                 self.book.lose(segment.parent)
                 self._damages[segment.parent] += 1
+                # The parent is trained again. A disk that damages every state would otherwise keep one trial busy for
+                # ever.
                 if self._damages[segment.parent] >= PARENT_ATTEMPTS:
                     return reason_of(error)
             except Exception as error:  # whatever fails is this trial's outcome, never the end of the others
@@ -173,7 +177,8 @@ class BareSweep:
         return None
 
     def _complete(self, spec_id: str) -> bool:
-        """Whether a trial has gone its whole way. Where its model is wanted and the state is gone, the last stage has not."""
+        """Whether every stage of a trial has ended. The last one is trained again where the model is to be exported and its
+        state is gone."""
         chain, whole = self.book.chain(spec_id)
         if whole and self.site.export and chain[-1].outcome is None and not self.book.store.has_state(chain[-1].node):
             self.book.lose(chain[-1].node)
@@ -182,7 +187,8 @@ class BareSweep:
 
     def _settle(self, todo: Sequence[tuple[TrialSpec, str]], failures: Mapping[str, str], where: Provenance) -> None:
         """Keep the records of the trials that have ended, with `failures` by spec id, and their models where wanted; then
-        delete the states that nothing goes on from. A shared stage that diverged, or an equal way, ends several."""
+        delete the states that nothing goes on from. One stage can end several trials: it diverged and they share it, or
+        they differ in nothing that is trained."""
         ended = [
             self._record(spec, purpose, failures.get(spec.spec_id), where)
             for spec, purpose in todo
@@ -195,12 +201,13 @@ class BareSweep:
             if record.final_loss is not None and self.site.export is not None:
                 self._export(record.spec, self.site.export / record.spec.spec_id)
         for record in ended:
+            # Only when all records are safe: a state that is deleted too early would have to be trained again.
             self.book.remove(record.spec.spec_id)
         self._take_up()  # trials of winners may go on from the tuning's states
         self.book.sweep_out(math.inf, self._own_states())
 
     def _own_states(self) -> dict[str, int]:
-        """States on the ways of this list's trials: the folder may hold those of other lists, and anything else."""
+        """States that this list's trials go through: the folder may hold those of other lists, and anything else."""
         store = self.book.store
         ends = {node: result.end for node in store.states() if (result := store.result(node)) is not None}
         return {node: 0 for node, end in ends.items() if any(path.node(end) == node for path in self._paths.values())}
@@ -218,7 +225,7 @@ class BareSweep:
         )
 
     def _next_stage(self, spec_id: str) -> Segment:
-        """The first stage of the trial's way that has to be trained."""
+        """The first of the trial's stages that has to be trained."""
         way = self.book.tree.ways[spec_id]
         return next(segment for segment in self.book.ready() if segment.node in way)
 
@@ -266,6 +273,7 @@ class BareSweep:
 
     def _provenance(self) -> Provenance:
         found = provenance(self.site.execution, self.site.device)
+        # Code that was copied to a machine is no checkout; its commit is then what the caller says.
         known = self.site.commit is None or found.git_commit != UNKNOWN
         return found if known else replace(found, git_commit=str(self.site.commit))
 

@@ -1,6 +1,6 @@
 """Can I trust this? Automatic checks, each with its number and one sentence, in the order of the page.
 
-A check that cannot be made says so (`not_applicable`): silence is not a pass.
+A check that cannot be made says so (`not_applicable`), for a missing check would look like one that passed.
 """
 
 from __future__ import annotations

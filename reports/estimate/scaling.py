@@ -16,7 +16,7 @@ from reports.estimate.verdict import Reached, ScaleVerdict
 from reports.evidence.runs import FloatArray
 
 MINIMUM_SCALES = 4
-"""Fewer sizes than this leave no degree of freedom worth the name for a line and its prediction."""
+"""A line takes two degrees of freedom; fewer than two left give no prediction interval of any use."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ class SeedDeviation:
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """The baseline's ladder holds the target: `speedup` with its 95 % interval (None: no deviation to make one from)."""
+    """The baseline gets to the target: `speedup` with its 95 % interval (None: no deviation to make one from)."""
 
     speedup: float
     interval: tuple[float, float] | None

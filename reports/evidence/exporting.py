@@ -1,4 +1,4 @@
-"""The runs of a study as CSV, in the columns that `importing` reads: what leaves the house can come back into it."""
+"""The runs of a study as CSV, in the columns that `importing` reads: a table that was exported can be imported."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class ComparedArm:
     """One method at one scale in both sweeps; None where a sweep has no such comparison.
 
     `budgets`: total steps of the baseline's and of the method's ladder, by sweep. `reasons`: why what is missing cannot
-    be compared, or with what reserve it can.
+    be compared, or the caveats of what can.
     """
 
     scale: str
@@ -155,7 +155,7 @@ def _shared_runs(studies: tuple[Study, Study], scale: str) -> int:
 def _ratio(
     verdicts: tuple[ScaleVerdict | None, ScaleVerdict | None], names: tuple[str, str], shared: int
 ) -> tuple[Ratio | None, tuple[str, ...]]:
-    """The ratio of the two speedups, and what stands against it or goes with it."""
+    """The ratio of the two speedups with its caveats, or None and why there is none."""
     for verdict, name in zip(verdicts, names, strict=True):
         if verdict is None:
             return None, (f"Not in {name}.",)
@@ -334,7 +334,7 @@ def ratio_table(made: Comparison) -> Table:
         Column(f"{made.names[0]} over {made.names[1]}"),
         Column("95 % interval"),
         Column("In words", numeric=False),
-        Column("Reserve", numeric=False),
+        Column("Caveats", numeric=False),
     )
     rows = []
     for arm in made.arms:

@@ -1,7 +1,8 @@
 """A planned sweep as a page of its own: what it will cost with and without shared prefixes, and the tree of stages.
 
-Takes plain values, so that whoever plans needs nothing of the report. Steps run along the x axis; a trunk is one lane,
-and what leaves it goes on in the lanes below, joined where it leaves. Nothing on this page has been trained.
+Holds the values of a plan's arms and stages, for the sweeper that plans them, and draws them. Steps run along the x axis;
+a trunk is one lane, and trials that branch off go on in the lanes below, joined at the step of the branch. Nothing on this
+page has been trained.
 """
 
 from __future__ import annotations
@@ -102,12 +103,14 @@ class StageLanes:
 
 
 def lay_out(scale: str, stages: Sequence[PlannedStage]) -> StageLanes:
-    """Give each stage of a scale its lane: the straight line goes on in the same phase as long as it can."""
+    """Give each stage of a scale its lane: of the stages that go on from one, one stays in its lane, the others get a lane
+    below each."""
     known = {stage.node for stage in stages}
     children: dict[str | None, list[PlannedStage]] = defaultdict(list)
     for stage in stages:
         children[stage.parent if stage.parent in known else None].append(stage)
     reach: dict[str, int] = {}
+    # Children start later than their parents, so one pass from the end knows how far each branch reaches.
     for stage in sorted(stages, key=lambda stage: -stage.start):
         reach[stage.node] = max([stage.end, *(reach[child.node] for child in children[stage.node])])
     lanes: dict[str, int] = {}
@@ -115,11 +118,14 @@ def lay_out(scale: str, stages: Sequence[PlannedStage]) -> StageLanes:
     ordered: list[PlannedStage] = []
     for root in sorted(children[None], key=_natural):
         rows[1 + max(lanes.values(), default=-1)] = f"{theme.method_label(root.method)} {root.label}"
+        # A stack instead of recursion: an adaptive search may branch more often than Python may call. Popped in this
+        # order, the lanes below a trunk are those that leave it last to first, and joints do not cross.
         waiting: list[tuple[PlannedStage, int | None]] = [(root, None)]
         while waiting:
             stage, lane = waiting.pop()
             lanes[stage.node] = 1 + max(lanes.values(), default=-1) if lane is None else lane
             ordered.append(stage)
+            # The last one stays in the lane: of the same phase if there is one, else the longest.
             leaving = sorted(
                 children[stage.node],
                 key=lambda child: (child.phase == stage.phase, reach[child.node], child.node),

@@ -1,4 +1,4 @@
-"""The published speedups to hold ours against, worked out from the published tables when a page is made."""
+"""The published speedups that ours stand beside, worked out from the published tables when a page is made."""
 
 from __future__ import annotations
 

@@ -125,8 +125,9 @@ def replay_sweep(
 ) -> ReplayedSweep:
     """Run the sweep of `space` (whose file reads `text`) against tables from `source`.
 
-    The tables know no learning rates: every one is as good. Raises `InputError` where a scale or a tuning budget is not
-    in the tables, and for runs without a decay: the tables hold decayed runs. Confirmation budgets that they lack fail.
+    The tables know no learning rates, so every rate ends at the same loss. Raises `InputError` where a scale or a tuning
+    budget is not in the tables, and for runs without a decay: the tables hold decayed runs. Confirmation budgets that they
+    lack fail.
     """
     surfaces = {scale: TableSurface(tables_of_scale(tables, scale), deviation, per_doubling) for scale in space.scales}
     _refuse_unknown_budgets(space, surfaces)

@@ -1,9 +1,9 @@
 """Which fan of trials teaches most about where the best cell is, for what it costs.
 
-The knowledge gradient: how much lower the surface's smallest mean is expected to be once the trials are in. It values a
-trial by what would be recommended after it, which is what a search is for, so that repeats of a noisy cell, cheap
-cells beside an optimum and unseen corners all have one currency. Integrals over unknown losses use fixed nodes:
-the same history gives the same choice.
+The knowledge gradient (Frazier, Powell and Dayanik 2009): how much lower the surface's smallest mean is expected to be
+once the trials are in. It values a trial by what would be recommended after it, which is what a search is for, so that
+repeats of a noisy cell, cheap cells beside an optimum and unseen corners are weighed on one scale. Integrals over unknown
+losses use fixed nodes: the same history gives the same choice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TRIAL_PRICE = 0.25
 """Added to each trial's compute, in runs, when fans are weighed: trials are counted too, equally for both arms."""
 
 ADVANTAGE = 1.3
-"""How many times its gain per cost a fan must rise for one more trial: trials asked one after another know more."""
+"""One more trial must multiply the fan's gain per cost by this: a trial that is asked later is chosen with more knowledge."""
 
 NUM_CONSIDERED = 256
 """Cells of the lowest confidence bound that are weighed on a larger grid."""
@@ -80,8 +80,8 @@ def choose_fan(
 ) -> tuple[int, ...]:
     """Cells of the next fan, the most telling first; at most `fan`, all of one family.
 
-    `families` are the cells on offer, by what a fan must have in common. `pending` cells are counted as known, though
-    not with which loss, so that nothing is asked twice for one reason. `first`, where given, is already chosen.
+    `families` are the cells on offer, by what a fan must have in common. `pending` cells count as measured, with a loss that
+    is not known yet, so that no second trial is asked to learn the same. `first`, where given, is already chosen.
     Gain per cost decides which fan, and how many trials it has.
     """
     offered = _considered(surface, [cell for members in families.values() for cell in members])

@@ -139,7 +139,7 @@ def _home(families: Iterable[tuple[int, ...]], cell: int) -> tuple[int, ...]:
 def by_surface(situation: Situation) -> tuple[int, ...]:
     """The fan of the largest knowledge gradient per cost; the first one holds the first lead, or the grid's middle.
 
-    Further leads are not followed: the model expects the bowl at the first one and asks for what it lacks.
+    Further leads are not followed: the model expects the optimum near the first one, and its own questions teach more.
     """
     if situation.seeds_used:
         return _fan(situation, None)

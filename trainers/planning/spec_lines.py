@@ -96,6 +96,7 @@ def winner_of(records: Sequence[RunRecord]) -> TrialSpec | None:
     cells, each trained, needs none.
     """
     ended = [record for record in records if record.final_loss is not None]
+    # Losses of different budgets do not compare, and a shorter run's says less.
     top = max((record.spec.schedule.total_steps for record in ended), default=0)
     cells: dict[Any, list[RunRecord]] = defaultdict(list)
     for record in ended:
@@ -106,7 +107,9 @@ def winner_of(records: Sequence[RunRecord]) -> TrialSpec | None:
     def mean_loss(cell: list[RunRecord]) -> float:
         return math.fsum(record.final_loss or 0.0 for record in cell) / len(cell)
 
+    # A mean over one seed is luckier than one over three: only cells with as many seeds as any compete.
     full = [cell for cell in cells.values() if len(cell) == most]
+    # Ties by the spec's own text: the file's order must not choose.
     best = min(full, key=lambda cell: (mean_loss(cell), str(cell[0].spec)), default=None)
     return best[0].spec if best else None
 
@@ -117,6 +120,8 @@ def filled_in(trials: Sequence[TrialLine], ended: Mapping[str, RunRecord]) -> li
     Trials of winners are left out until every tuning trial of their scale is in `ended`, and where none finished.
     """
     tuning = [line.spec for line in trials if line.purpose == TUNING]
+    # By scale, not by arm: confirmations of one arm before the other's would spend a short machine on half a
+    # comparison.
     open_scales = {spec.scale for spec in tuning if spec.spec_id not in ended}
     found: dict[str, tuple[TrialSpec, str]] = {}
     for line in trials:
