@@ -12,7 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from trainers.contract.errors import UserError, given
+from trainers.contract.errors import InputError, UserError, given
+from trainers.contract.reading import json_value, value_of
 
 LOCK = "driver.json"
 STOP = "stop"
@@ -49,8 +50,8 @@ class Driver:
 def current_driver(folder: Path) -> Driver | None:
     """Who runs the sweep in `folder`, None where nobody does."""
     try:
-        driver = Driver(**json.loads((folder / LOCK).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        driver = value_of(Driver, json_value((folder / LOCK).read_bytes()), "a driver's lock")
+    except (OSError, InputError):
         return None
     return driver if driver.alive else None
 

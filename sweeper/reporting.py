@@ -26,6 +26,7 @@ from trainers.contract.writing import write_atomically
 
 if TYPE_CHECKING:
     from reports.estimate.verdict import Speedup
+    from reports.evidence.runs import FinishedRun
     from reports.evidence.study import Study, SweepContext
     from reports.pages.comparison import Comparison
     from reports.summary import Summary
@@ -84,12 +85,19 @@ def _context(about: SweepAbout, command: str, run_links: Mapping[str, str]) -> S
 
 def study_in(ledger: ImportLedger, command: str) -> Study:
     """The study of any sweep, our own or imported. Raises `LedgerError` where it cannot be read."""
-    from reports.evidence.study import build_study
-
     about = ledger.about()
     if about.origin == "sweep":
         return study_of(ledger, command)
-    return build_study(_context(about, command, ledger.row_links()), imported_runs(ledger))
+    return study_of_runs(about, imported_runs(ledger), command, ledger.row_links())
+
+
+def study_of_runs(
+    about: SweepAbout, runs: Sequence[FinishedRun], command: str, links: Mapping[str, str] | None = None
+) -> Study:
+    """The study of runs that were trained elsewhere. `links` lead into the dashboard, by run id."""
+    from reports.evidence.study import build_study
+
+    return build_study(_context(about, command, links or {}), runs)
 
 
 def read_study(results: Path, name: str, tracking_uri: str | None) -> Study:
@@ -148,6 +156,19 @@ def write_comparison_files(first: Study, second: Study, results: Path, command: 
     write_atomically(page, render_comparison(made, command))
     write_atomically(folder / SUMMARY, json.dumps(comparison_to_json(made), indent=1, allow_nan=False))
     return made, page
+
+
+def refuse_unwritable(study: Study) -> None:
+    """Make page and numbers of `study` and keep nothing: whatever that raises is raised before runs are taken in.
+
+    A ledger with a run whose report cannot be written would have no report ever after.
+    """
+    from reports.pages.report import render_page
+    from reports.summary import summarize, summary_to_json
+
+    summary = summarize(study)
+    render_page(study, summary)
+    json.dumps(summary_to_json(summary), allow_nan=False)
 
 
 def write_report_files(study: Study, folder: Path) -> Summary:

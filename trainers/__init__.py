@@ -1,6 +1,6 @@
 """One trial: turn a `TrialSpec` into a `RunRecord`; `run` trains a list of them where there is no orchestrator.
 
-Needs torch, numpy and safetensors only, and torch only where something is trained.
+Needs torch, numpy, safetensors and msgspec only, and torch only where something is trained.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from reports.evidence.runs import BASELINE, DECAY_NOT_STATED, EMPTY_CURVE, FinishedRun, Parameters, RunCurve, trunk_name
-from trainers.contract.errors import UserError
+from trainers.contract.errors import InputError
 from trainers.contract.record import PURPOSES
 from trainers.contract.schedule import boundary_step
 from trainers.contract.spec import Scalar
@@ -66,7 +66,7 @@ class Problem:
         return f"{self.source}:{self.line}: {self.message}"
 
 
-class RunImportError(UserError, ValueError):
+class RunImportError(InputError):
     """A file that cannot be imported: all its problems, one line each, in the order of the file."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:

@@ -1,20 +1,22 @@
 """Records that a bare machine wrote become trials of a sweep, as if it had trained them here.
 
-The whole file is read before the ledger is touched. Each record is written as the sweep itself writes it, so that a
-report, a plan or a run of that name goes on from it; what the ledger holds already stays, and a trial that has a final
-loss is not replaced by one that failed. Published records are read here too, into a study without a ledger.
+The whole file is read, and the report rehearsed, before the ledger is touched. Each record is written as the sweep itself
+writes it, so that a report, a plan or a run of that name goes on from it; what the ledger holds already stays, and a trial
+that has a final loss is not replaced by one that failed. Published records are read here too, into a study without a ledger.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sweeper.ledger.about import SweepAbout
 from sweeper.ledger.tables import Imported, check_name
+from trainers.contract.errors import InputError, given
+from trainers.contract.reading import json_value
 from trainers.contract.record import RunRecord
 from trainers.contract.record_lines import RECORDS_FILE, read_records, records_to_text
 
@@ -30,37 +32,49 @@ def import_records(
 ) -> Imported:
     """Take the records of `path` into sweep `name` and write its report. `space_file` is what asked for them.
 
-    Raises `BadLinesError` with every bad line (or another `ValueError`), `LedgerError` for the name of imported tables,
+    Raises `BadLinesError` with every bad line (or another `InputError`), `LedgerError` for the name of imported tables,
     before anything is stored.
     """
     from reports.evidence.runs import run_from_record
     from sweeper.ledger.imports import ImportLedger
-    from sweeper.ledger.location import LedgerError
     from sweeper.lock import driving
     from sweeper.options import CORPORA, REPORT
-    from sweeper.reporting import study_in, write_report_files
+    from sweeper.reporting import refuse_unwritable, study_from, study_in, write_report_files
 
     check_name(name)
     records = read_records(path)
     if not records:
-        raise ValueError(f"{path.name}: holds no record")
+        raise InputError(f"{path.name}: holds no record")
     about = describe(name, records, space_file, question, command, corpus_words(records, results / CORPORA))
-    with driving((results / name).resolve()), ImportLedger.open(results, name, tracking_uri, create=True) as ledger:
-        try:
-            earlier = ledger.about()
-        except LedgerError:  # a new sweep
-            earlier = about
+    with driving((results / name).resolve()), ExitStack() as stack:
+        earlier, known = _held(results, name, tracking_uri, about)
         if earlier.origin == about.origin and space_file is None:
             about = replace(earlier, question=question or earlier.question)
-        ledger.begin(about)
-        known = {record.spec.spec_id: record for record in ledger.records()}
         new = [record for record in records if _adds(record, known.get(record.spec.spec_id))]
+        together = known | {record.spec.spec_id: record for record in new}
+        refuse_unwritable(study_from(about, list(together.values()), command))
+        ledger = stack.enter_context(ImportLedger.open(results, name, tracking_uri, create=True))
+        ledger.begin(about)
         for record in new:
             ledger.write(record)
         headline = write_report_files(study_in(ledger, f"sweeper report {name}"), results / name).headline
         ledger.finish("finished", headline, results / name / REPORT)
     runs = tuple(run_from_record(record) for record in records)
     return Imported(runs, len(new), headline, (results / name / REPORT).resolve())
+
+
+def _held(
+    results: Path, name: str, tracking_uri: str | None, new: SweepAbout
+) -> tuple[SweepAbout, dict[str, RunRecord]]:
+    """What the ledger says of the sweep, and its records by spec id; of a sweep that it does not hold, `new` and nothing."""
+    from sweeper.ledger.location import LedgerError
+    from sweeper.ledger.mlflow_ledger import Ledger
+
+    try:
+        with Ledger.open(results, name, tracking_uri, create=False) as ledger:
+            return ledger.about(), {record.spec.spec_id: record for record in ledger.records()}
+    except LedgerError:
+        return new, {}
 
 
 def _adds(record: RunRecord, known: RunRecord | None) -> bool:
@@ -114,10 +128,10 @@ def corpus_words(records: Sequence[RunRecord], folder: Path) -> str:
     fingerprint = records[0].spec.corpus_fingerprint
     for file in sorted((*folder.glob(MANIFEST_FILE), *folder.glob(f"*/{MANIFEST_FILE}"))):
         try:
-            plain = json.loads(file.read_text(encoding="utf-8"))
+            plain = json_value(file.read_bytes())
             if plain["fingerprint"] == fingerprint:
                 return str(plain["description"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, InputError, KeyError, TypeError):
             continue
     return f"corpus {fingerprint}"
 
@@ -130,25 +144,26 @@ def write_records(results: Path, name: str, tracking_uri: str | None, path: Path
     with Ledger.open(results, name, tracking_uri, create=False) as ledger:
         records = ledger.records()
     if not records:
-        raise ValueError(f"{name}: holds no record of its own")
-    write_atomically(path, records_to_text(records))
+        raise InputError(f"{name}: holds no record of its own")
+    with given(path):
+        write_atomically(path, records_to_text(records))
 
 
 def published_sweep(name: str, command: str) -> Any:
     """The study of a sweep whose records lie in `reports/published/NAME/`: `records.jsonl`, beside it perhaps the
     search-space file that asked for them and the manifest of their corpus.
 
-    Raises `ValueError` in one line where there is no such folder, and what `read_records` raises.
+    Raises `InputError` in one line where there is no such folder, and what `read_records` raises.
     """
     from reports.published import published_folders
     from sweeper.reporting import study_from
 
     folders = published_folders()
     if name not in folders:
-        raise ValueError(f"{name}: no published sweep; there are {', '.join(folders) or 'none yet'}")
+        raise InputError(f"{name}: no published sweep; there are {', '.join(folders) or 'none yet'}")
     folder = folders[name]
     records = read_records(folder / RECORDS_FILE)
     if not records:
-        raise ValueError(f"{folder / RECORDS_FILE}: holds no record")
+        raise InputError(f"{folder / RECORDS_FILE}: holds no record")
     space = next(iter(sorted(folder.glob("*.yaml"))), None)
     return study_from(describe(name, records, space, None, command, corpus_words(records, folder)), records, command)

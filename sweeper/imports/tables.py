@@ -17,7 +17,7 @@ from sweeper.ledger.imports import ImportedTables, ImportLedger
 from sweeper.ledger.tables import Imported, check_name, runs_of
 from sweeper.lock import driving
 from sweeper.options import REPORT
-from sweeper.reporting import study_in, write_report_files
+from sweeper.reporting import refuse_unwritable, study_in, study_of_runs, write_report_files
 
 
 def import_tables(
@@ -34,6 +34,7 @@ def import_tables(
     about = _about(name, question or f"Is the method faster, by the runs of {tables.runs.name}?", command, runs, now)
     moment = int(1_000 * time.time())
     rows = [row_of(run, order, tables.key, moment) for order, run in enumerate(runs, start=1)]
+    refuse_unwritable(study_of_runs(about, runs, command))
     with driving((results / name).resolve()), ImportLedger.open(results, name, tracking_uri, create=True) as ledger:
         written = ledger.store(about, tables, rows)
         headline = write_report_files(study_in(ledger, f"sweeper report {name}"), results / name).headline

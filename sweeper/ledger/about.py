@@ -1,6 +1,6 @@
 """What a sweep says about itself: the question, what was asked for and where, as one value.
 
-Stored beside the sweep's run by `mlflow_ledger`, read by the report. Standard library only.
+Stored beside the sweep's run by `mlflow_ledger`, read by the report.
 """
 
 from __future__ import annotations
@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+from trainers.contract.errors import InputError
+from trainers.contract.reading import pairs_of, value_of
 
 Origin = Literal["sweep", "imported"]
 ABOUT_SCHEMA = 1
@@ -45,12 +48,12 @@ def about_to_dict(about: SweepAbout) -> dict[str, Any]:
     return {**asdict(about), "versions": dict(about.versions), "schema": ABOUT_SCHEMA}
 
 
-def about_from_dict(plain: Mapping[str, Any]) -> SweepAbout:
-    """Raises `ValueError` when the value is of another schema, or a key is missing or unknown."""
+def about_from_dict(plain: Any) -> SweepAbout:
+    """Raises `InputError` when the value is of another schema, or a key is missing, unknown or of another type."""
+    what = "the description of a sweep"
+    if not isinstance(plain, Mapping) or "versions" not in plain:
+        raise InputError(f"not {what}")
     if plain.get("schema") != ABOUT_SCHEMA:
-        raise ValueError(f"sweep schema {plain.get('schema')!r} is not {ABOUT_SCHEMA}")
-    try:
-        values = {key: value for key, value in plain.items() if key != "schema"}
-        return SweepAbout(**{**values, "versions": tuple(sorted(values["versions"].items()))})
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not the description of a sweep: {error}") from error
+        raise InputError(f"sweep schema {plain.get('schema')!r} is not {ABOUT_SCHEMA}")
+    values = {key: value for key, value in plain.items() if key != "schema"}
+    return value_of(SweepAbout, {**values, "versions": pairs_of(values["versions"], f"{what}: versions")}, what)

@@ -16,6 +16,7 @@ from datetime import datetime
 from reports.evidence.runs import FinishedRun
 from reports.html.theme import method_style
 from sweeper.ledger.about import SweepAbout
+from trainers.contract.reading import json_value
 from trainers.contract.record import Diverged, EvalPoint, Failed, Finished, RunRecord, Stopped, outcome_name
 from trainers.contract.spec import Scalar, TrialSpec, spec_from_dict, spec_to_dict
 from trainers.methods import METHODS, PARAMETER_COLUMNS, PARAMETER_TABLE, describe_parameters, symbol_of
@@ -71,7 +72,7 @@ class Trial:
 
 def trial_of(run_id: str, artifact_uri: str, started: int, tags: Mapping[str, str]) -> Trial:
     """Rebuild a trial from its run. Raises `KeyError` or `ValueError` where its tags do not hold one."""
-    spec = spec_from_dict(json.loads(tags[SPEC_TAG]))
+    spec = spec_from_dict(json_value(tags[SPEC_TAG]))
     return Trial(run_id, artifact_uri, started, int(tags[ORDER_TAG]), spec, tags[PURPOSE_TAG], OUTCOME_TAG in tags)
 
 

@@ -16,6 +16,8 @@ from sweeper.ledger.about import SweepAbout
 from sweeper.ledger.entries import IMPORT_TAG, IMPORTED_KIND, KIND_TAG, ROW_TAG, LedgerRow
 from sweeper.ledger.location import LedgerError, first_line
 from sweeper.ledger.mlflow_ledger import Ledger
+from trainers.contract.errors import InputError
+from trainers.contract.reading import json_value, value_of
 from trainers.contract.spec import fingerprint
 
 IMPORT_FILE = "import.json"
@@ -45,6 +47,17 @@ class ImportedTables:
         return fingerprint(asdict(self))
 
 
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """Which import holds: its key, the names of its files, and what they call our columns."""
+
+    schema: int
+    key: str
+    runs: str
+    points: str | None
+    columns: dict[str, str]
+
+
 class ImportLedger(Ledger):
     """One sweep whose runs were trained elsewhere. Opened for reading, it takes a sweep of our own as well."""
 
@@ -62,14 +75,9 @@ class ImportLedger(Ledger):
             self._store(parent, f"{_FOLDER}/{key}/{_POINTS}/{tables.points.name}", tables.points.text)
         there, spent = self._rows(key)
         new = [row for row in rows if row.row not in there]
-        index = {
-            "schema": IMPORT_SCHEMA,
-            "key": key,
-            "runs": tables.runs.name,
-            "points": tables.points.name if tables.points else None,
-            "columns": dict(tables.columns),
-        }
-        self._store(parent, IMPORT_FILE, json.dumps(index, indent=1, allow_nan=False))
+        points = tables.points.name if tables.points else None
+        index = _Index(IMPORT_SCHEMA, key, tables.runs.name, points, dict(tables.columns))
+        self._store(parent, IMPORT_FILE, json.dumps(asdict(index), indent=1, allow_nan=False))
         for run_id in spent:
             self._client.delete_run(run_id)
         for row in new:
@@ -84,16 +92,16 @@ class ImportLedger(Ledger):
             return self._load(run.run_id, run.artifact_uri, folder + name)
 
         try:
-            index = json.loads(text(IMPORT_FILE))
-            if index.get("schema") != IMPORT_SCHEMA:
-                raise ValueError(f"import schema {index.get('schema')!r} is not {IMPORT_SCHEMA}")
-            folder, points = f"{_FOLDER}/{index['key']}/", index["points"]
+            index = value_of(_Index, json_value(text(IMPORT_FILE)), "the index of an import")
+            if index.schema != IMPORT_SCHEMA:
+                raise InputError(f"import schema {index.schema} is not {IMPORT_SCHEMA}")
+            folder, points = f"{_FOLDER}/{index.key}/", index.points
             return ImportedTables(
-                ImportedText(index["runs"], text(index["runs"], folder)),
+                ImportedText(index.runs, text(index.runs, folder)),
                 ImportedText(points, text(points, f"{folder}{_POINTS}/")) if points else None,
-                tuple(sorted(index["columns"].items())),
+                tuple(sorted(index.columns.items())),
             )
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+        except (OSError, UnicodeError, InputError) as error:
             raise LedgerError(f"{self.name}: the imported tables cannot be read: {first_line(error)}") from error
 
     def row_links(self) -> Mapping[str, str]:

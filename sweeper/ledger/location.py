@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlparse
 
-from trainers.contract.errors import UserError
+from trainers.contract.errors import UserError, given
 
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
@@ -43,7 +43,10 @@ def one_at_a_time(uri: str) -> Iterator[None]:
         return
     import fcntl
 
-    with Path(uri.removeprefix(_SQLITE)).with_suffix(".lock").open("w", encoding="utf-8") as file:
+    lock = Path(uri.removeprefix(_SQLITE)).with_suffix(".lock")
+    with given(lock.parent):
+        file = lock.open("w", encoding="utf-8")
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

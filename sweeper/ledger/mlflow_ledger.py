@@ -50,7 +50,8 @@ from sweeper.ledger.location import (
     one_at_a_time,
     refuse_unreachable,
 )
-from trainers.contract.errors import given
+from trainers.contract.errors import InputError, given
+from trainers.contract.reading import json_value
 from trainers.contract.record import RunRecord, outcome_name, record_from_dict, record_to_dict
 from trainers.contract.spec import TrialSpec
 
@@ -280,8 +281,8 @@ class Ledger:
         """What the sweep said about itself. Raises `LedgerError` when it never began."""
         parent = self._client.get_run(self._require_parent())
         try:
-            return about_from_dict(json.loads(self._load(parent.info.run_id, parent.info.artifact_uri, ABOUT_FILE)))
-        except (OSError, ValueError) as error:
+            return about_from_dict(json_value(self._load(parent.info.run_id, parent.info.artifact_uri, ABOUT_FILE)))
+        except (OSError, UnicodeError, InputError) as error:
             raise LedgerError(
                 f"{self.name}: {ABOUT_FILE} of the sweep's run is damaged: {first_line(error)}"
             ) from error
@@ -344,10 +345,10 @@ class Ledger:
         if trial.complete and trial.run_id in self._records:
             return self._records[trial.run_id], None
         try:
-            record = record_from_dict(json.loads(self._load(trial.run_id, trial.artifact_uri, RECORD_FILE)))
+            record = record_from_dict(json_value(self._load(trial.run_id, trial.artifact_uri, RECORD_FILE)))
             if record.spec.spec_id != trial.spec.spec_id:
-                raise ValueError(f"it is of trial {record.spec.spec_id}")
-        except (OSError, ValueError) as error:
+                raise InputError(f"it is of trial {record.spec.spec_id}")
+        except (OSError, UnicodeError, InputError) as error:
             return None, f"{run_name(trial.spec, trial.purpose)}: {RECORD_FILE} is unreadable: {first_line(error)}"
         self._records[trial.run_id] = record
         return record, None

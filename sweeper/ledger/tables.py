@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from reports.evidence.importing import COLUMNS, OPTIONAL_COLUMNS, RunImportError, read_runs
 from reports.evidence.runs import FinishedRun
 from sweeper.ledger.entries import ForeignRun
+from trainers.contract.errors import InputError, given
 
 if TYPE_CHECKING:
     from sweeper.ledger.imports import ImportedTables, ImportLedger
@@ -60,31 +61,31 @@ class Imported:
 
 
 def check_name(name: str) -> None:
-    """Raise `ValueError` for a name that a folder, an address or an experiment could not bear."""
+    """Raise `InputError` for a name that a folder, an address or an experiment could not bear."""
     if not _NAME.fullmatch(name) or name == "published":
-        raise ValueError(
+        raise InputError(
             f"--name: {name!r} is not allowed; letters, digits, . _ - (at most 64), and not `published`, "
             "which is the published runs' own"
         )
 
 
-def pairs_of(option: str, given: Sequence[str]) -> dict[str, str]:
-    """`column=value` texts of an option as a mapping. Raises `ValueError` for a bad one or an unknown column."""
+def pairs_of(option: str, texts: Sequence[str]) -> dict[str, str]:
+    """`column=value` texts of an option as a mapping. Raises `InputError` for a bad one or an unknown column."""
     pairs: dict[str, str] = {}
-    for text in given:
+    for text in texts:
         column, equals, value = text.partition("=")
         if not equals or not value.strip():
-            raise ValueError(f"{option}: {text!r} is not COLUMN=VALUE")
+            raise InputError(f"{option}: {text!r} is not COLUMN=VALUE")
         if column.strip() not in IMPORTABLE:
-            raise ValueError(f"{option}: {column.strip()!r} is not a column; there are {', '.join(IMPORTABLE)}")
+            raise InputError(f"{option}: {column.strip()!r} is not a column; there are {', '.join(IMPORTABLE)}")
         if column.strip() in pairs:
-            raise ValueError(f"{option}: {column.strip()} is given twice")
+            raise InputError(f"{option}: {column.strip()} is given twice")
         pairs[column.strip()] = value.strip()
     return pairs
 
 
 def tables_of_files(runs: Path, points: Path | None, columns: Mapping[str, str]) -> ImportedTables:
-    """CSV files as they are. Raises `ValueError` where one cannot be read as text."""
+    """CSV files as they are. Raises `InputError` where one cannot be read as text."""
     from sweeper.ledger.imports import ImportedTables
 
     return ImportedTables(
@@ -96,29 +97,28 @@ def _read_text(path: Path) -> Any:
     from sweeper.ledger.imports import ImportedText
 
     try:
-        return ImportedText(path.name, path.read_text(encoding="utf-8-sig"))
+        with given(path):
+            return ImportedText(path.name, path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is not a CSV file in UTF-8 (byte {error.start})") from error
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}") from error
+        raise InputError(f"{path}: is not a CSV file in UTF-8 (byte {error.start})") from error
 
 
 def tables_of_experiment(experiment: Experiment) -> ImportedTables:
-    """Somebody's MLflow runs as a table of ours. Raises `LedgerError` or `ValueError` where that cannot be done."""
+    """Somebody's MLflow runs as a table of ours. Raises `LedgerError` or `InputError` where that cannot be done."""
     from sweeper.ledger.imports import ImportedTables, ImportedText
     from sweeper.ledger.mlflow_ledger import runs_of_experiment
 
     found = runs_of_experiment(experiment.uri, experiment.name, experiment.filter)
     if not found:
-        raise ValueError(f"{experiment.name}: no runs{' that match --filter' if experiment.filter else ''}")
+        raise InputError(f"{experiment.name}: no runs{' that match --filter' if experiment.filter else ''}")
     known = {key for run in found for key in _keys(run)}
     for column, key in experiment.columns.items():
         if key not in known:
             names = sorted({key for run in found for key in (*run.parameters, *run.metrics, *_own_tags(run))})
-            raise ValueError(f"--map {column}={key}: no run of {experiment.name} has it; there are {', '.join(names)}")
+            raise InputError(f"--map {column}={key}: no run of {experiment.name} has it; there are {', '.join(names)}")
     for column in NEEDED:
         if column not in experiment.columns and column not in experiment.fixed and column not in known:
-            raise ValueError(
+            raise InputError(
                 f"{column}: no run of {experiment.name} has a parameter, metric or tag of that name; "
                 f"name theirs with --map {column}=KEY, or give --set {column}=VALUE"
             )
@@ -135,7 +135,7 @@ def tables_of_experiment(experiment: Experiment) -> ImportedTables:
         runs_of(tables)
     except RunImportError as error:
         # Nobody has seen the lines of that table: the runs' names stand in for them.
-        raise ValueError(
+        raise InputError(
             "\n".join(f"{experiment.name}, run {names[one.line - 2]}: {one.message}" for one in error.problems)
         ) from None
     return tables
@@ -183,7 +183,7 @@ def runs_of(tables: ImportedTables) -> tuple[FinishedRun, ...]:
         try:
             return read_runs(runs, points, dict(tables.columns))
         except csv.Error as error:
-            raise ValueError(f"{tables.runs.name}: is not a CSV file: {error}") from error
+            raise InputError(f"{tables.runs.name}: is not a CSV file: {error}") from error
 
 
 def imported_runs(ledger: ImportLedger) -> tuple[FinishedRun, ...]:

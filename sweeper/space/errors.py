@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainers.contract.errors import UserError
+from trainers.contract.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Problem:
         object.__setattr__(self, "message", _in_one_line(self.message))
 
 
-class SearchSpaceError(UserError, ValueError):
+class SearchSpaceError(InputError):
     """A search-space file that cannot be used. `problems` are in line order, at least one.
 
     As text it is one line a problem, `quickstart.yaml:14: step_ratio: 1.4 is not in [0, 1]`; `path`, `line` and

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from trainers.contract.reading import json_value, value_of
 from trainers.contract.writing import write_atomically
 
 BENCH_SCHEMA = 1
@@ -266,9 +267,9 @@ def keep_result(folder: Path, device: str, plain: Mapping[str, Any]) -> Path:
 def read_figures(folder: Path, device: str) -> DeviceFigures | None:
     """What was kept for `device`, None where there is nothing, it is of another schema, or a check had failed."""
     try:
-        plain = json.loads(bench_file(folder, device).read_text(encoding="utf-8"))
+        plain = json_value(bench_file(folder, device).read_bytes())
         if plain["schema"] != BENCH_SCHEMA or not plain["passed"] or not plain["plan"]["flops_per_second"]:
             return None
-        return DeviceFigures(**plain["plan"])
+        return value_of(DeviceFigures, plain["plan"], "the figures of a bench")
     except (OSError, ValueError, KeyError, TypeError):
         return None

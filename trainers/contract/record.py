@@ -1,6 +1,6 @@
 """What a trial leaves behind: its curve, its clock, its costs, where it ran, how it ended.
 
-The contract between training, ledger and report. Standard library only. No record can hold a NaN: a run that diverged
+The contract between training, ledger and report. No record can hold a NaN: a run that diverged
 says so in its outcome.
 """
 
@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, assert_never
 
-from trainers.contract.routing import RoutingPoint, RoutingShift, load_shift, routing_from_dict
+from trainers.contract.errors import InputError
+from trainers.contract.reading import pairs_of, value_of
+from trainers.contract.routing import RoutingPoint, RoutingShift, load_shift
 from trainers.contract.spec import TrialSpec, spec_from_dict, spec_to_dict
 
 PURPOSES: tuple[str, ...] = ("tuning", "confirmation", "noise_floor")
@@ -20,9 +22,25 @@ PURPOSES: tuple[str, ...] = ("tuning", "confirmation", "noise_floor")
 RECORD_SCHEMA = 1
 
 
+MOST_SECONDS = 1e10
+"""Three centuries: more is no time that a run took, and no moment that a dashboard can show."""
+MOST_COUNTED = 2**62
+"""Steps and tokens, as databases count them."""
+
+
 def _finite(name: str, value: float) -> None:
     if not math.isfinite(value):
         raise ValueError(f"{name}: {value} is not a finite number")
+
+
+def _duration(name: str, value: float) -> None:
+    if not 0 <= value <= MOST_SECONDS:
+        raise ValueError(f"{name}: {value} is not a number of seconds in [0, {MOST_SECONDS:g}]")
+
+
+def _count(name: str, value: int) -> None:
+    if not 0 <= value <= MOST_COUNTED:
+        raise ValueError(f"{name}: {value} is not in [0, 2**62]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +60,11 @@ class EvalPoint:
     routing: RoutingPoint | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("flops", "seconds", "loss"):
+        for name in ("flops", "loss"):
             _finite(f"EvalPoint.{name}", getattr(self, name))
+        for name in ("step", "tokens"):
+            _count(f"EvalPoint.{name}", getattr(self, name))
+        _duration("EvalPoint.seconds", self.seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +103,8 @@ class PhaseTiming:
     median_step_seconds: float
 
     def __post_init__(self) -> None:
-        _finite("PhaseTiming.median_step_seconds", self.median_step_seconds)
+        _count("PhaseTiming.steps", self.steps)
+        _duration("PhaseTiming.median_step_seconds", self.median_step_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +119,12 @@ class Timing:
     devices: float
     billed_seconds: float
     incurred_seconds: float
+
+    def __post_init__(self) -> None:
+        for name in ("billed_seconds", "incurred_seconds"):
+            _duration(f"Timing.{name}", getattr(self, name))
+        if not 0 < self.devices <= MOST_COUNTED:
+            raise ValueError(f"Timing.devices: {self.devices} is not a positive number of devices")
 
     @property
     def step_seconds(self) -> float:
@@ -230,6 +258,9 @@ _OUTCOMES: dict[str, type[Finished] | type[Stopped] | type[Diverged] | type[Fail
 }
 
 
+_PARTS = ("spec", "outcome", "curve", "timing", "provenance")
+
+
 def record_to_dict(record: RunRecord) -> dict[str, Any]:
     """The record as plain JSON values; inverse of `record_from_dict`."""
     plain = {"stage" if name == "purpose" else name: value for name, value in asdict(record).items()}
@@ -243,25 +274,30 @@ def record_to_dict(record: RunRecord) -> dict[str, Any]:
     return plain
 
 
-def _point(plain: Mapping[str, Any]) -> EvalPoint:
-    return EvalPoint(**{**plain, "routing": routing_from_dict(plain.get("routing"))})
-
-
-def record_from_dict(plain: Mapping[str, Any]) -> RunRecord:
-    """Rebuild a record. Raises `ValueError` when it is of another schema, or a value is missing or not finite."""
+def record_from_dict(plain: Any) -> RunRecord:
+    """Rebuild a record. Raises `InputError` when it is of another schema, or a value is missing, of another type or not
+    finite."""
+    what = "a run record"
+    if not isinstance(plain, Mapping):
+        raise InputError(f"not {what}: a line is one JSON object")
     if plain.get("schema") != RECORD_SCHEMA:
-        raise ValueError(f"record schema {plain.get('schema')!r} is not {RECORD_SCHEMA}")
+        raise InputError(f"record schema {plain.get('schema')!r} is not {RECORD_SCHEMA}")
     try:
-        outcome = dict(plain["outcome"])
-        timing, provenance = plain["timing"], plain["provenance"]
-        return RunRecord(
+        outcome, where = dict(plain["outcome"]), dict(plain["provenance"])
+        kind = _OUTCOMES[outcome.pop("kind")]
+        where["versions"] = pairs_of(where["versions"], f"{what}: provenance.versions")
+        others = {name: value for name, value in plain.items() if name not in ("schema", "stage", *_PARTS)}
+        return value_of(
+            RunRecord,
+            {**others, "purpose": plain["stage"]},
+            what,
             spec=spec_from_dict(plain["spec"]),
-            purpose=plain["stage"],
-            outcome=_OUTCOMES[outcome.pop("kind")](**outcome),
-            curve=LossCurve(tuple(_point(point) for point in plain["curve"]["points"])),
-            timing=Timing(**{**timing, "phases": tuple(PhaseTiming(**phase) for phase in timing["phases"])}),
-            provenance=Provenance(**{**provenance, "versions": tuple(sorted(provenance["versions"].items()))}),
-            corpus_tokens=plain["corpus_tokens"],
+            outcome=value_of(kind, outcome, f"{what}: outcome"),
+            curve=value_of(LossCurve, plain["curve"], f"{what}: curve"),
+            timing=value_of(Timing, plain["timing"], f"{what}: timing"),
+            provenance=value_of(Provenance, where, f"{what}: provenance"),
         )
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"not a run record: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"not {what}: {error}") from error

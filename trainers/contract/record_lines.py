@@ -12,16 +12,17 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from trainers.contract.errors import UserError
+from trainers.contract.errors import InputError, given
+from trainers.contract.reading import json_value
 from trainers.contract.record import RunRecord, record_from_dict, record_to_dict
 
 Value = TypeVar("Value")
 RECORDS_FILE = "records.jsonl"
 
 
-class BadLinesError(UserError, ValueError):
+class BadLinesError(InputError):
     """A file with lines that cannot be used; `problems` has one sentence each, with file and line number."""
 
     def __init__(self, problems: list[str]) -> None:
@@ -29,26 +30,24 @@ class BadLinesError(UserError, ValueError):
         self.problems = tuple(problems)
 
 
-def _refuse_constant(word: str) -> NoReturn:
-    raise ValueError(f"{word} is not a number that JSON has")
-
-
 def read_lines(path: Path, parse: Callable[[int, Any], Value]) -> list[Value]:
-    """`parse(line number, JSON value)` of every line that is not blank; raises `BadLinesError` with all that fail.
+    """`parse(line number, JSON value)` of every line that is not blank; raises `BadLinesError` with all that fail, and
+    `UserError` for a file that cannot be opened.
 
     `parse` raises `ValueError` for what it cannot use.
     """
     found, problems = [], []
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        with given(path):
+            lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise BadLinesError([f"{path.name}: is not UTF-8 text (byte {error.start})"]) from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            found.append(parse(number, json.loads(line, parse_constant=_refuse_constant)))
-        except (ValueError, RecursionError) as error:
+            found.append(parse(number, json_value(line)))
+        except ValueError as error:
             problems.append(f"{path.name}:{number}: {' '.join(str(error).split())}")
     if problems:
         raise BadLinesError(problems)
@@ -61,16 +60,8 @@ def read_records(path: Path) -> tuple[RunRecord, ...]:
     Raises `BadLinesError` with every line that is no record of this version.
     """
 
-    def parse(number: int, value: Any) -> RunRecord:
-        if not isinstance(value, dict):
-            raise ValueError("not a run record: a line is one JSON object")
-        try:
-            return record_from_dict(value)
-        except (AttributeError, TypeError) as error:
-            raise ValueError(f"not a run record: {error}") from error
-
     last: dict[str, RunRecord] = {}
-    for record in read_lines(path, parse):
+    for record in read_lines(path, lambda number, value: record_from_dict(value)):
         last[record.spec.spec_id] = record
     return tuple(last.values())
 
@@ -83,19 +74,20 @@ def records_to_text(records: Iterable[RunRecord]) -> str:
 class RecordsFile:
     """A file of records that one process appends to. Use it as a context manager; `records` is what it held before.
 
-    Raises `BadLinesError` for a file of something else, `ValueError` where another process writes to it.
+    Raises `BadLinesError` for a file of something else, `UserError` where it cannot be opened or another process writes to it.
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab+")
+        with given(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab+")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._drop_cut_line()
             self.records = read_records(path)
         except BlockingIOError:
             self._file.close()
-            raise ValueError(f"{path}: another process writes its records there") from None
+            raise InputError(f"{path}: another process writes its records there") from None
         except BaseException:
             self._file.close()
             raise

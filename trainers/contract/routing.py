@@ -7,9 +7,8 @@ of its experts got.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 LOAD_DIGITS = 6
 """Decimals of a stored load: a step of the published size makes 67 million assignments a layer, whose noise is larger."""
@@ -78,15 +77,3 @@ def load_shift(before: RoutingPoint, after: RoutingPoint) -> float:
         for first, second in zip(before.load, after.load, strict=True)
     ]
     return math.fsum(distances) / len(distances)
-
-
-def routing_from_dict(plain: Mapping[str, Any] | None) -> RoutingPoint | None:
-    """Rebuild a point from plain JSON values; None, as in records of dense models, stays None."""
-    if plain is None:
-        return None
-    return RoutingPoint(
-        max_over_mean=tuple(plain["max_over_mean"]),
-        entropy=tuple(plain["entropy"]),
-        dropped=plain["dropped"],
-        load=tuple(tuple(layer) for layer in plain["load"]),
-    )

@@ -2,7 +2,7 @@
 
 A spec holds everything that changes the result and nothing else. Device, paths, checkpoint interval and execution
 mode are run arguments and live elsewhere; names that are only for people (the corpus's name, the sweep's) do too.
-Standard library only: every layer, and a bare GPU machine, reads this file.
+Every layer, and a bare GPU machine, reads this file.
 """
 
 from __future__ import annotations
@@ -11,13 +11,19 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
+
+from trainers.contract.reading import pairs_of, value_of
 
 NUMERICS_VERSION = 2
 """Raised whenever the same spec would train to different weights; a record of an older version is another trial."""
 
 Scalar = int | float | str
+
+LATER = "later"
+"""Key of the metadata of a field that a spec did not always have: `field(default=..., metadata={LATER: True})`. At its
+default it is left out of the canonical JSON, so that the ids of the trials that there are do not move."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,22 +162,23 @@ def fingerprint(value: Any) -> str:
 
 def spec_to_dict(spec: TrialSpec) -> dict[str, Any]:
     """The spec as plain JSON values; inverse of `spec_from_dict`."""
-    plain = asdict(spec)
-    plain["parameters"] = dict(spec.parameters)
-    return plain
+    return {**plain_of(spec), "parameters": dict(spec.parameters)}
 
 
-def spec_from_dict(plain: Mapping[str, Any]) -> TrialSpec:
-    """Rebuild a spec. Raises `ValueError` naming the key that is unknown, missing or impossible."""
-    try:
-        return TrialSpec(
-            **{
-                **plain,
-                "shape": ModelShape(**plain["shape"]),
-                "schedule": Schedule(**plain["schedule"]),
-                "optimizer": Optimizer(**plain["optimizer"]),
-                "parameters": tuple(sorted(plain["parameters"].items())),
-            }
-        )
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"not a trial spec: {error}") from error
+def plain_of(value: Any) -> Any:
+    """A dataclass as plain values, its `LATER` fields at their default left out: they name no other trial than before."""
+    if not is_dataclass(value):
+        return value
+    given = {field.name: (field, getattr(value, field.name)) for field in fields(value)}
+    return {
+        name: plain_of(held)
+        for name, (field, held) in given.items()
+        if LATER not in field.metadata or held != field.default
+    }
+
+
+def spec_from_dict(plain: Any) -> TrialSpec:
+    """Rebuild a spec. Raises `InputError` naming the key that is unknown, missing, of another type or impossible."""
+    if isinstance(plain, Mapping) and "parameters" in plain:
+        plain = {**plain, "parameters": pairs_of(plain["parameters"], "a trial spec: parameters")}
+    return value_of(TrialSpec, plain, "a trial spec")

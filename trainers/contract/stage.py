@@ -6,13 +6,15 @@ trains it is `trainers.training.stage`'s, which stages there are `trainers.plann
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from trainers.contract.errors import InputError
+from trainers.contract.reading import json_value, value_of
 from trainers.contract.record import Diverged, PhaseTiming, Stopped
-from trainers.contract.routing import RoutingPoint, routing_from_dict
+from trainers.contract.routing import RoutingPoint
 from trainers.contract.spec import TrialSpec, spec_from_dict, spec_to_dict
 
 RESULT = "result.json"
@@ -70,8 +72,9 @@ def job_to_dict(job: StageJob) -> dict[str, Any]:
 
 
 def job_from_dict(plain: dict[str, Any]) -> StageJob:
-    """Rebuild a job."""
-    return StageJob(**{**plain, "spec": spec_from_dict(plain["spec"])})
+    """Rebuild a job. Raises `InputError` for anything else."""
+    others = {name: value for name, value in plain.items() if name != "spec"}
+    return value_of(StageJob, others, "a stage's job", spec=spec_from_dict(plain["spec"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,28 +109,20 @@ def result_to_dict(result: StageResult) -> dict[str, Any]:
     return plain
 
 
-def point_from_dict(plain: dict[str, Any]) -> StagePoint:
-    """Rebuild a point."""
-    return StagePoint(**{**plain, "routing": routing_from_dict(plain.get("routing"))})
-
-
-def result_from_dict(plain: dict[str, Any]) -> StageResult:
-    """Rebuild a result. Raises `KeyError`, `TypeError` or `ValueError` for anything else."""
-    plain = dict(plain)
-    kind = Diverged if plain.pop("diverged") else Stopped
-    return StageResult(
-        **{
-            **plain,
-            "outcome": kind(**plain["outcome"]) if plain["outcome"] else None,
-            "points": tuple(point_from_dict(point) for point in plain["points"]),
-            "timings": tuple(PhaseTiming(**timing) for timing in plain["timings"]),
-        }
-    )
+def result_from_dict(plain: Any) -> StageResult:
+    """Rebuild a result. Raises `InputError` for anything else."""
+    what = "a stage's result"
+    if not isinstance(plain, Mapping) or not {"diverged", "outcome"} <= plain.keys():
+        raise InputError(f"not {what}: diverged or outcome missing")
+    kind = Diverged if plain["diverged"] is True else Stopped
+    outcome = None if plain["outcome"] is None else value_of(kind, plain["outcome"], f"{what}: outcome")
+    others = {name: value for name, value in plain.items() if name not in ("diverged", "outcome")}
+    return value_of(StageResult, others, what, outcome=outcome)
 
 
 def read_result(store: Path, node: str) -> StageResult | None:
     """The result of a stage that ended (reached its end, or diverged), None where it has not."""
     try:
-        return result_from_dict(json.loads((store / node / RESULT).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
+        return result_from_dict(json_value((store / node / RESULT).read_bytes()))
+    except (OSError, InputError):
         return None

@@ -1,26 +1,28 @@
 """The manifest of a prepared corpus: what its directory holds, and the check that it still holds it.
 
 It is written last, into a directory that is renamed into place when complete: a directory with a manifest whose files
-have the stated sizes and hashes is whole, anything else is as good as absent. Standard library only.
+have the stated sizes and hashes is whole, anything else is as good as absent.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from trainers.contract.errors import InputError
+from trainers.contract.reading import json_value, value_of
 
 MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 2
 """Raised whenever the same request would give another stream of tokens, or other files."""
 
 HASH_BLOCK_BYTES = 1 << 20
+OFFSET_BYTES = 8
 
 
-class BrokenCorpus(ValueError):  # noqa: N818 - it is named for what is found
+class BrokenCorpus(InputError):  # noqa: N818 - it is named for what is found
     """A directory that holds no whole prepared corpus; the message is one line."""
 
 
@@ -70,14 +72,19 @@ def read_manifest(directory: Path) -> Manifest:
     """Read a manifest and check every file against it. Raises `BrokenCorpus` saying what is missing or differs."""
     path = directory / MANIFEST_FILE
     try:
-        manifest = _from_plain(json.loads(path.read_text(encoding="utf-8")))
+        plain = json_value(path.read_bytes(), "a corpus manifest")
+        if isinstance(plain, dict) and plain.get("format", FORMAT_VERSION) != FORMAT_VERSION:
+            raise BrokenCorpus(f"{path}: format {plain['format']!r}, this version reads {FORMAT_VERSION}")
+        manifest = value_of(Manifest, plain, "a corpus manifest")
     except FileNotFoundError:
         raise BrokenCorpus(f"{directory}: no prepared corpus ({MANIFEST_FILE} is missing)") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise BrokenCorpus(f"{path}: not a corpus manifest ({error})") from None
-    if manifest.format != FORMAT_VERSION:
-        raise BrokenCorpus(f"{path}: format {manifest.format}, this version reads {FORMAT_VERSION}")
+    except BrokenCorpus:
+        raise
+    except (InputError, OSError) as error:
+        raise BrokenCorpus(f"{path}: {error}") from None
     for entry in manifest.files:
+        if not entry.name or Path(entry.name).name != entry.name:  # also a way out of the folder
+            raise BrokenCorpus(f"{path}: {entry.name!r} is not the name of a file beside it")
         try:
             found = file_entry(directory / entry.name)
         except FileNotFoundError:
@@ -86,6 +93,7 @@ def read_manifest(directory: Path) -> Manifest:
             raise BrokenCorpus(f"{directory / entry.name}: {found.size} bytes, {entry.size} were written")
         if found != entry:
             raise BrokenCorpus(f"{directory / entry.name}: the content is not what was written")
+    _refuse_other_counts(directory, manifest)
     return manifest
 
 
@@ -100,8 +108,15 @@ def file_entry(path: Path) -> FileEntry:
     return FileEntry(path.name, size, digest.hexdigest())
 
 
-def _from_plain(plain: Mapping[str, Any]) -> Manifest:
-    unknown = set(plain) ^ {field.name for field in fields(Manifest)}
-    if unknown:
-        raise ValueError(f"unexpected or missing: {', '.join(sorted(unknown))}")
-    return Manifest(**{**plain, "files": tuple(FileEntry(**entry) for entry in plain["files"])})
+def _refuse_other_counts(directory: Path, manifest: Manifest) -> None:
+    """Raise `BrokenCorpus` where the manifest counts other tokens than the files hold: it is no hash of itself."""
+    sizes = {entry.name: entry.size for entry in manifest.files}
+    width = {"<u2": 2, "<u4": 4}.get(manifest.token_dtype)
+    for split, tokens, documents in (
+        ("train", manifest.train_tokens, manifest.train_documents),
+        ("validation", manifest.validation_tokens, manifest.validation_documents),
+    ):
+        if width is None or sizes.get(f"{split}.tokens") != width * tokens:
+            raise BrokenCorpus(f"{directory}: {split}.tokens does not hold {tokens} tokens of {manifest.token_dtype}")
+        if sizes.get(f"{split}.offsets") != OFFSET_BYTES * (documents + 1):
+            raise BrokenCorpus(f"{directory}: {split}.offsets does not hold {documents} documents")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from trainers.contract.errors import InputError
 from trainers.contract.record import PURPOSES, RunRecord
 from trainers.contract.record_lines import BadLinesError, read_lines
 from trainers.contract.spec import NUMERICS_VERSION, TrialSpec, spec_from_dict, spec_to_dict
@@ -38,23 +39,20 @@ class TrialLine:
 
 def _trial(number: int, value: Any) -> TrialLine:
     if not isinstance(value, dict):
-        raise ValueError("not a trial: a line is one JSON object")
+        raise InputError("not a trial: a line is one JSON object")
     wrapped: dict[str, Any] = value if "spec" in value else {"spec": value}
     unknown = set(wrapped) - {"spec", "stage", "winner"}
     if unknown:
-        raise ValueError(f"unknown: {', '.join(sorted(unknown))}; a line has spec, stage and winner")
-    try:
-        spec = spec_from_dict(wrapped["spec"])
-        phases_of(spec)
-    except (AttributeError, TypeError) as error:
-        raise ValueError(f"not a trial spec: {error}") from error
+        raise InputError(f"unknown: {', '.join(sorted(unknown))}; a line has spec, stage and winner")
+    spec = spec_from_dict(wrapped["spec"])
+    phases_of(spec)
     line = TrialLine(spec, wrapped.get("stage", CONFIRMATION), wrapped.get("winner", False), number)
     if line.purpose not in PURPOSES:
-        raise ValueError(f"stage: {line.purpose!r} is not one of {', '.join(PURPOSES)}")
+        raise InputError(f"stage: {line.purpose!r} is not one of {', '.join(PURPOSES)}")
     if not isinstance(line.winner, bool) or (line.winner and line.purpose == TUNING):
-        raise ValueError(f"winner: {line.winner!r} is not true or false, with false for tuning")
+        raise InputError(f"winner: {line.winner!r} is not true or false, with false for tuning")
     if spec.numerics != NUMERICS_VERSION:
-        raise ValueError(f"numerics: {spec.numerics}, this version trains {NUMERICS_VERSION}; make the specs anew")
+        raise InputError(f"numerics: {spec.numerics}, this version trains {NUMERICS_VERSION}; make the specs anew")
     return line
 
 

@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainers.contract.errors import InputError
+from trainers.contract.reading import json_value, value_of
 from trainers.contract.writing import write_atomically
 from trainers.model.decoder import Decoder
 from trainers.model.ranks import ALONE, Ranks, first_row_here, rows_here, shard_like
@@ -28,7 +30,7 @@ from trainers.model.ranks import ALONE, Ranks, first_row_here, rows_here, shard_
 NOTE = "note.json"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """The folder holds no whole checkpoint, or its content is not what was written."""
 
 
@@ -100,9 +102,8 @@ class _Header:
 
 def _read(folder: Path) -> tuple[_Header, dict[str, Any]]:
     try:
-        plain = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-        others = tuple((str(name), str(digest)) for name, digest in plain["checkpoint"].get("others", ()))
-        return _Header(**{**plain["checkpoint"], "others": others}), dict(plain["note"])
+        plain = json_value((folder / NOTE).read_bytes())
+        return value_of(_Header, plain["checkpoint"], "a checkpoint"), dict(plain["note"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder.name}: holds no whole checkpoint ({error})") from error
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from trainers.contract.reading import value_of
 from trainers.contract.record import Diverged, Stopped
 from trainers.contract.schedule import number_of_heads
 from trainers.contract.spec import spec_to_dict
@@ -29,7 +30,6 @@ from trainers.contract.stage import (
     StageJob,
     StagePoint,
     StageResult,
-    point_from_dict,
     read_result,
     result_to_dict,
 )
@@ -71,8 +71,8 @@ def _progress_from(job: StageJob, note: dict[str, Any]) -> tuple[Progress, float
     try:
         if note["from"] != [job.parent, job.start]:
             return None
-        points = [point_from_dict(point) for point in note["points"]]
-        clocks = [PhaseClock(**clock) for clock in note["clocks"]]
+        points = [value_of(StagePoint, point, "a point") for point in note["points"]]
+        clocks = [value_of(PhaseClock, clock, "a clock") for clock in note["clocks"]]
         ratio = note["devices"] / job.devices
         for clock in clocks:
             clock.samples = [seconds * ratio for seconds in clock.samples]

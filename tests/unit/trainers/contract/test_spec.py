@@ -106,7 +106,7 @@ def broken(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("plain", "message"),
     [
-        ({}, "not a trial spec: 'shape'"),
+        ({}, "not a trial spec: scale, shape, .* missing"),
         (broken(colour="blue"), "colour"),
         (broken(shape={"width": 3}), "not a trial spec"),
         (broken(schedule=None), "not a trial spec"),

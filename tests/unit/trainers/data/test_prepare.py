@@ -256,7 +256,7 @@ def test_a_directory_without_a_good_manifest_is_no_corpus(own: tuple[CorpusReque
     request, cache, directory = own
     (directory / "manifest.json").write_text(content)
     assert find_prepared(request, cache) is None
-    with pytest.raises(BrokenCorpus, match="not a corpus manifest"):
+    with pytest.raises(BrokenCorpus, match=r"not a corpus manifest|format 1, this version reads"):
         open_corpus(directory)
     (directory / "manifest.json").unlink()
     with pytest.raises(BrokenCorpus, match="no prepared corpus"):
