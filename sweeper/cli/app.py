@@ -26,13 +26,29 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Find out whether Token-Superposition Training is faster for your model, and by how much.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 File = Annotated[Path, typer.Argument(help="Search-space file, e.g. search_spaces/quickstart.yaml", show_default=False)]
 Name = Annotated[str, typer.Argument(help="Name of the sweep, as in its file.", show_default=False)]
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print("tst-sweeper", version("tst-sweeper"))
+        raise typer.Exit
+
+
+@app.callback()
+def before_commands(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """The options of `sweeper` itself; each ends it."""
 
 
 def _options(file: Path, results: Path, **more: Any) -> Any:
