@@ -1,6 +1,6 @@
 """How long a large report takes and how large its page is: `python -m tests.support.report_benchmark`.
 
-Invented runs, real page. Prints the figures of the README; a test could only assert them on one machine.
+Invented runs, real page. Prints the figures of reports/README.md; a test could only assert them on one machine.
 """
 
 from __future__ import annotations
