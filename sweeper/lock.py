@@ -69,6 +69,8 @@ def driving(folder: Path) -> Iterator[None]:
             with lock.open("x", encoding="utf-8") as file:
                 file.write(text)
             break
+        # Left by a driver that was killed, or held by one that runs. A dead driver's lock makes way; of several that
+        # see it at once, one opens the next file exclusively.
         except FileExistsError:
             other = current_driver(folder)
             if other is not None:

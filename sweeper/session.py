@@ -37,19 +37,21 @@ from sweeper.space.schema import SearchSpace
 from trainers.bench.result import FOLDER as BENCH
 from trainers.bench.result import read_figures
 from trainers.contract.errors import UserError
-from trainers.contract.record import Provenance, RunRecord
+from trainers.contract.record import Failed, Provenance, RunRecord
 from trainers.planning.store import DiskStore
 from trainers.training.provenance import provenance
 
 
 @dataclass(frozen=True, slots=True)
 class SessionEnd:
-    """`reason` is None when the sweep is complete, else why it stopped early."""
+    """`reason` is None when the sweep is complete, else why it stopped early. `unfinished` trials have no final loss;
+    `failed` of them by a fault of program or machine, the others diverged."""
 
     reason: str | None
     headline: str
     report: Path
     summary: Mapping[str, Any]
+    unfinished: int
     failed: int
 
 
@@ -79,6 +81,7 @@ def plan(options: RunOptions) -> Plan:
         Ledger.open(options.results, space.name, options.tracking_uri, create=False) as ledger,
     ):
         known = ledger.records()
+    # By what was measured on this very device where there is any; a plan says which of the three sources it used.
     cost = step_cost(
         known,
         room.device,
@@ -183,8 +186,13 @@ def run(options: RunOptions, say: Say = lambda line: None, watch: Watch = lambda
             if sweep is not None:
                 end = _report(ledger, options, folder, say)
                 ledger.finish("finished" if complete else "killed", end.headline, end.report)
-        failed = sum(record.final_loss is None for record in sweep.finished.values())
-        return replace(end, reason=None if complete else sweep.stopping or "trials are left", failed=failed)
+        ended = sweep.finished.values()
+        return replace(
+            end,
+            reason=None if complete else sweep.stopping or "trials are left",
+            unfinished=sum(record.final_loss is None for record in ended),
+            failed=sum(isinstance(record.outcome, Failed) for record in ended),
+        )
 
 
 @contextlib.contextmanager
@@ -265,4 +273,4 @@ def _report(ledger: Ledger, options: RunOptions, folder: Path, say: Say) -> Sess
     say("writing the report")
     study = study_of(ledger, shlex.join(["sweeper", "run", str(options.file)]))
     summary = write_report_files(study, folder)
-    return SessionEnd(None, summary.headline, folder / REPORT, summary_to_json(summary), 0)
+    return SessionEnd(None, summary.headline, folder / REPORT, summary_to_json(summary), 0, 0)

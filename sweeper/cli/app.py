@@ -19,6 +19,7 @@ from sweeper.cli.options import RESULTS, Json, Results, Uri, guarded, print_json
 from sweeper.cli.replay import replay
 from sweeper.cli.reports import import_runs, report
 from trainers.contract.errors import UserError, given
+from trainers.contract.faults import FAULT
 
 if TYPE_CHECKING:
     from sweeper.options import RunOptions
@@ -164,8 +165,10 @@ def run(
     if end.reason:
         print(f"stopped early: {end.reason}; the same command goes on from here", file=sys.stderr)
         raise typer.Exit(3)
+    if end.unfinished:
+        print(f"{end.unfinished} trials did not finish; `sweeper status` says why", file=sys.stderr)
     if end.failed:
-        print(f"{end.failed} trials did not finish; `sweeper status` says why", file=sys.stderr)
+        raise typer.Exit(FAULT)
 
 
 @app.command()

@@ -30,6 +30,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     A `UserError` ends it with exit code 2, any other exception is a fault: exit code 1 and a log that holds the
     traceback. Ctrl-C is 130. What Typer itself raises to end a command passes.
     """
+    # Typer reads options from the signature. Written into it here, `--debug` is spelled once for all commands.
     signature = inspect.signature(command, eval_str=True)
 
     @functools.wraps(command)

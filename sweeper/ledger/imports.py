@@ -77,6 +77,8 @@ class ImportLedger(Ledger):
         new = [row for row in rows if row.row not in there]
         points = tables.points.name if tables.points else None
         index = _Index(IMPORT_SCHEMA, key, tables.runs.name, points, dict(tables.columns))
+        # From here on the new import holds. Cut off before it, the earlier one does; cut off after it, the same
+        # command again completes the rows.
         self._store(parent, IMPORT_FILE, json.dumps(asdict(index), indent=1, allow_nan=False))
         for run_id in spent:
             self._client.delete_run(run_id)

@@ -57,6 +57,7 @@ def refuse_unreachable(uri: str) -> None:
         return
     try:
         urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=_ANSWER_SECONDS).close()
+    # Any answer is an answer: servers behind a login refuse /health and still take runs.
     except urllib.error.HTTPError as answer:
         answer.close()
     except OSError as error:

@@ -230,6 +230,7 @@ class Ledger:
         points = metric_points(record, trial.started)
         self._batch(trial.run_id, metrics=points, tags=result_tags(record))
         self._store(trial.run_id, RECORD_FILE, json.dumps(record_to_dict(record), allow_nan=False))
+        # The outcome's tag last: a trial counts as ended by it alone, so that a driver killed above leaves it pending.
         self._client.set_terminated(trial.run_id, run_status(record))
         self._tag(trial.run_id, {OUTCOME_TAG: outcome_name(record.outcome)})
         self._known()[record.spec.spec_id] = replace(trial, purpose=record.purpose, complete=True)
@@ -283,9 +284,8 @@ class Ledger:
         try:
             return about_from_dict(json_value(self._load(parent.info.run_id, parent.info.artifact_uri, ABOUT_FILE)))
         except (OSError, UnicodeError, InputError) as error:
-            raise LedgerError(
-                f"{self.name}: {ABOUT_FILE} of the sweep's run is damaged: {first_line(error)}"
-            ) from error
+            said = f"{self.name}: {ABOUT_FILE} of the sweep's run is damaged: {first_line(error)}"
+            raise LedgerError(said) from error
 
     @property
     def experiment_id(self) -> str:

@@ -123,6 +123,7 @@ def tables_of_experiment(experiment: Experiment) -> ImportedTables:
                 f"name theirs with --map {column}=KEY, or give --set {column}=VALUE"
             )
     stream = io.StringIO()
+    # Made into a table of ours and read as one: an experiment and a CSV file then have one set of rules and messages.
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(IMPORTABLE)
     names = _distinct_names(found)

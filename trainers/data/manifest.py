@@ -89,6 +89,7 @@ def read_manifest(directory: Path) -> Manifest:
             found = file_entry(directory / entry.name)
         except FileNotFoundError:
             raise BrokenCorpus(f"{directory}: {entry.name} is missing") from None
+        # The size first: a truncated file of many gigabytes is told without reading it as another one.
         if found.size != entry.size:
             raise BrokenCorpus(f"{directory / entry.name}: {found.size} bytes, {entry.size} were written")
         if found != entry:

@@ -135,6 +135,7 @@ def _build(request: CorpusRequest, inputs: _Inputs, directory: Path, say: Callab
     tokenizer_json = tokenizer.to_str()
     (directory / TOKENIZER_FILE).write_text(tokenizer_json, encoding="utf-8")
     say("Encoding")
+    # Little-endian whatever the machine: the files travel.
     dtype = "<u2" if request.vocab_size <= 1 << 16 else "<u4"
     train = SplitWriter(directory, "train", dtype, separator_id(tokenizer))
     validation = SplitWriter(directory, "validation", dtype, separator_id(tokenizer))
@@ -205,6 +206,7 @@ def _publish(building: Path, home: Path) -> None:
     """Rename the finished directory into place, unless a whole one stands there; a broken one makes way."""
     while True:
         try:
+            # A rename is all or nothing. A reader sees a whole corpus or none, also after a power cut in the middle.
             building.rename(home)
             return
         except OSError:

@@ -89,6 +89,7 @@ def assemble_record(
     `ValueError` when the stages do not follow one another from step 0 or end short for no reason.
     """
     phases, total = phases_of(spec), spec.schedule.total_steps
+    # Stages come from a disk that may have lost some: a gap here would be a curve with training missing, and no error.
     step = 0
     for part in chain:
         if part.start != step:
@@ -121,6 +122,8 @@ def assemble_record(
             phases=timings,
             devices=devices,
             billed_seconds=sum(part.billed_seconds for part in chain),
+            # Each stage is paid for once, by the trial that it is booked on; summed over trials this is what the sweep
+            # spent.
             incurred_seconds=sum(part.billed_seconds for part in chain if part.booked_by == spec.spec_id),
         ),
         provenance=_with_attention(provenance, chain),

@@ -99,6 +99,7 @@ def _resident(spec: TrialSpec, heads: int, ranks: int) -> tuple[int, int, int, i
     root = 2 * count.embedding + shape.width
     block = (count.total - root) // (shape.num_layers + heads - 1)
     size = 2 if spec.precision == "bf16" else 4
+    # One device: bf16 training keeps a working copy of each weight and of its gradient beside the float32 masters.
     if ranks == 1:
         working = 2 if spec.precision == "bf16" else 0
         return (4 + working) * count.total, (4 + working) * count.total, 8 * count.total, 0
@@ -138,6 +139,8 @@ def _loss(shape: ModelShape, rows: int, size: int, device_kind: str) -> int:
     without the fused kernel exists three times (2 + 4 + 2 bytes); or, when it is over, both gradients twice."""
     chunk = min(rows, chunk_rows(shape.vocab_size, size)) * shape.vocab_size
     head, hidden = shape.vocab_size * shape.width, rows * shape.width
+    # The fused kernel writes the gradient over the logits; without it, bf16 logits, their float32 copy and the
+    # gradient exist side by side.
     logits = chunk * (8 if size == 2 and device_kind != "cuda" else size)
     return max(size * hidden + 4 * head + logits, 2 * size * (hidden + head))
 

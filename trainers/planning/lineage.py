@@ -87,6 +87,8 @@ class TrialPath:
             return ROOT
         schedule = self.spec.schedule
         decay = [schedule.decay_start, schedule.decay_steps] if step > schedule.decay_start else None
+        # The total number of steps is in no name before the decay: the constant part of a run does not know how long
+        # the run will be, which is what lets a longer budget go on from a shorter one.
         return fingerprint([self.trunk, self.execution, _objectives(self.phases, step), decay])
 
 
@@ -141,8 +143,12 @@ def build_tree(paths: Iterable[TrialPath], known: Mapping[str, int] | None = Non
     A trial passes through another trial's fork exactly when both have the same node at that step. `known` holds more
     nodes (and their steps) to cut at, where a trial passes through them: states that exist from earlier trials.
     """
+    # Two trials share a stage when their states have one name at every fork of either. So each is cut at all forks of
+    # its family, its own and the others', and stages of one name become one.
     known = known or {}
     paths = tuple({path.spec.spec_id: path for path in paths}.values())
+    # Trials of different trunks have no state in common: comparing within a trunk keeps a sweep of thousands of trials
+    # linear.
     by_trunk: dict[tuple[str, str], list[TrialPath]] = {}
     for path in paths:
         by_trunk.setdefault((path.trunk, path.execution), []).append(path)

@@ -76,6 +76,8 @@ class StageBook:
         wanted: dict[str, Segment] = {}
         for way in self.tree.ways.values():
             state_needed = False
+            # From the trial's end backwards: what lies before the last thing that is there needs no training, whatever
+            # it is.
             for node in reversed(way):
                 segment = self.tree.segments[node]
                 if node in self.running:
@@ -151,6 +153,7 @@ class StageBook:
         parents = {segment.parent for segment in self.needed()} | {segment.parent for segment in self.running.values()}
         spare = [node for node in states if node not in parents and node not in self.running]
         total = sum(states.values())
+        # Protected states last: they cost a search its next fan, the others cost nothing.
         for node in sorted(spare, key=lambda node: node in self.protected):
             if node in self.protected and total <= disk_bytes:
                 continue
