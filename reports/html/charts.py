@@ -6,7 +6,6 @@ horizontal or vertical but faint, and names stand at the ends of lines instead o
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -62,54 +61,38 @@ def axis(title: str, *, grid: bool = True, **more: Any) -> dict[str, Any]:
 
 
 def log_axis(title: str, low: float, high: float, *, grid: bool = False, suffix: str = "") -> dict[str, Any]:
-    """A logarithmic axis over `[low, high]` (both positive, in the axis's unit) with at most seven round ticks."""
+    """A logarithmic axis over `[low, high]`, both positive and in the axis's unit."""
     ticks = round_ticks(low, high)
-    return axis(
-        title,
-        grid=grid,
-        type="log",
-        range=[math.log10(low), math.log10(high)],
-        tickvals=ticks,
-        ticktext=[plain(tick) + suffix for tick in ticks],
-    )
+    # Between two powers of ten Plotly writes the first digit only: a 2 that stands for 20. Over a narrow range its ticks
+    # are those of a linear axis, and good.
+    own = {"tickvals": ticks, "ticktext": [plain(tick) + suffix for tick in ticks]}
+    chosen = own if len(ticks) > 2 else {"nticks": 6, "ticksuffix": suffix}
+    return axis(title, grid=grid, type="log", range=[math.log10(low), math.log10(high)], **chosen)
 
 
-def linear_axis(
-    title: str, low: float, high: float, *, grid: bool = True, most: int = 8, **more: Any
-) -> dict[str, Any]:
-    """A linear axis over `[low, high]` with at most `most` round ticks, all with the same decimals."""
-    ticks = even_ticks(low, high, most)
-    steps = [abs(right - left) for left, right in itertools.pairwise(ticks)] or [high - low]
-    decimals = next((digits for digits in range(8) if math.isclose(steps[0], round(steps[0], digits))), 8)
-    text = [theme.minus(f"{tick:,.{decimals}f}") for tick in ticks]
-    return axis(title, grid=grid, range=[low, high], tickvals=ticks, ticktext=text, **more)
+def linear_axis(title: str, low: float, high: float, *, grid: bool = True, **more: Any) -> dict[str, Any]:
+    """A linear axis over `[low, high]` with Plotly's ticks, written in full up to a million."""
+    full = {"separatethousands": True, "exponentformat": "SI", "minexponent": 6}
+    return axis(title, grid=grid, range=[low, high], nticks=8, **full, **more)
 
 
 def round_ticks(low: float, high: float, most: int = 7) -> list[float]:
-    """Round positive numbers within `[low, high]` for a logarithmic axis, at most `most`.
-
-    Over less than a factor of three they are evenly spaced, over more they are round in every decade.
-    """
-    if high < 3 * low:
-        return even_ticks(low, high, most)
+    """Round positive numbers within `[low, high]` for a logarithmic axis, at most `most`, the same in every decade."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     inside: list[float] = []
-    for mantissas in ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+    for mantissas in (
+        (1, 1.1, 1.2, 1.3, 1.4, 1.5, 2, 3, 4, 5, 6, 7, 8, 9),
+        (1, 1.2, 1.5, 2, 3, 4, 5, 6, 8),
+        (1, 1.5, 2, 3, 5, 7),
+        (1, 2, 5),
+        (1, 3),
+        (1,),
+    ):
         ticks = [float(f"{mantissa}e{decade}") for decade in range(first, last + 1) for mantissa in mantissas]
         inside = [tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
         if len(inside) <= most:
             return inside
     return inside[:: math.ceil(len(inside) / most)]
-
-
-def even_ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers at equal distances within `[low, high]`, at most `most`."""
-    unit = 10.0 ** math.floor(math.log10((high - low) / most))
-    for step in (unit, 2 * unit, 2.5 * unit, 5 * unit, 10 * unit, 20 * unit):
-        start, end = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-        if end - start < most:
-            return [round(number * step, 12) for number in range(start, end + 1)]
-    raise AssertionError(f"no ticks between {low} and {high}")
 
 
 def plain(value: float) -> str:

@@ -262,7 +262,7 @@ def slices_chart(key: str, slices: tuple[Slice, ...]) -> Chart:
             _draw_slice(drawn, cut, suffix)
         domain = [number * width + (0.035 if number else 0), (number + 1) * width - 0.01]
         drawn.update_layout({f"xaxis{suffix}": _slice_axis(cuts, domain)})
-        loss_axis = linear_axis("final loss, nats per token" if number == 0 else "", low, high, most=6)
+        loss_axis = linear_axis("final loss, nats per token" if number == 0 else "", low, high)
         drawn.update_layout({f"yaxis{suffix}": loss_axis | {"anchor": f"x{suffix}", "showticklabels": number == 0}})
         explained = ", ".join(
             f"{theme.method_label(cut.method)} {theme.percent(cut.share)}" for cut in cuts if cut.share is not None

@@ -52,8 +52,7 @@ def over_target(key: str, verdict: ScaleVerdict) -> Chart:
     _line_at_one(drawn)
     first, last = padded(curve.target.tolist(), 0.06)
     drawn.update_layout(
-        xaxis=linear_axis("target loss (lower to the right)", first, last, grid=False, most=5)
-        | {"range": [last, first]},
+        xaxis=linear_axis("target loss (lower to the right)", first, last, grid=False) | {"range": [last, first]},
         yaxis=log_axis("speedup (log scale)", low, high, grid=True, suffix="×"),
     )
     columns = (Column("Target loss"), Column("Speedup"), Column("95 % low"), Column("95 % high"))
