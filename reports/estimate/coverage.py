@@ -44,14 +44,13 @@ class Design:
 class Coverage:
     """What `replicates` sweeps of a design said. `coverage` of the 95 % interval, `relative_bias` = mean error of ln S over
     its scatter, `log_error` that scatter, `false_not_reached` = how often a target that the largest budget exactly reaches
-    is called not reached, `readable` = part of the sweeps with a bracketed reading."""
+    is called not reached."""
 
     design: Design
     coverage: float
     relative_bias: float
     log_error: float
     false_not_reached: float
-    readable: float
 
 
 def true_loss(cost: FloatArray | float) -> FloatArray:
@@ -131,7 +130,6 @@ def simulate(design: Design, replicates: int, generator: np.random.Generator) ->
         relative_bias=float(value.mean() - truth) / error,
         log_error=error,
         false_not_reached=float(wrong.mean()),
-        readable=float(result.inversion.inside.mean()),
     )
 
 

@@ -112,15 +112,12 @@ def clock_error(baseline: FinishedRun, method: FinishedRun, pools: Mapping[PoolK
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """`S` of one method cell on one clock. `upper_bound`: see `ScaleVerdict`. `exponent` of the fit that was read
-    (None below three budgets); `below_asymptote` and `at_bound` describe it."""
+    """`S` of one method cell on one clock. `upper_bound`: see `ScaleVerdict`; the rest describes the fit that was read."""
 
-    speedup: Speedup | None
-    upper_bound: float | None
-    exponent: float | None
-    below_asymptote: bool
-    at_bound: bool
-    slope: float | None
+    speedup: Speedup | None = None
+    upper_bound: float | None = None
+    below_asymptote: bool = False
+    at_bound: bool = False
 
 
 def read_speedup(
@@ -128,7 +125,7 @@ def read_speedup(
 ) -> Reading:
     """Invert the baseline's ladder at the cell's mean loss, or say what is known where that is not possible."""
     if len(baseline.cost) < 2:
-        return Reading(None, None, None, False, False, None)
+        return Reading()
     result = log_speedup(
         observations.losses[None, :],
         baseline_KN=baseline.means_KN,
@@ -148,19 +145,18 @@ def read_speedup(
     trusted = exponent is not None and exponent > 0 and math.isfinite(value)
     below = beyond and exponent is not None and exponent > 0 and not math.isfinite(value)
     at_bound = exponent is not None and (bool(curve.at_bound[0]) or exponent <= 0)
-    slope = float(result.inversion.slope[0])
     reached = _reached(result, extrapolated=not inside) if math.isfinite(value) and (inside or trusted) else None
     if inside:
-        return Reading(reached, None, exponent, below, at_bound, slope)
+        return Reading(reached, None, below, at_bound)
     if beyond:
         bound, ends_above = _not_reached_bound(observations, baseline, cell, method_cost)
         projected = _exp(value) if trusted else None
         # Not reached is the test's word, not the fit's. A target just below the best mean, which the test cannot tell
         # from it, is a reading outside the ladder; one that it can tell has a bound, and no estimate at all.
         speedup: Speedup = NotReached(bound, projected) if ends_above is not False or reached is None else reached
-        return Reading(speedup, None, exponent, below, at_bound, slope)
+        return Reading(speedup, None, below, at_bound)
     upper = _already_passed_bound(observations, baseline, cell, method_cost)
-    return Reading(reached, upper, exponent, below, at_bound, slope)
+    return Reading(reached, upper, below, at_bound)
 
 
 def _reached(result: LogSpeedup, *, extrapolated: bool) -> Reached:
@@ -219,7 +215,7 @@ def _already_passed_bound(observations: Observations, baseline: Ladder, cell: Ce
     return float(baseline.cost[0]) / method_cost
 
 
-def loss_gap(observations: Observations, baseline: Ladder, cell: Cell, method_cost: float, clock: Clock) -> LossGap:
+def loss_gap(observations: Observations, baseline: Ladder, cell: Cell, method_cost: float) -> LossGap:
     """Baseline minus method at equal cost; at the nearest budget where the ladder does not hold that cost."""
     low, high = baseline.cost[0] * (1 - SAME_COST), baseline.cost[-1] * (1 + SAME_COST)
     nearest = int(np.abs(np.log(baseline.cost / method_cost)).argmin())
@@ -241,7 +237,6 @@ def loss_gap(observations: Observations, baseline: Ladder, cell: Cell, method_co
     return LossGap(
         gap=gap,
         interval=(gap - half, gap + half) if math.isfinite(half) else None,
-        gpu_hours=cell.gpu_hours if clock == "gpu_hours" else None,
         equal_cost=bool(same or between),
     )
 

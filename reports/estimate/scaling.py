@@ -35,8 +35,7 @@ class Aggregate:
 class SizeTrend:
     """`ln S = intercept + slope * ln N` over four scales or more. Arrays `[samples]` with the 95 % prediction band.
 
-    `at_target` is (S, low, high) at `target_params`, None without a target; `extrapolation` the factor between the
-    target and the nearest trained size (1: inside).
+    `at_target` is (S, low, high) at `target_params`, None without a target.
     """
 
     method: str
@@ -48,7 +47,6 @@ class SizeTrend:
     high: FloatArray
     target_params: float | None
     at_target: tuple[float, float, float] | None
-    extrapolation: float | None
 
 
 def measured(verdict: ScaleVerdict) -> Reached | None:
@@ -126,12 +124,10 @@ def size_trend(
     ends = [float(x.min()), float(x.max())] + ([math.log(target_params)] if target_params else [])
     grid = np.linspace(min(ends), max(ends), num_samples)
     curve, low, high = predict(grid)
-    at_target, extrapolation = None, None
+    at_target = None
     if target_params:
         found = predict(np.array([math.log(target_params)]))
         at_target = (float(found[0][0]), float(found[1][0]), float(found[2][0]))
-        outside = max(float(x.min()) - math.log(target_params), math.log(target_params) - float(x.max()), 0.0)
-        extrapolation = math.exp(outside)
     half_slope = quantile * deviation / math.sqrt(squares)
     return SizeTrend(
         method=method,
@@ -143,5 +139,4 @@ def size_trend(
         high=high,
         target_params=target_params,
         at_target=at_target,
-        extrapolation=extrapolation,
     )

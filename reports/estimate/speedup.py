@@ -181,7 +181,7 @@ def _judge_arm(study: Study, scale: ScaleStudy, observations: Observations, meth
         best=method.configuration,
         baseline_best=comparison.baseline.configuration,
         budgets=tuple(_budget(comparison, cell) for cell in method.cells),
-        loss_gap=loss_gap(observations, comparison.ladder, comparison.target, comparison.target_cost, comparison.clock),
+        loss_gap=loss_gap(observations, comparison.ladder, comparison.target, comparison.target_cost),
         resolution=_resolution(speedup),
         words=_words(reading),
         flags=flags,
@@ -218,10 +218,8 @@ def _budget(comparison: _ArmPair, cell: Cell) -> BudgetSpeedup:
     reading = comparison.read(cell, comparison.clock)
     return BudgetSpeedup(
         total_steps=cell.total_steps,
-        method_hours=cell.gpu_hours,
         target_loss=cell.mean_loss,
         speedup=None if reading is None else reading.speedup,
-        num_seeds=cell.num_seeds,
     )
 
 

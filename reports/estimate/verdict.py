@@ -99,14 +99,13 @@ Speedup = Reached | NotReached
 
 @dataclass(frozen=True, slots=True)
 class LossGap:
-    """Baseline loss minus method loss (nats; positive: the method is better) at `gpu_hours` of the method.
+    """Baseline loss minus method loss (nats; positive: the method is better) at the cost of the method.
 
     `equal_cost` is False where the baseline has one budget and it costs something else.
     """
 
     gap: float
     interval: tuple[float, float] | None
-    gpu_hours: float | None
     equal_cost: bool
 
 
@@ -172,10 +171,8 @@ class BudgetSpeedup:
     """`S` with the method's cell at one budget as the target."""
 
     total_steps: int
-    method_hours: float | None
     target_loss: float
     speedup: Speedup | None
-    num_seeds: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,11 +46,6 @@ class PooledStepTime:
     spread: float
 
     @property
-    def key(self) -> PoolKey:
-        """What the pool is for."""
-        return (self.device, self.scale, self.phase, self.bag_size)
-
-    @property
     def assumed(self) -> bool:
         """Whether the standard error is assumed, not measured."""
         return self.num_runs < 2

@@ -132,10 +132,6 @@ class FinishedRun:
             return None
         return self.tokens / self.corpus_tokens
 
-    def clock(self, name: str) -> float | None:
-        """The run's cost on `flops`, `tokens` or `steps`; GPU-hours are pooled over runs and live in `ScaleStudy`."""
-        return {"flops": self.flops, "tokens": self.tokens, "steps": float(self.total_steps)}[name]
-
 
 def trunk_name(scale: str, method: str, learning_rate: float | None, bag_size: int, seed: int | None, run: str) -> str:
     """Which training prefix a run shares. A run without a seed is a trunk of its own."""

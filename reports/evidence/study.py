@@ -59,15 +59,13 @@ class Configuration:
 class Cell:
     """The confirmation runs of one arm at one budget: the seeds of one number.
 
-    `losses` and `trunks` run over `runs`. Costs are means over the runs, on the pooled clock; None where a run lacks
+    `losses` runs over `runs`. Costs are means over the runs, on the pooled clock; None where a run lacks
     the figure.
     """
 
-    method: str
     total_steps: int
     runs: tuple[FinishedRun, ...]
     losses: FloatArray
-    trunks: tuple[str, ...]
     gpu_hours: float | None
     flops: float | None
     tokens: float | None
@@ -327,7 +325,7 @@ def _build_arm(
         if run.purpose == "confirmation":
             confirmed[configuration_of(run)][run.total_steps].append(run)
     cells = {
-        configuration: tuple(_cell(method, steps, members, hours) for steps, members in sorted(ladder.items()))
+        configuration: tuple(_cell(steps, members, hours) for steps, members in sorted(ladder.items()))
         for configuration, ladder in confirmed.items()
     }
     chosen, chosen_by = _choose(cells, search)
@@ -348,14 +346,12 @@ def configuration_of(run: FinishedRun) -> Configuration:
     return Configuration(run.parameters, run.learning_rate)
 
 
-def _cell(method: str, total_steps: int, runs: list[FinishedRun], hours: Mapping[str, float]) -> Cell:
+def _cell(total_steps: int, runs: list[FinishedRun], hours: Mapping[str, float]) -> Cell:
     ordered = tuple(sorted(runs, key=lambda run: (run.seed is None, run.seed or 0, run.run_id)))
     return Cell(
-        method=method,
         total_steps=total_steps,
         runs=ordered,
         losses=np.array([run.final_loss for run in ordered], dtype=np.float64),
-        trunks=tuple(run.trunk for run in ordered),
         gpu_hours=_mean([hours.get(run.run_id) for run in ordered]),
         flops=_mean([run.flops for run in ordered]),
         tokens=_mean([run.tokens for run in ordered]),

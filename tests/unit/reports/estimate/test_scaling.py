@@ -65,14 +65,12 @@ def test_the_prediction_interval_is_that_of_a_regression() -> None:
     half = t.ppf(0.975, 2) * deviation * math.sqrt(1 + 1 / 4 + (target - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum())
     value = line.intercept + line.slope * target
     assert trend.at_target == pytest.approx((math.exp(value), math.exp(value - half), math.exp(value + half)), rel=1e-3)
-    assert trend.extrapolation == pytest.approx(100)
     assert trend.params[-1] == pytest.approx(1e10)
 
 
 def test_a_perfect_line_still_carries_the_scales_own_error() -> None:
     trend = size_trend(verdicts((1.2, 1.3, 1.3**2 / 1.2, 1.3**3 / 1.2**2)), "tst", target_params=3e7)
     assert trend is not None
-    assert trend.extrapolation == 1
     assert trend.at_target is not None
     assert trend.at_target[2] / trend.at_target[0] > 1.05
 
