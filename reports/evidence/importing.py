@@ -7,6 +7,7 @@ None. The columns are documented in `COLUMNS`; other systems' records come throu
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -85,16 +86,29 @@ def read_runs(
 
     `columns` maps our column names to those of the file. Raises `RunImportError` listing every bad row.
     """
-    rows, problems = _read_rows(path, columns or {}, tuple(COLUMNS))
+    return runs_from_texts(_named_text(path), None if points is None else _named_text(points), columns)
+
+
+def _named_text(path: Path) -> tuple[str, str]:
+    # No translation of line ends: inside quotes they belong to the cell.
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        return path.name, stream.read()
+
+
+def runs_from_texts(
+    runs: tuple[str, str], points: tuple[str, str] | None = None, columns: Mapping[str, str] | None = None
+) -> tuple[FinishedRun, ...]:
+    """As `read_runs`, from (name, text) of tables that lie in no file."""
+    rows, problems = _read_rows(*runs, columns or {}, tuple(COLUMNS))
     curves: dict[str, tuple[int, RunCurve]] = {}
     if points is not None:
-        curves, more = _read_points(points)
+        curves, more = _read_points(*points)
         problems += more
     return runs_from_rows(
         rows,
-        source=path.name,
+        source=runs[0],
         curves=curves,
-        points_source=points.name if points is not None else "",
+        points_source=points[0] if points is not None else "",
         problems=problems,
     )
 
@@ -144,31 +158,30 @@ def runs_from_rows(
 
 
 def _read_rows(
-    path: Path, columns: Mapping[str, str], needed: tuple[str, ...]
+    source: str, text: str, columns: Mapping[str, str], needed: tuple[str, ...]
 ) -> tuple[list[tuple[int, Mapping[str, str]]], list[Problem]]:
     """Rows with the line on which each begins, keys renamed to ours, and rows of the wrong length.
 
     Raises `RunImportError` for a bad header.
     """
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.reader(stream)
-        header = [name.strip() for name in next(reader, [])]
-        theirs = {name: columns.get(name, name) for name in (*needed, *OPTIONAL_COLUMNS, *OPTIONAL_POINT_COLUMNS)}
-        missing = [theirs[name] for name in needed if theirs[name] not in header]
-        if missing:
-            message = f"missing column{'s' * (len(missing) > 1)} {', '.join(missing)}; needed are {', '.join(needed)}"
-            raise RunImportError([Problem(path.name, 1, message)])
-        rows: list[tuple[int, Mapping[str, str]]] = []
-        problems: list[Problem] = []
+    reader = csv.reader(io.StringIO(text, newline=""))
+    header = [name.strip() for name in next(reader, [])]
+    theirs = {name: columns.get(name, name) for name in (*needed, *OPTIONAL_COLUMNS, *OPTIONAL_POINT_COLUMNS)}
+    missing = [theirs[name] for name in needed if theirs[name] not in header]
+    if missing:
+        message = f"missing column{'s' * (len(missing) > 1)} {', '.join(missing)}; needed are {', '.join(needed)}"
+        raise RunImportError([Problem(source, 1, message)])
+    rows: list[tuple[int, Mapping[str, str]]] = []
+    problems: list[Problem] = []
+    line = reader.line_num + 1
+    for cells in reader:
+        if any(cell.strip() for cell in cells):
+            if len(cells) != len(header):
+                problems.append(Problem(source, line, f"{len(cells)} cells, the header has {len(header)}"))
+            else:
+                given = dict(zip(header, cells, strict=True))
+                rows.append((line, {ours: given[name] for ours, name in theirs.items() if name in given}))
         line = reader.line_num + 1
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                if len(cells) != len(header):
-                    problems.append(Problem(path.name, line, f"{len(cells)} cells, the header has {len(header)}"))
-                else:
-                    given = dict(zip(header, cells, strict=True))
-                    rows.append((line, {ours: given[name] for ours, name in theirs.items() if name in given}))
-            line = reader.line_num + 1
     return rows, problems
 
 
@@ -312,12 +325,12 @@ def size_from_name(scale: str) -> float | None:
     return float(found.group(1)) * _SIZES[found.group(2)] if found else None
 
 
-def _read_points(path: Path) -> tuple[dict[str, tuple[int, RunCurve]], list[Problem]]:
+def _read_points(source: str, text: str) -> tuple[dict[str, tuple[int, RunCurve]], list[Problem]]:
     """In-run points by run name, with the first line of each, and every bad row."""
     found: dict[str, list[tuple[float, ...]]] = {}
     lines: dict[str, int] = {}
     extras: tuple[str, ...] = ()
-    rows, problems = _read_rows(path, {}, POINT_COLUMNS)
+    rows, problems = _read_rows(source, text, {}, POINT_COLUMNS)
     for line, fields in rows:
         extras = tuple(name for name in OPTIONAL_POINT_COLUMNS if name in fields)
         try:
@@ -327,7 +340,7 @@ def _read_points(path: Path) -> tuple[dict[str, tuple[int, RunCurve]], list[Prob
             if values[0] is None or values[1] is None:
                 raise _BadValueError("step and loss: both are needed")
         except _BadValueError as error:
-            problems.append(Problem(path.name, line, str(error)))
+            problems.append(Problem(source, line, str(error)))
             continue
         found.setdefault(name, []).append(tuple(math.nan if value is None else value for value in values))
     return {name: (lines[name], _points_to_curve(points, extras)) for name, points in found.items()}, problems

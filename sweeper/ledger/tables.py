@@ -11,14 +11,13 @@ from __future__ import annotations
 import csv
 import io
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reports.evidence.importing import COLUMNS, OPTIONAL_COLUMNS, RunImportError, read_runs
+from reports.evidence.importing import COLUMNS, OPTIONAL_COLUMNS, RunImportError, runs_from_texts
 from reports.evidence.runs import FinishedRun
 from sweeper.ledger.entries import ForeignRun
 from trainers.contract.errors import InputError, given
@@ -174,17 +173,11 @@ def _distinct_names(runs: Sequence[ForeignRun]) -> list[str]:
 
 def runs_of(tables: ImportedTables) -> tuple[FinishedRun, ...]:
     """Read a table of runs. Raises `RunImportError` with every bad row."""
-    with tempfile.TemporaryDirectory() as folder:
-        runs, points = Path(folder) / tables.runs.name, None
-        runs.write_text(tables.runs.text, encoding="utf-8", newline="")
-        if tables.points is not None:
-            points = Path(folder) / "points" / tables.points.name
-            points.parent.mkdir()
-            points.write_text(tables.points.text, encoding="utf-8", newline="")
-        try:
-            return read_runs(runs, points, dict(tables.columns))
-        except csv.Error as error:
-            raise InputError(f"{tables.runs.name}: is not a CSV file: {error}") from error
+    points = None if tables.points is None else (tables.points.name, tables.points.text)
+    try:
+        return runs_from_texts((tables.runs.name, tables.runs.text), points, dict(tables.columns))
+    except csv.Error as error:
+        raise InputError(f"{tables.runs.name}: is not a CSV file: {error}") from error
 
 
 def imported_runs(ledger: ImportLedger) -> tuple[FinishedRun, ...]:
