@@ -146,35 +146,36 @@ def check_clocks(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
 
 def check_budget_trend(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
     """The speedup does not fade as the budget grows."""
-    name = "Holds as the budget grows"
     series = [
         [budget.speedup.speedup for budget in verdict.budgets if isinstance(budget.speedup, Reached)]
         for verdict in _compared(verdicts)
     ]
-    long = [values for values in series if len(values) > 1]
-    if not long:
-        sentence = "The method was read at one budget only, so a trend cannot be seen."
-        return Check(name, "not_applicable", "one budget", sentence)
-    values = min(long, key=lambda item: item[-1] / item[0])
-    fades = values[-1] < values[0] * (1 - TREND_TOLERANCE)
+    nothing = ("one budget", "The method was read at one budget only, so a trend cannot be seen.")
     sentence = "Speedup at the method's smallest and largest budget that the ladder holds."
-    return Check(name, "warn" if fades else "pass", f"{times(values[0])} to {times(values[-1])}", sentence)
+    return _trend("Holds as the budget grows", series, sentence, nothing)
 
 
 def check_scale_trend(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
     """The speedup does not fade as models grow."""
-    name = "Holds as the model grows"
-    methods = {verdict.method for verdict in verdicts}
+    methods = sorted({verdict.method for verdict in verdicts})
     series = [
         [v.speedup.speedup for v in _compared(verdicts) if v.method == method and isinstance(v.speedup, Reached)]
-        for method in sorted(methods)
+        for method in methods
     ]
+    nothing = ("one scale", "A speedup exists at one scale only.")
+    return _trend(
+        "Holds as the model grows", series, "Speedup at the smallest and the largest scale that have one.", nothing
+    )
+
+
+def _trend(name: str, series: list[list[float]], sentence: str, nothing: tuple[str, str]) -> Check:
+    """Whether any series of speedups fades towards its end; `nothing` is the number and sentence where none has two."""
     long = [values for values in series if len(values) > 1]
     if not long:
-        return Check(name, "not_applicable", "one scale", "A speedup exists at one scale only.")
+        return Check(name, "not_applicable", *nothing)
+    # The worst series speaks for all: a method that holds must not hide one that fades.
     values = min(long, key=lambda item: item[-1] / item[0])
     fades = values[-1] < values[0] * (1 - TREND_TOLERANCE)
-    sentence = "Speedup at the smallest and the largest scale that have one."
     return Check(name, "warn" if fades else "pass", f"{times(values[0])} to {times(values[-1])}", sentence)
 
 
