@@ -100,8 +100,8 @@ def choose_fan(
         members = [position[cell] for cell in family if cell in position]
         if not members or (first is not None and first not in family):
             continue
-        # A fan grows from its most telling trial: trying all subsets of a family would be exponential, and greedy
-        # additions to a gain like this one lose little.
+        # A fan grows from its most telling trial, one mate at a time: a family has too many subsets to weigh them
+        # all.
         start = max(members, key=lambda index: gains_C[index]) if first is None else position[first]
         found = _grow(
             mean_C,

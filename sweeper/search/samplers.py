@@ -63,7 +63,7 @@ def suggest(
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        # A new study each time costs milliseconds; one that was kept would be a second truth beside the ledger.
+        # Built anew each time: a study that was kept would be a second truth beside the ledger.
         study = optuna.create_study(sampler=_sampler(sampler, seed), direction="minimize")
         for one in told:
             state = TrialState.FAIL if one.loss is None else TrialState.COMPLETE

@@ -241,8 +241,7 @@ def fit_surface(domain: Domain, told: Sequence[Observation], centre: Parameters 
     seen = np.array([observation.cell for observation in told], dtype=np.intp)
     seeds = np.array([observation.seed for observation in told])
     same_seed_NN = (seeds[:, None] == seeds[None, :]).astype(float)
-    # Trials of one seed see the same data in the same order, so a part of their luck is the same and says nothing
-    # about the cell.
+    # Trials of one seed share its luck in part, and that part says nothing about the cell.
     luck_DNN = prior.seed_share[:, None, None] * same_seed_NN + (1 - prior.seed_share)[:, None, None] * np.eye(
         len(told)
     )
@@ -257,7 +256,7 @@ def fit_surface(domain: Domain, told: Sequence[Observation], centre: Parameters 
     # anything.
     evidence_D = -0.5 * (whitened_DN**2).sum(1) - np.log(np.diagonal(factor_DNN, axis1=1, axis2=2)).sum(1)
     draws_D, weights_D = _picked(evidence_D)
-    # Only the picked draws predict: a grid of hundreds of cells under all 192 would be most of the cost.
+    # Only the picked draws predict: this is the part whose cost grows with the grid.
     known_DNP = np.linalg.solve(factor_DNN[draws_D], _covariance(prior, draws_D, layout, seen, everything))
     means_DP = prior.bowl[draws_D, None] * bowl_P + np.einsum("dnp,dn->dp", known_DNP, whitened_DN[draws_D])
     return Surface(

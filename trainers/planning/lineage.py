@@ -151,14 +151,18 @@ def build_tree(paths: Iterable[TrialPath], known: Mapping[str, int] | None = Non
     # linear.
     by_trunk: dict[tuple[str, str], list[TrialPath]] = {}
     for path in paths:
+        # Compiled and eager steps round differently: a state of one is none of the other's.
         by_trunk.setdefault((path.trunk, path.execution), []).append(path)
     stops: dict[str, list[tuple[int, str]]] = {}
     for family in by_trunk.values():
         own = {(step, path.node(step)) for path in family for step in path.forks()}
+        # A state that is kept is worth a cut even where no trial of today forks: it saves the steps before it.
         own |= {(step, node) for node, step in known.items()}
         steps = sorted({step for step, _ in own})
         for path in family:
             named = [(step, path.node(step)) for step in steps if step <= path.end]
+            # Equal step and equal node: the same weights have seen the same text. Another trial's fork at a step
+            # where this one has another node is none of its own.
             stops[path.spec.spec_id] = [stop for stop in named if stop in own]
     return _segments(paths, stops)
 
