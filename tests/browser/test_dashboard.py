@@ -20,6 +20,7 @@ REPORT = (
 
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.slow,
     MLFLOW_WARNINGS,
     needs_chromium,
 ]

@@ -23,6 +23,7 @@ READY = "html[data-ready=yes]"
 
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.slow,
     needs_chromium,
 ]
 
@@ -279,7 +280,6 @@ def test_without_the_means_to_draw_the_tables_stand_in(browser: Browser, reports
     context.close()
 
 
-@pytest.mark.slow
 def test_the_two_palettes_keep_text_readable(browser: Browser, reports: Path) -> None:
     """At least 4.5 to 1 between a text's colour and the page's, as the accessibility guidelines ask."""
     script = """() => [...document.querySelectorAll('p, td, th, h1, h2, h3, li, dt, dd, summary, figcaption, .note')]

@@ -26,17 +26,15 @@ def bench(corpus: PreparedCorpus, tmp_path: Path) -> Bench:
     return Bench(corpus, tmp_path)
 
 
-def test_a_sweep_comes_to_the_same_records(executor: Executor, bench: Bench, alone: dict[str, object]) -> None:
+def test_a_sweep_comes_to_the_same_records_and_then_trains_nothing_again(
+    executor: Executor, bench: Bench, alone: dict[str, object]
+) -> None:
     sweep = bench.run(executor)
     assert sweep.stopping is None
     assert essence(bench.records) == alone
     assert len(alone) == NUM_TRIALS
     assert all(isinstance(record.outcome, Finished) for record in bench.records)
     assert not bench.ledger.pending()
-
-
-def test_a_finished_sweep_trains_nothing_again(executor: Executor, bench: Bench, alone: dict[str, object]) -> None:
-    bench.run(executor)
     before = bench.records
     sweep = bench.run(executor, train_but_fail_in_bags)
     assert bench.records == before

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from sweeper.cli.app import app
 from sweeper.ledger.mlflow_ledger import Ledger
+from sweeper.options import CORPORA
 from tests.support.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
 from tests.support.strategies import record_of, spec_of
 from trainers.contract.record import Diverged, Failed, RunRecord, record_to_dict
@@ -24,8 +25,10 @@ FILE = Path(__file__).with_name("tiny.yaml")
 
 
 @pytest.fixture
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return empty_results(tmp_path_factory)
+def results(tmp_path_factory: pytest.TempPathFactory, corpora: Path) -> Path:
+    folder = empty_results(tmp_path_factory)
+    (folder / CORPORA).symlink_to(corpora)
+    return folder
 
 
 def sweeper(results: Path, *arguments: object) -> Result:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.places import ROOT
 from trainers.bench.result import read_figures
 from trainers.training.devices import cpu_name
@@ -36,6 +38,7 @@ def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_bench_needs_torch_and_numpy_only(tmp_path: Path) -> None:
     done = bench(
         "--scale", "pico", "--execution", "eager", "--steps", "2", "--device", "cpu", "--json", "--out", tmp_path

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.ledger.mlflow_ledger import Ledger
+from sweeper.options import CORPORA
 from trainers.contract.record import Finished
 
 SWEEPER = Path(sys.executable).with_name("sweeper")
@@ -38,10 +39,20 @@ def finished_runs(results: Path) -> list[str]:
         return []
 
 
+@pytest.fixture
+def results(tmp_path: Path, corpora: Path) -> Path:
+    """A results directory that knows no sweep; the text is prepared where other tests find it, too."""
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / CORPORA).symlink_to(corpora)
+    return results
+
+
 def kill_when(process: subprocess.Popen[str], results: Path, trials: int) -> None:
     """SIGKILL the driver once `trials` trials have ended."""
     deadline = time.monotonic() + 600
-    while len(finished_runs(results)) < trials:
+    # A trial ends with a stage; counting files first keeps MLflow from taking the sweep's turn on the processor.
+    while len(list(results.glob("tiny/stages/*/result.json"))) < trials or len(finished_runs(results)) < trials:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, "the sweep does not get on"
         time.sleep(0.5)
@@ -50,8 +61,7 @@ def kill_when(process: subprocess.Popen[str], results: Path, trials: int) -> Non
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_goes_on_and_has_every_trial_once(tmp_path: Path) -> None:
-    results = tmp_path / "results"
+def test_a_killed_sweep_goes_on_and_has_every_trial_once(results: Path) -> None:
     command = [str(SWEEPER), "run", str(FILE), "--results", str(results)]
     first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     kill_when(first, results, trials=3)
@@ -92,8 +102,7 @@ def test_a_killed_sweep_goes_on_and_has_every_trial_once(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_stop_from_another_terminal_leaves_a_sweep_that_goes_on(tmp_path: Path) -> None:
-    results = tmp_path / "results"
+def test_stop_from_another_terminal_leaves_a_sweep_that_goes_on(results: Path, tmp_path: Path) -> None:
     text = FILE.read_text(encoding="utf-8").replace("tuning: 30", "tuning: 20000").replace("[40, 60, 80]", "[25000]")
     file = tmp_path / "long.yaml"
     file.write_text(text, encoding="utf-8")

@@ -34,6 +34,7 @@ def listening(address: str) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_served_sweep_is_announced_read_over_http_and_ended_by_a_signal(results: Path, tmp_path: Path) -> None:
     with Ledger.open(results, "quickstart", create=True) as ledger:
         ledger.begin(about_of("quickstart"))

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from typer.testing import CliRunner
 
+from sweeper.cli.app import app
 from sweeper.ledger.location import default_tracking_uri
 from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
 from tests.support.places import GOLDEN
 
-SWEEPER = Path(sys.executable).with_name("sweeper")
 HERE = GOLDEN / "earlier_results"
 EXPECTED: dict[str, Any] = json.loads((HERE / "expected.json").read_text(encoding="utf-8"))
 
@@ -31,15 +30,17 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy i
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that the earlier commands ran in, and in which these run."""
     with tarfile.open(HERE / "results.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def sweeper(home: Path, *arguments: str) -> str:
-    done = subprocess.run([SWEEPER, *arguments], capture_output=True, text=True, timeout=600, check=False, cwd=home)
-    assert done.returncode == 0, done.stdout + done.stderr
+def sweeper(*arguments: str) -> str:
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
     return done.stdout
 
 
@@ -91,12 +92,12 @@ def test_the_sweeps_are_found(home: Path) -> None:
 
 @pytest.mark.parametrize("name", ["finished", "theirs"])
 def test_the_report_says_what_it_said(name: str, home: Path) -> None:
-    found = json.loads(sweeper(home, "report", name, "--json"))
+    found = json.loads(sweeper("report", name, "--json"))
     assert_alike(found, EXPECTED["summaries"][name])
 
 
 def test_the_status_counts_what_is_there(home: Path) -> None:
-    lines = [line.split() for line in sweeper(home, "status", "halfway").splitlines() if line.startswith("pico")]
+    lines = [line.split() for line in sweeper("status", "halfway").splitlines() if line.startswith("pico")]
     assert [line[:6] for line in lines] == [
         ["pico", "baseline", "2", "0", "0", "6"],
         ["pico", "tst", "2", "0", "0", "0"],
@@ -105,15 +106,16 @@ def test_the_status_counts_what_is_there(home: Path) -> None:
 
 def test_a_finished_sweep_is_not_trained_again(home: Path) -> None:
     before = stages(home, "finished")
-    sweeper(home, "run", "finished.yaml", "--executor", "inline")
+    sweeper("run", "finished.yaml", "--executor", "inline")
     assert stages(home, "finished") == before
     assert records(home, "finished") == EXPECTED["records"]["finished"]
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_stopped_goes_on_from_its_states(home: Path) -> None:
     before, known = stages(home, "halfway"), records(home, "halfway")
     (cut,) = (home / "results" / "halfway" / "stages").glob("*/partial")
-    sweeper(home, "run", "halfway.yaml", "--executor", "inline")
+    sweeper("run", "halfway.yaml", "--executor", "inline")
     after, found = stages(home, "halfway"), records(home, "halfway")
     assert names(home, "halfway") == names(home, "finished"), "what is written is written under the names that are read"
     assert before.items() <= after.items()

@@ -13,6 +13,7 @@ import pytest
 from reports import SweepContext, build_study, run_from_record, summarize, write_report
 from sweeper import RunOptions, UserError, load_search_space, plan, report, run
 from sweeper.ledger.mlflow_ledger import Ledger
+from sweeper.options import CORPORA
 from tests.support.places import ROOT
 from trainers import METHODS, SCALES, RunRecord, TrialSpec
 
@@ -20,7 +21,9 @@ TINY = ROOT / "tests" / "integration" / "tiny.yaml"
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
 
 
-def test_a_sweep_is_planned_run_and_read_in_five_lines(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_sweep_is_planned_run_and_read_in_five_lines(tmp_path: Path, corpora: Path) -> None:
+    (tmp_path / CORPORA).symlink_to(corpora)
     options = RunOptions(TINY, results=tmp_path, executor="inline")
     planned = plan(options)
     end = run(options)

@@ -443,6 +443,7 @@ ABSENT = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_command_needs_torch_numpy_safetensors_and_msgspec_only(uncut: Desk, tmp_path: Path) -> None:
     file, out = tmp_path / "specs.jsonl", tmp_path / "records.jsonl"
     file.write_text(trials_to_text(lines(LADDER[:2])))

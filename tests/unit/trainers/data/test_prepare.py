@@ -369,8 +369,8 @@ def test_text_that_cannot_be_used_is_one_clear_line(
 
 
 @pytest.mark.slow
-def test_the_default_corpus_is_large_enough_for_the_smallest_sweep(tmp_path: Path) -> None:
-    corpus = prepare(CorpusRequest(), tmp_path)
+def test_the_default_corpus_is_large_enough_for_the_smallest_sweep(corpora: Path) -> None:
+    corpus = prepare(CorpusRequest(), corpora)
     assert corpus.vocab_size == 512
     assert corpus.train_tokens > 4_000_000
     assert corpus.validation_tokens > 100_000
