@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from reports.html import theme
 from trainers.bench.result import FAIL, OK, BenchResult
 from trainers.bench.words import TextTable, check_cells, opening, tables
 
@@ -36,17 +37,6 @@ QUIET_SECONDS = 30
 """Between two plain lines when nothing has ended."""
 
 
-def hours(value: float | None) -> str:
-    """Device-hours in the unit that a person would use."""
-    if value is None:
-        return "?"
-    if value < 1 / 60:
-        return f"{value * 3600:.0f} s"
-    if value < 1:
-        return f"{value * 60:.1f} min"
-    return f"{value:,.1f} h" if value < 100 else f"{value:,.0f} h"
-
-
 def seconds(value: float) -> str:
     """The duration of a step."""
     return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:,.3g} s"
@@ -54,22 +44,7 @@ def seconds(value: float) -> str:
 
 def device_time(value: float | None, clock: str) -> str:
     """Device-hours in words: `9.9 min of CPU time`."""
-    return f"{hours(value)} of {clock.removesuffix('-hours')} time"
-
-
-def amount(value: float) -> str:
-    """A large count, short."""
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.0f}"
-
-
-def money(value: float, currency: str) -> str:
-    """An amount of money; cents where they matter."""
-    if 0 < value < 0.01:
-        return f"< 0.01 {currency}"
-    return f"{value:,.2f} {currency}" if value < 100 else f"{value:,.0f} {currency}"
+    return f"{theme.hours(value)} of {clock.removesuffix('-hours')} time"
 
 
 def size(num_bytes: float) -> str:
@@ -103,14 +78,14 @@ def sweep_table(view: SweepView) -> Table:
         best = f"{arm.best_loss:.4f} {arm.best_parameters}" if arm.best_loss is not None else arm.state
         done = f"{arm.done}" + (f" ({arm.ended_badly} bad)" if arm.ended_badly else "")
         cells = (f"{arm.scale} {arm.method}", _bar(arm), done, str(arm.running), str(arm.left), best)
-        table.add_row(*cells, hours(arm.hours_spent), "" if arm.state == "done" else hours(arm.hours_left))
+        table.add_row(*cells, theme.hours(arm.hours_spent), "" if arm.state == "done" else theme.hours(arm.hours_left))
     return table
 
 
 def sweep_line(view: SweepView) -> str:
     """The whole sweep in one plain line."""
     arms = ", ".join(f"{arm.method} {arm.done}/{arm.total}" for arm in view.arms if arm.state != "waiting")
-    left = f", {hours(view.hours_left)} to go" if view.hours_left is not None else ""
+    left = f", {theme.hours(view.hours_left)} to go" if view.hours_left is not None else ""
     return f"{arms} · {device_time(view.hours_spent, view.clock)} spent{left} · {view.latest}"
 
 
@@ -132,7 +107,7 @@ def progress(console: Console) -> Iterator[tuple[Callable[[str], None], Callable
                 return
             drawn = time.monotonic()
             table = sweep_table(view)
-            left = f", {hours(view.hours_left)} to go" if view.hours_left is not None else ""
+            left = f", {theme.hours(view.hours_left)} to go" if view.hours_left is not None else ""
             table.caption = Text(
                 f"{device_time(view.hours_spent, view.clock)} spent{left} · {view.latest}", style="italic"
             )
@@ -160,15 +135,21 @@ def _plain() -> tuple[Callable[[str], None], Callable[[SweepView], None]]:
 def _arm_row(table: Table, arm: PlannedArm, plan: Plan) -> None:
     trials = f"{arm.tuning_trials} + {arm.confirmation_trials}" + (f" ({arm.finished} done)" if arm.finished else "")
     epochs = f"{arm.epochs:.2g}" if arm.epochs is not None else "?"
-    cells = [arm.method, trials, amount(arm.steps_alone), amount(arm.steps_shared), hours(arm.hours_shared)]
+    cells = [
+        arm.method,
+        trials,
+        theme.count(arm.steps_alone),
+        theme.count(arm.steps_shared),
+        theme.hours(arm.hours_shared),
+    ]
     if plan.price_per_hour is not None:
-        cells.append(money(arm.hours_shared * plan.price_per_hour, plan.currency))
-    table.add_row(*cells, amount(arm.tokens), epochs)
+        cells.append(theme.money(arm.hours_shared * plan.price_per_hour, plan.currency))
+    table.add_row(*cells, theme.count(arm.tokens), epochs)
 
 
 def _scale_table(scale: ScalePlan, plan: Plan) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")
-    table.title = f"{scale.scale} · {amount(scale.parameters)} parameters · {seconds(scale.step_seconds)} a step"
+    table.title = f"{scale.scale} · {theme.count(scale.parameters)} parameters · {seconds(scale.step_seconds)} a step"
     names = ["arm", "tune + confirm", "steps alone", "shared", plan.clock]
     names += ["price"] if plan.price_per_hour is not None else []
     for index, name in enumerate([*names, "tokens a run", "epochs"]):
@@ -187,7 +168,7 @@ def show_plan(console: Console, plan: Plan) -> None:
         console.print(_scale_table(scale, plan))
         resolves = f"can resolve a speedup of {scale.resolves:.2f}x or more" if scale.resolves else "gives no interval"
         console.print(
-            f"{hours(scale.wall_hours)} of wall time on {plan.workers} worker{'s' if plan.workers > 1 else ''}, "
+            f"{theme.hours(scale.wall_hours)} of wall time on {plan.workers} worker{'s' if plan.workers > 1 else ''}, "
             f"at most {size(scale.disk_bytes)} of checkpoints (budget {size(plan.disk_budget)}); "
             f"{resolves} ({scale.resolves_reason})."
         )
@@ -195,11 +176,13 @@ def show_plan(console: Console, plan: Plan) -> None:
             console.print(f"{scale.scale} {scale.fit.sentence}.")
     saved = plan.hours_alone - plan.hours_shared
     price = (
-        f", {money(plan.hours_shared * plan.price_per_hour, plan.currency)}" if plan.price_per_hour is not None else ""
+        f", {theme.money(plan.hours_shared * plan.price_per_hour, plan.currency)}"
+        if plan.price_per_hour is not None
+        else ""
     )
     console.print()
     console.print(
-        f"In all {device_time(plan.hours_shared, plan.clock)}{price}; sharing prefixes saves {hours(saved)} "
+        f"In all {device_time(plan.hours_shared, plan.clock)}{price}; sharing prefixes saves {theme.hours(saved)} "
         f"({plan.steps_saved:.0%} of the steps)."
     )
 
@@ -232,7 +215,7 @@ def show_status(console: Console, status: SweepStatus) -> None:
     for arm in status.arms:
         best = f"{arm.best_confirmed:.4f}" if arm.best_confirmed is not None else "-"
         counts = (arm.finished, arm.diverged, arm.failed, arm.open)
-        table.add_row(f"{arm.scale} {arm.method}", *map(str, counts), hours(arm.hours), best)
+        table.add_row(f"{arm.scale} {arm.method}", *map(str, counts), theme.hours(arm.hours), best)
     console.print(table)
     for line in (*status.reasons, *status.damaged):
         console.print(line, markup=False)

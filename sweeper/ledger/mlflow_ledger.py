@@ -435,8 +435,7 @@ def _one_line(where: str) -> Iterator[None]:
 
 def _release(client: Any) -> None:
     """Close pooled database connections; MLflow has no public way to."""
-    store = getattr(getattr(client, "_tracking_client", None), "store", None)
-    engine = getattr(store, "engine", None)
+    engine = getattr(getattr(getattr(client, "_tracking_client", None), "store", None), "engine", None)
     if engine is not None:
         engine.dispose()
 
