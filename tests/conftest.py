@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.options import CORPORA
-from trainers.step.compiling import CACHE_VARIABLE
-
 
 def of_the_session(folders: pytest.TempPathFactory, name: str) -> Path:
     """A folder that is the same for every worker of pytest-xdist."""
@@ -24,11 +21,11 @@ def of_the_session(folders: pytest.TempPathFactory, name: str) -> Path:
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What one test has compiled the next one loads; the user's own cache neither helps nor grows."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(CACHE_VARIABLE, str(of_the_session(tmp_path_factory, "kernels")))
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(of_the_session(tmp_path_factory, "kernels")))
         yield
 
 
 @pytest.fixture(scope="session")
 def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache for the whole standard library: the first test that needs it prepares it, in some seconds."""
-    return of_the_session(tmp_path_factory, CORPORA)
+    return of_the_session(tmp_path_factory, "corpora")

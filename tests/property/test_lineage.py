@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -78,6 +79,7 @@ def drive(book: StageBook, store: Path, order: random.Random, corrupt: bool = Fa
     return ran
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(first=trials(), later=trials(most=3), seed=st.integers(0, 99))
 def test_shared_training_ends_bit_equal_to_training_alone(

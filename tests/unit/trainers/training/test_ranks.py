@@ -117,6 +117,7 @@ def test_parts_that_do_not_divide_a_rank_s_batch_are_refused() -> None:
         TrainingStep(SPEC, phases_of(SPEC), model, optimizer, stream, CPU, "eager", 4, ranks=Ranks(0, 2))
 
 
+@pytest.mark.slow
 def test_ranks_train_every_method_and_in_bf16_gather_weights_and_keep_exact_shards(tmp_path: Path) -> None:
     jobs = [job_of(method_spec(method, sequences=4), tmp_path, node=method, evaluate_every=1) for method in METHODS]
     jobs.append(job_of(replace(SPEC, precision="bf16"), tmp_path, node="bf16", evaluate_every=1))
