@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,10 @@ class Driver:
     host: str
     pid: int
     started: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.pid < 2**31:
+            raise ValueError(f"pid: {self.pid} is not the number of a process")
 
     @property
     def here(self) -> bool:
@@ -59,19 +63,21 @@ def current_driver(folder: Path) -> Driver | None:
 @contextmanager
 def driving(folder: Path) -> Iterator[None]:
     """Hold the lock of the sweep in `folder`; an old stop request is forgotten. Raises `LockedError` in one line."""
-    with given(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     lock = folder / LOCK
     me = Driver(socket.gethostname(), os.getpid(), psutil.Process().create_time())
     text = json.dumps({"host": me.host, "pid": me.pid, "started": me.started})
     while True:
+        with given(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         try:
             with lock.open("x", encoding="utf-8") as file:
                 file.write(text)
             break
-        # Left by a driver that was killed, or held by one that runs. A dead driver's lock makes way; of several that
-        # see it at once, one opens the next file exclusively.
+        except FileNotFoundError:  # a driver that had nothing to leave has just taken its folder away
+            continue
         except FileExistsError:
+            # Left by a driver that was killed, or held by one that runs. A dead driver's lock makes way; of several that
+            # see it at once, one opens the next file exclusively.
             other = current_driver(folder)
             if other is not None:
                 raise LockedError(
@@ -85,6 +91,8 @@ def driving(folder: Path) -> Iterator[None]:
     finally:
         lock.unlink(missing_ok=True)
         (folder / STOP).unlink(missing_ok=True)
+        with suppress(OSError):  # what was refused leaves no empty folder
+            folder.rmdir()
 
 
 def request_stop(folder: Path) -> Driver | None:

@@ -10,6 +10,7 @@ import csv
 import io
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 
 from reports.evidence.runs import BASELINE, DECAY_NOT_STATED, EMPTY_CURVE, FinishedRun, Parameters, RunCurve, trunk_name
 from trainers.contract.errors import InputError
-from trainers.contract.record import PURPOSES
+from trainers.contract.record import MOST_LOSS, PURPOSES
 from trainers.contract.schedule import boundary_step
 from trainers.contract.spec import Scalar
 from trainers.methods import PARAMETER_COLUMNS, PARAMETER_TABLE, parameter_of
@@ -52,6 +53,11 @@ OPTIONAL_POINT_COLUMNS: tuple[str, ...] = ("gpu_hours", "tokens", "flops")
 
 _YES, _NO = ("yes", "true", "1", "y"), ("no", "false", "0", "n")
 _OUTCOMES = ("finished", "stopped", "diverged", "failed")
+_LEAST, _MOST = 1e-12, 1e18
+_MOST_OF: Mapping[str, float] = {"loss": MOST_LOSS, "final_loss": MOST_LOSS, "flops": 1e32, "bag_size": 1e6}
+"""No run has a number outside these; beyond them a fit or a chart would overflow."""
+_INFINITY_IN_SQL = repr(sys.float_info.max)
+"""What MLflow's databases keep of an infinite loss."""
 _SIZES = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
 
@@ -196,6 +202,9 @@ def _number(fields: Mapping[str, str], name: str, allowed: str, holds: Callable[
         raise _BadValueError(f"{name}: {text!r} is not {allowed}") from None
     if not math.isfinite(value) or not holds(value):
         raise _BadValueError(f"{name}: {text} is not {allowed}")
+    most = _MOST_OF.get(name, _MOST)
+    if value > most or 0 < value < _LEAST:
+        raise _BadValueError(f"{name}: {text} is not {allowed} between {_LEAST:g} and {most:g}")
     return value
 
 
@@ -312,7 +321,7 @@ def _outcome(
     match stated:
         case "stopped" | "diverged" | "failed":
             return stated, None
-    if text in ("nan", "inf", "+inf", "-inf", "infinity"):
+    if text in ("nan", "inf", "+inf", "-inf", "infinity", _INFINITY_IN_SQL):
         return "diverged", None
     if not text:
         raise _BadValueError("final_loss: empty; a run that did not finish says so with outcome or nan")
@@ -322,7 +331,8 @@ def _outcome(
 def size_from_name(scale: str) -> float | None:
     """Parameters that a scale's name states (`270M`, `3b`, `10B-A1B`: the total); None where it states none."""
     found = re.match(r"^(\d+(?:\.\d+)?)([kmbt])(?![a-z0-9])", scale.lower())
-    return float(found.group(1)) * _SIZES[found.group(2)] if found else None
+    size = float(found.group(1)) * _SIZES[found.group(2)] if found else 0.0
+    return size if 0 < size <= _MOST else None
 
 
 def _read_points(source: str, text: str) -> tuple[dict[str, tuple[int, RunCurve]], list[Problem]]:

@@ -54,9 +54,7 @@ def import_records(
         together = known | {record.spec.spec_id: record for record in new}
         refuse_unwritable(study_from(about, list(together.values()), command))
         ledger = stack.enter_context(ImportLedger.open(results, name, tracking_uri, create=True))
-        ledger.begin(about)
-        for record in new:
-            ledger.write(record)
+        ledger.store_records(about, new, path.name)
         headline = write_report_files(study_in(ledger, f"sweeper report {name}"), results / name).headline
         ledger.finish("finished", headline, results / name / REPORT)
     runs = tuple(run_from_record(record) for record in records)
@@ -67,13 +65,17 @@ def _held(
     results: Path, name: str, tracking_uri: str | None, new: SweepAbout
 ) -> tuple[SweepAbout, dict[str, RunRecord]]:
     """What the ledger says of the sweep, and its records by spec id; of a sweep that it does not hold, `new` and nothing."""
-    from sweeper.ledger.location import LedgerError
+    from sweeper.ledger.location import LedgerError, NoSweepError
     from sweeper.ledger.mlflow_ledger import Ledger
 
     try:
         with Ledger.open(results, name, tracking_uri, create=False) as ledger:
-            return ledger.about(), {record.spec.spec_id: record for record in ledger.records()}
-    except LedgerError:
+            known = {record.spec.spec_id: record for record in ledger.records()}
+            try:
+                return ledger.about(), known
+            except LedgerError:  # damaged, and written anew
+                return new, known
+    except NoSweepError:
         return new, {}
 
 

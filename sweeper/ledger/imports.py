@@ -8,16 +8,18 @@ earlier import still holds; after it, the same import again completes the rows. 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from sweeper.ledger.about import SweepAbout
-from sweeper.ledger.entries import IMPORT_TAG, IMPORTED_KIND, KIND_TAG, ROW_TAG, LedgerRow
+from sweeper.ledger.entries import IMPORT_TAG, IMPORTED_KIND, KIND_TAG, ROW_TAG, UNFINISHED_TAG, LedgerRow
 from sweeper.ledger.location import LedgerError, first_line
 from sweeper.ledger.mlflow_ledger import Ledger
 from trainers.contract.errors import InputError
 from trainers.contract.reading import json_value, value_of
+from trainers.contract.record import RunRecord
 from trainers.contract.spec import fingerprint
 
 IMPORT_FILE = "import.json"
@@ -57,6 +59,11 @@ class _Index:
     points: str | None
     columns: dict[str, str]
 
+    def __post_init__(self) -> None:
+        for name in (self.key, self.runs, self.points or self.runs):
+            if not name or PurePosixPath(name).name != name:  # it is put behind the sweep's own folder
+                raise ValueError(f"{name!r} is not the name of a file")
+
 
 class ImportLedger(Ledger):
     """One sweep whose runs were trained elsewhere. Opened for reading, it takes a sweep of our own as well."""
@@ -85,6 +92,20 @@ class ImportLedger(Ledger):
         for row in new:
             self._write_row(row, parent)
         return len(new)
+
+    def store_records(self, about: SweepAbout, records: Sequence[RunRecord], source: str) -> None:
+        """Write the records of the file `source`; the sweep is marked as cut short until the last one is there."""
+        self.begin(about)
+        self._tag(self._require_parent(), {UNFINISHED_TAG: f"{source} ({len(records)} records)"})
+        for record in records:
+            self.write(record)
+        self._client.delete_tag(self._require_parent(), UNFINISHED_TAG)
+
+    def damaged(self) -> list[str]:
+        """See `Ledger.damaged`; also one line for an import of records that was cut short."""
+        file = self._client.get_run(self._require_parent()).data.tags.get(UNFINISHED_TAG)
+        cut = [f"{self.name}: the import of {file} was cut short; the same import completes it"] if file else []
+        return cut + super().damaged()
 
     def tables(self) -> ImportedTables:
         """The import that holds. Raises `LedgerError` when it cannot be read."""

@@ -25,6 +25,10 @@ class LedgerError(UserError):
     """The ledger cannot be opened or read; the message is one line for the user."""
 
 
+class NoSweepError(LedgerError):
+    """There is no sweep of that name."""
+
+
 def default_tracking_uri(results: Path) -> str:
     """SQLite beside the results."""
     return f"{_SQLITE}{results.absolute() / DATABASE}"

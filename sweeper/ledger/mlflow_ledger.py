@@ -43,6 +43,7 @@ from sweeper.ledger.location import (
     ARTIFACTS,
     DATABASE,
     LedgerError,
+    NoSweepError,
     default_tracking_uri,
     first_line,
     follow_moved_artifacts,
@@ -114,12 +115,12 @@ class Ledger:
     def open(cls, results: Path, name: str, tracking_uri: str | None = None, *, create: bool) -> Self:
         """The ledger of sweep `name`: by default SQLite in `results`, otherwise at `tracking_uri`.
 
-        Raises `LedgerError` when it does not exist and `create` is False, or cannot be reached or read.
+        Raises `NoSweepError` when it does not exist and `create` is False, `LedgerError` when it cannot be reached or read.
         """
         where = tracking_uri or str(results / DATABASE)
         if tracking_uri is None and not (results / DATABASE).exists():
             if not create:
-                raise LedgerError(
+                raise NoSweepError(
                     f"{name}: no ledger at {where}; run a sweep first, or give --results or --tracking-uri"
                 )
             with given(results):
@@ -135,7 +136,7 @@ class Ledger:
                 return cls(client, identity, name)
         if experiment is None:
             known = ", ".join(list_sweeps(results, tracking_uri)) or "none"
-            raise LedgerError(f"{name}: no sweep of that name in {where}; it holds: {known}")
+            raise NoSweepError(f"{name}: no sweep of that name in {where}; it holds: {known}")
         if experiment.lifecycle_stage != "active":
             raise LedgerError(
                 f"{name}: was deleted in {where}; choose another name, or bring it back with "
@@ -230,7 +231,6 @@ class Ledger:
         points = metric_points(record, trial.started)
         self._batch(trial.run_id, metrics=points, tags=result_tags(record))
         self._store(trial.run_id, RECORD_FILE, json.dumps(record_to_dict(record), allow_nan=False))
-        # The outcome's tag last: a trial counts as ended by it alone, so that a driver killed above leaves it pending.
         self._client.set_terminated(trial.run_id, run_status(record))
         self._tag(trial.run_id, {OUTCOME_TAG: outcome_name(record.outcome)})
         self._known()[record.spec.spec_id] = replace(trial, purpose=record.purpose, complete=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from sweeper.ledger.tables import runs_of, tables_of_files
 from tests.support.finished_runs import OFFSETS, true_loss
 from tests.support.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
 from tests.support.strategies import record_of, spec_of
+from trainers.contract.record import RunRecord
+from trainers.contract.record_lines import records_to_text
 
 pytestmark = MLFLOW_WARNINGS
 HEADER = "run,scale,method,seed,total_steps,bag_size,step_ratio,gpu_hours,tokens,final_loss"
@@ -302,3 +305,54 @@ def test_the_published_runs_need_no_ledger(tmp_path: Path) -> None:
     assert round(tst["3b"]["speedup"], 2) == 1.81
     assert (tst["10b-a1b"]["speedup"], tst["10b-a1b"]["interval"]) == (None, None)
     assert sweeper(tmp_path, "report", "--published", "--fail-under", "1.05").exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [
+        ("final_loss", "1e300"),
+        ("gpu_hours", "1e-320"),
+        ("gpu_hours", "1e308"),
+        ("tokens", "1e308"),
+        ("total_steps", "1e30"),
+        ("final_loss", "-3"),
+    ],
+)
+def test_a_number_that_no_run_has_is_named_by_its_line_and_nothing_is_kept(
+    results: Path, tmp_path: Path, cell: str, value: str
+) -> None:
+    table = rows()
+    cells = dict(zip(HEADER.split(","), table[3].split(","), strict=True)) | {cell: value}
+    table[3] = ",".join(cells.values())
+    assert refused(results, "import", write(tmp_path, table), "--name", "theirs").startswith(f"runs.csv:5: {cell}: ")
+    assert not (results / "theirs").exists()
+    assert "no sweep of that name" in refused(results, "report", "theirs")
+
+
+def test_a_scale_whose_name_states_no_size_a_model_can_have_is_only_a_name(results: Path, tmp_path: Path) -> None:
+    table = [row.replace("270M", "0M") for row in rows()]
+    assert "1.40x faster" in done(results, "import", write(tmp_path, table), "--name", "theirs")
+
+
+def test_an_infinite_loss_as_a_database_of_mlflow_keeps_it_is_a_divergence(results: Path, tmp_path: Path) -> None:
+    table = [*rows(), f"inf,270M,tst,9,4000,4,0.25,4.0,1e9,{sys.float_info.max!r}"]
+    done(results, "import", write(tmp_path, table), "--name", "theirs")
+    assert "inf: diverged" in done(results, "status", "theirs")
+
+
+def test_an_import_of_records_that_is_cut_short_says_so_until_it_is_completed(results: Path, tmp_path: Path) -> None:
+    records = [record_of(spec_of(seed=seed)) for seed in range(3)]
+    file = tmp_path / "records.jsonl"
+    file.write_text(records_to_text(records))
+
+    class CutShort(ImportLedger):
+        def write(self, record: RunRecord) -> None:
+            if record == records[2]:
+                raise KeyboardInterrupt
+            super().write(record)
+
+    with CutShort.open(results, "theirs", create=True) as ledger, pytest.raises(KeyboardInterrupt):
+        ledger.store_records(about_of("theirs"), records, file.name)
+    assert "the import of records.jsonl (3 records) was cut short" in done(results, "status", "theirs")
+    assert done(results, "import", file, "--name", "theirs").splitlines()[0] == "theirs: 3 runs"
+    assert "cut short" not in done(results, "status", "theirs")

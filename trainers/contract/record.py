@@ -24,13 +24,18 @@ RECORD_SCHEMA = 1
 
 MOST_SECONDS = 1e10
 """Three centuries: more is no time that a run took, and no moment that a dashboard can show."""
+MOST_LOSS = 1e6
+"""Nats per token, far beyond any: a loss above it is no loss, and a fit through it would overflow."""
+MOST_FLOPS = 1e32
 MOST_COUNTED = 2**62
 """Steps and tokens, as databases count them."""
 
 
-def _finite(name: str, value: float) -> None:
+def _loss(name: str, value: float) -> None:
     if not math.isfinite(value):
         raise ValueError(f"{name}: {value} is not a finite number")
+    if not 0 <= value <= MOST_LOSS:
+        raise ValueError(f"{name}: {value} is not in [0, {MOST_LOSS:g}] nats")
 
 
 def _duration(name: str, value: float) -> None:
@@ -60,8 +65,9 @@ class EvalPoint:
     routing: RoutingPoint | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("flops", "loss"):
-            _finite(f"EvalPoint.{name}", getattr(self, name))
+        _loss("EvalPoint.loss", self.loss)
+        if not 0 <= self.flops <= MOST_FLOPS:
+            raise ValueError(f"EvalPoint.flops: {self.flops} is not in [0, {MOST_FLOPS:g}]")
         for name in ("step", "tokens"):
             _count(f"EvalPoint.{name}", getattr(self, name))
         _duration("EvalPoint.seconds", self.seconds)
@@ -168,7 +174,7 @@ class Finished:
     final_loss: float
 
     def __post_init__(self) -> None:
-        _finite("Finished.final_loss", self.final_loss)
+        _loss("Finished.final_loss", self.final_loss)
 
 
 @dataclass(frozen=True, slots=True)
