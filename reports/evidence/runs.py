@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from trainers.contract.flops import count_parameters
 from trainers.contract.record import (
+    WALL,
     Diverged,
     Failed,
     Finished,
@@ -209,7 +210,8 @@ def run_from_record(record: RunRecord) -> FinishedRun:
         tokens=float(record.tokens),
         corpus_tokens=record.corpus_tokens,
         params=float(count_parameters(spec.shape).total),
-        device=provenance.device,
+        # Hours of two clocks compare no better than those of two devices.
+        device=provenance.device if timing.clock == WALL else f"{provenance.device}, {timing.clock} time",
         device_kind=provenance.device_kind,
         num_devices=timing.devices,
         precision=spec.precision,

@@ -113,10 +113,16 @@ class PhaseTiming:
         _duration("PhaseTiming.median_step_seconds", self.median_step_seconds)
 
 
+WALL, PROCESSOR = "wall", "processor"
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """`step_seconds` is the run's clock as if trained alone; `billed_seconds` adds start-up, compilation, evaluation,
     checkpoints and restarts; `incurred_seconds` is what this sweep paid after shared prefixes. All per device.
+
+    `clock` is what step times count: `wall` time, or `processor` time of all threads over `devices`, which other people's
+    work on the same cores does not move. Billed and incurred seconds are wall time.
 
     `devices` below 1 is the trial's share of a device that several used at once: step times were measured under that
     contention, and hours are that share of the time."""
@@ -125,6 +131,7 @@ class Timing:
     devices: float
     billed_seconds: float
     incurred_seconds: float
+    clock: str = WALL
 
     def __post_init__(self) -> None:
         for name in ("billed_seconds", "incurred_seconds"):

@@ -13,7 +13,7 @@ from typing import Any
 
 from trainers.contract.errors import InputError
 from trainers.contract.reading import json_value, value_of
-from trainers.contract.record import Diverged, PhaseTiming, Stopped
+from trainers.contract.record import WALL, Diverged, PhaseTiming, Stopped
 from trainers.contract.routing import RoutingPoint
 from trainers.contract.spec import TrialSpec, spec_from_dict, spec_to_dict
 
@@ -82,6 +82,7 @@ class StageResult:
     """A stage's end. `outcome` None means that `end` was reached. Seconds are per device.
 
     `device` is the name that people compare (`NVIDIA H200`), `attention` that of the kernel of its attention.
+    `clock` is what the step times count, as in `Timing`.
     `busy_seconds` is time in the loop with evaluations; `billed_seconds` adds building, loading, compiling and saving.
     """
 
@@ -100,6 +101,7 @@ class StageResult:
     execution: str
     devices: float = 1
     attention: str = ""
+    clock: str = WALL
 
 
 def result_to_dict(result: StageResult) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from trainers.contract.flops import flops_at
 from trainers.contract.record import (
+    WALL,
     Diverged,
     EvalPoint,
     Failed,
@@ -125,6 +126,7 @@ def assemble_record(
             # Each stage is paid for once, by the trial that it is booked on; summed over trials this is what the sweep
             # spent.
             incurred_seconds=sum(part.billed_seconds for part in chain if part.booked_by == spec.spec_id),
+            clock=" + ".join(dict.fromkeys(part.clock for part in chain)) or WALL,
         ),
         provenance=_with_attention(provenance, chain),
         corpus_tokens=corpus_tokens,

@@ -71,6 +71,8 @@ class LoopArguments:
     should_stop: Callable[[], bool]
     on_point: Callable[[StagePoint], None]
     on_checkpoint: Callable[[TrainState, Progress], None]
+    seconds: Callable[[], float] = time.perf_counter
+    """What the steps are timed by."""
     agree: Callable[[bool], bool] = bool
     """What several ranks make of a yes or no that each of them sees for itself."""
 
@@ -118,18 +120,18 @@ def _launch(step: TrainingStep, phase: Phase, start: int, end: int, evaluate_eve
 class _Watch:
     """Looks at chunks in their order, and takes the time from one look to the next."""
 
-    def __init__(self, state: TrainState, progress: Progress) -> None:
-        self._state, self._progress = state, progress
-        self._warm, self._mark = False, time.perf_counter()
+    def __init__(self, state: TrainState, progress: Progress, seconds: Callable[[], float]) -> None:
+        self._state, self._progress, self._seconds = state, progress, seconds
+        self._warm, self._mark = False, seconds()
 
     def restart(self) -> None:
         """The clock goes on from here: what came before was no training."""
-        self._mark = time.perf_counter()
+        self._mark = self._seconds()
 
     def look(self, chunk: _Chunk) -> Diverged | None:
         """Wait for the chunk; count it, and what in it was skipped."""
         losses, norms = chunk.wait()
-        now = time.perf_counter()
+        now = self._seconds()
         seconds, self._mark = (now - self._mark) / len(losses), now
         clock = self._progress.clock(chunk.phase)
         (clock.samples if self._warm and clock.steps else clock.warm_up).append(seconds)
@@ -190,7 +192,7 @@ def train(
     """
     spec: TrialSpec = step.spec
     tokens: Any = validation_tokens
-    watch, last_checkpoint, launched = _Watch(state, progress), time.perf_counter(), state.step
+    watch, last_checkpoint, launched = _Watch(state, progress, arguments.seconds), time.perf_counter(), state.step
     waiting: deque[_Chunk] = deque()
 
     def checkpoint_due() -> bool:

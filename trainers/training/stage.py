@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from trainers.contract.reading import value_of
-from trainers.contract.record import Diverged, Stopped
+from trainers.contract.record import PROCESSOR, WALL, Diverged, Stopped
 from trainers.contract.schedule import number_of_heads
 from trainers.contract.spec import spec_to_dict
 from trainers.contract.stage import (
@@ -58,18 +58,37 @@ PIECE_CONTEXTS = 4
 whole, a lane dwells on one file for a hundred steps, and the seed deviation of the final loss is ten times as large."""
 
 
+def _clock(job: StageJob) -> str:
+    """What step times count. A GPU has its work to itself; on CPU cores others may work, and would move a wall clock."""
+    return WALL if torch.device(job.device).type == "cuda" else PROCESSOR
+
+
+def _seconds(job: StageJob, ranks: Ranks) -> Callable[[], float]:
+    """The clock of the stage in seconds of each of its `devices`: this process has its part of their processor time."""
+    if _clock(job) == WALL:
+        return time.perf_counter
+    return lambda: time.process_time() * ranks.size / job.devices
+
+
 def _progress_note(job: StageJob, progress: Progress, billed: float) -> dict[str, Any]:
-    return {**asdict(progress), "billed_seconds": billed, "devices": job.devices, "from": [job.parent, job.start]}
+    return {
+        **asdict(progress),
+        "billed_seconds": billed,
+        "devices": job.devices,
+        "clock": _clock(job),
+        "from": [job.parent, job.start],
+    }
 
 
 def _progress_from(job: StageJob, note: dict[str, Any]) -> tuple[Progress, float] | None:
     """What an interrupted attempt had gathered, None when it was an attempt at another stretch of steps.
 
-    The same node is reached from elsewhere once trials have been added or states deleted in between. What was done on
+    The same node is reached from elsewhere once trials have been added or states deleted in between. Step times of two clocks
+    have no median. What was done on
     another number of devices counts with the same device-seconds.
     """
     try:
-        if note["from"] != [job.parent, job.start]:
+        if note["from"] != [job.parent, job.start] or note.get("clock", WALL) != _clock(job):
             return None
         points = [value_of(StagePoint, point, "a point") for point in note["points"]]
         clocks = [value_of(PhaseClock, clock, "a clock") for clock in note["clocks"]]
@@ -123,6 +142,7 @@ def _result(
         device=device_name(job.device),
         execution=job.execution,
         devices=job.devices,
+        clock=_clock(job),
         attention=attention_backend(job.spec.shape, job.spec.context, job.spec.precision, torch.device(job.device)),
     )
 
@@ -217,6 +237,7 @@ def run_stage(job: StageJob, corpus: Any, on_point: Callable[[StagePoint], None]
         should_stop=Path(job.stop_file).exists,
         on_point=on_point,
         on_checkpoint=save_partial,
+        seconds=_seconds(job, ranks),
         agree=ranks.first,
     )
     validation = corpus.validation(spec.validation_tokens)

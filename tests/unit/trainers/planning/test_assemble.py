@@ -119,3 +119,11 @@ def test_a_stage_on_other_devices_keeps_its_device_seconds() -> None:
     assert timing.step_seconds * 2 == pytest.approx(device_seconds)
     assert timing.billed_seconds * 2 == pytest.approx(10.0 * (1 + 2 + 2 + 4))
     assert timing.incurred_seconds * 2 == pytest.approx(10.0 * (2 + 4))
+
+
+def test_a_record_says_what_its_clock_counts() -> None:
+    first, *others = WAY
+    timed = [replace(part, clock="processor") for part in others]
+    assert assemble(WAY).timing.clock == "wall"
+    assert assemble([replace(first, clock="processor"), *timed]).timing.clock == "processor"
+    assert assemble([first, *timed]).timing.clock == "wall + processor"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.tiny_training import job_of, state_digest, tiny_spec, train_tiny
-from trainers.contract.record import Diverged, Stopped
+from trainers.contract.record import PROCESSOR, Diverged, Stopped
 from trainers.contract.spec import TrialSpec
 from trainers.contract.stage import (
     RESULT,
@@ -205,3 +206,38 @@ def test_a_result_says_who_pays_and_where_it_ran(tmp_path: Path) -> None:
     assert (result.booked_by, result.execution, result.start, result.end) == ("someone", "eager", 0, 12)
     assert result.device
     assert 0 < result.busy_seconds < result.billed_seconds
+
+
+def test_steps_on_a_cpu_are_timed_by_the_processor_time_of_the_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processor time that stands still is a clock that reads nothing, however long the stage took."""
+    monkeypatch.setattr("trainers.training.stage.time.process_time", lambda: 5.0)
+    result = train_tiny(job_of(SPEC, tmp_path))
+    assert result.clock == PROCESSOR
+    assert {timing.median_step_seconds for timing in result.timings} == {0.0}
+    assert result.billed_seconds > 0, "what is billed is the time on the wall"
+
+
+@pytest.mark.parametrize(("devices", "each"), [(1, 2.0), (4, 0.5)])
+def test_processor_time_is_that_of_each_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: int, each: float
+) -> None:
+    """Every look at the clock is two processor seconds after the last: hours are processor time, on any number of cores."""
+    moments = itertools.count(0.0, 2.0)
+    monkeypatch.setattr("trainers.training.stage.time.process_time", lambda: next(moments))
+    result = train_tiny(job_of(SPEC, tmp_path, devices=devices, evaluate_every=1))
+    assert {timing.median_step_seconds for timing in result.timings} == {each}
+
+
+def test_an_attempt_that_was_timed_by_another_clock_is_not_gone_on_with(
+    tmp_path: Path, whole: tuple[StageResult, str]
+) -> None:
+    job = job_of(SPEC, tmp_path, evaluate_every=1)
+    train_tiny(job, stop_after(job, 7))
+    Path(job.stop_file).unlink()
+    note = tmp_path / job.node / PARTIAL / "note.json"
+    note.write_text(note.read_text().replace('"processor"', '"wall"'))
+    result = train_tiny(job)
+    assert sum(timing.steps for timing in result.timings) == 12
+    assert [point.step for point in result.points] == [point.step for point in whole[0].points]
