@@ -44,6 +44,7 @@ class BareSite:
     execution: str
     devices: int = 1
     evaluate_every: int = 0
+    evaluate_tokens: int = 0
     micro_sequences: int | None = None
     checkpoint_activations: bool = False
     commit: str | None = None
@@ -244,6 +245,7 @@ class BareSweep:
             device=site.device,
             execution=site.execution,
             evaluate_every=site.evaluate_every,
+            evaluate_tokens=site.evaluate_tokens,
             micro_sequences=site.micro_sequences,
             checkpoint_activations=site.checkpoint_activations,
             keep_state=self.book.keeps_state(segment) or self._exported(segment),

@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help="JSON Lines of records, appended to as trials end")
     add("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N")
     add("--execution", default="auto", help="form of the training step: auto, or one that this version has")
+    add("--evaluate-tokens", type=_whole, default=0, help="validation tokens of points before the end; 0: all")
     add("--evaluate-every", type=_whole, default=0, help="steps between evaluations; 0: at the ends of phases")
     add("--micro-sequences", type=_whole, default=0, help="sequences in memory at once; 0: the whole batch")
     add("--checkpoint-activations", action="store_true", help="compute activations twice, to need less memory")
@@ -108,6 +109,7 @@ def _train(given: argparse.Namespace) -> int:
         execution=resolve_execution(given.execution, torch.device(device), print),
         devices=threads if device == "cpu" else 1,
         evaluate_every=given.evaluate_every,
+        evaluate_tokens=given.evaluate_tokens,
         micro_sequences=given.micro_sequences or None,
         checkpoint_activations=given.checkpoint_activations,
         commit=given.commit,

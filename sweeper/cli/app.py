@@ -74,7 +74,7 @@ def _list_specs(options: RunOptions, path: Path) -> None:
     records = path.with_name("records.jsonl")
     train = ["python", "-m", "trainers.run", path, "--corpus", made.corpus, "--out", records]
     if made.evaluate_every:
-        train += ["--evaluate-every", made.evaluate_every]
+        train += ["--evaluate-every", made.evaluate_every, "--evaluate-tokens", made.evaluate_tokens]
     back = ["sweeper", "import", records, "--space", options.file, "--name", made.name]
     print("There, with this file and the corpus's folder (`--hours` ends it in time, the same command goes on):")
     print(shlex.join(map(str, train)))

@@ -184,6 +184,7 @@ class Sweep:
             device="cuda:0" if self.site.on_gpu else "cpu",
             execution=self.site.execution,
             evaluate_every=self.space.evaluate_every,
+            evaluate_tokens=self.space.evaluate_tokens,
             checkpoint_seconds=self.site.checkpoint_seconds,
             micro_sequences=self.site.micro_sequences,
             checkpoint_activations=self.site.checkpoint_activations,

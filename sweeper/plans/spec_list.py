@@ -36,6 +36,7 @@ class SpecList:
     trials: tuple[TrialLine, ...]
     corpus: str
     evaluate_every: int
+    evaluate_tokens: int
     notes: tuple[str, ...]
 
 
@@ -77,7 +78,9 @@ def list_trials(space: SearchSpace, corpus: CorpusFacts, known: Iterable[RunReco
         notes.append(f"only {sweep.arms[0].scale}: larger scales begin from what it finds")
     # A seed of every arm and budget at a time: a list that is cut short has then confirmed all arms alike, on fewer seeds.
     confirming.sort(key=lambda line: (line.purpose == "noise_floor", line.spec.seed))
-    return SpecList(space.name, (*tuning, *confirming), corpus.directory, space.evaluate_every, tuple(notes))
+    return SpecList(
+        space.name, (*tuning, *confirming), corpus.directory, space.evaluate_every, space.evaluate_tokens, tuple(notes)
+    )
 
 
 def write_specs(options: RunOptions, path: Path, say: Callable[[str], None]) -> SpecList:

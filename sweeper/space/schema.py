@@ -354,8 +354,16 @@ class SearchSpace(Model):
     scales: Annotated[tuple[Text, ...], Field(min_length=1, description="Model sizes by name, small to large.")]
     context: Annotated[Count, Field(description="Latent positions of a sequence, the same in every phase.")]
     tokens_per_step: Annotated[Count, Field(description="Latent positions of a step; a multiple of `context`.")]
-    validation_tokens: Annotated[Count, Field(description="Held-out tokens, the same for every trial.")] = 100_000
-    evaluate_every: Annotated[NonNegativeInteger, Field(description="Steps between evaluations; 0: at the end.")] = 0
+    validation_tokens: Annotated[
+        Count, Field(description="Held-out tokens that the end of a trial is scored on, the same for every trial.")
+    ] = 100_000
+    evaluate_every: Annotated[
+        NonNegativeInteger, Field(description="Steps between evaluations; 0: at the ends of phases.")
+    ] = 0
+    evaluate_tokens: Annotated[
+        NonNegativeInteger,
+        Field(description="Held-out tokens that evaluations before the end are scored on; 0: all. No part of a trial."),
+    ] = 65_536
     precision: Literal["fp32", "bf16"] = "fp32"
     schedule: ScheduleSettings
     optimizer: OptimizerSettings = OptimizerSettings()

@@ -17,8 +17,10 @@ import torch
 from trainers.contract.spec import ModelShape, Optimizer, Schedule, TrialSpec
 from trainers.contract.stage import STATE, StageJob, StagePoint, StageResult
 from trainers.data.shards import TokenStream, piece_offsets
+from trainers.model.decoder import Decoder
 from trainers.planning.lineage import TrialPath
 from trainers.training.checkpoint import NOTE
+from trainers.training.evaluate import mean_loss, window_losses
 from trainers.training.stage import run_stage
 
 torch.set_num_threads(1)
@@ -109,6 +111,11 @@ def job_of(spec: TrialSpec, store: Path, **changes: Any) -> StageJob:
         checkpoint_seconds=0.0,
     )
     return replace(job, **changes)
+
+
+def validation_loss(model: Decoder, tokens: np.ndarray, context: int, device: torch.device) -> float:
+    """Nats per token over the whole windows of `tokens`."""
+    return mean_loss(window_losses(model, tokens, context, device))
 
 
 def train_tiny(job: StageJob, on_point: Callable[[StagePoint], None] = lambda point: None) -> StageResult:

@@ -13,7 +13,7 @@ from typing import Any
 
 from trainers.contract.errors import InputError
 from trainers.contract.reading import json_value, value_of
-from trainers.contract.record import WALL, Diverged, PhaseTiming, Stopped
+from trainers.contract.record import WALL, Diverged, PhaseTiming, Stopped, TextScore
 from trainers.contract.routing import RoutingPoint
 from trainers.contract.spec import TrialSpec, spec_from_dict, spec_to_dict
 
@@ -28,15 +28,17 @@ class ParentLostError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class StagePoint:
-    """Validation loss in nats per token after `step` steps; `phase` is the one that trained the last of them.
+    """Validation loss in nats per token after `step` steps, on the part of the text that points are scored on; `phase` is
+    the one that trained the last of them.
 
-    `routing` is that step's, for a mixture of experts.
+    `routing` is that step's, for a mixture of experts; `score` that on all of the text, where a trial may end here.
     """
 
     step: int
     loss: float
     phase: str
     routing: RoutingPoint | None = None
+    score: TextScore | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class StageJob:
     """All that a worker needs. Paths are absolute; `parent` is a node of the store, or None for a start from the seed.
 
     `keep_state` says whether anything goes on from the end of this stage. `execution` is resolved: not `auto`.
+    Points before a trial's end are scored on the first `evaluate_tokens` validation tokens, all of them where it is 0.
     `devices` is what a second of this stage costs in device-seconds; `micro_sequences` is for each rank.
     """
 
@@ -64,6 +67,7 @@ class StageJob:
     keep_state: bool = True
     checkpoint_activations: bool = False
     devices: float = 1
+    evaluate_tokens: int = 0
 
 
 def job_to_dict(job: StageJob) -> dict[str, Any]:

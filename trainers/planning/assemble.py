@@ -106,7 +106,7 @@ def assemble_record(
             tokens=data_position(phases, spec.tokens_per_step, point.step),
             flops=flops_at(spec, phases, point.step),
             seconds=_seconds_at(point.step, timings),
-            loss=point.loss,
+            loss=point.loss if point.step < total or point.score is None else point.score.loss,
             phase=point.phase,
             routing=point.routing,
         )
@@ -130,6 +130,7 @@ def assemble_record(
         ),
         provenance=_with_attention(provenance, chain),
         corpus_tokens=corpus_tokens,
+        score=next((point.score for part in chain for point in part.points if point.step == total), None),
     )
 
 

@@ -4,40 +4,70 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from trainers.contract.flops import chunk_rows
+from trainers.contract.record import TextScore
 from trainers.model.attention import forced_attention
 from trainers.model.decoder import Decoder
 from trainers.model.ranks import ALONE, Ranks
 from trainers.training.sharding import release
 
 EVALUATION_POSITIONS = 16_384
-"""Positions a forward pass; bounds the memory of the logits."""
+"""Positions a forward pass."""
+HEAD_ROWS = 2_048
+"""Positions at a time whose logits exist: at a vocabulary of 128K, 1 GB as float32, beside a pool that fills the card."""
+PIECE_TOKENS = 1_024
+PIECE_DIGITS = 4
 
 
 @torch.no_grad()
-def validation_loss(
+def window_losses(
     model: Decoder, tokens: np.ndarray, context: int, device: torch.device, ranks: Ranks = ALONE
-) -> float:
-    """Mean next-token loss in nats over the whole windows of `context` positions in `tokens` `[N]`.
+) -> np.ndarray:
+    """Mean next-token loss in nats of each whole window of `context` positions in `tokens` `[N]`, float64 `[windows]`.
 
-    `model` has the weights that compute. Bags of one token, as in ordinary training, whatever phase the model is in. May be
-    infinite or NaN for a diverged model. Each of several ranks reads every `size`-th window, and one for nothing where it
-    has fewer than others.
+    `model` has the weights that compute. Bags of one token, as in ordinary training, whatever phase the model is in. May
+    hold infinities or NaN for a diverged model. Each of several ranks reads every `size`-th window, and one for nothing
+    where it has fewer than others.
     """
     windows = (len(tokens) - 1) // context
     used = torch.from_numpy(np.array(tokens[: windows * context + 1], dtype=np.int64))
     inputs, targets = used[:-1].view(windows, context), used[1:].view(windows, context)
-    positions = min(EVALUATION_POSITIONS, 2 * chunk_rows(model.shape.vocab_size, 4))
-    total, rows = 0.0, max(1, positions // context)
+    found = torch.zeros(windows, dtype=torch.float64, device=device)
+    rows = max(1, EVALUATION_POSITIONS // context)
     for start in range(0, windows, rows * ranks.size):
         mine = range(start + ranks.rank, min(start + rows * ranks.size, windows), ranks.size)
         chosen = slice(mine.start, mine.stop, mine.step) if mine else slice(1)
         part, wanted = inputs[chosen, :, None].to(device), targets[chosen].to(device)
         with forced_attention(device):
-            logits = model.head(model(part))
-        losses = F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), reduction="sum")
-        total += float(losses) if mine else 0.0
+            hidden = model(part)
+        losses = _losses(model, hidden.flatten(0, 1), wanted.flatten()).view(len(part), context)
+        if mine:
+            found[chosen] = losses.double().mean(1)
     release(model, ranks)
-    return float(ranks.total(torch.tensor(total, dtype=torch.float64, device=device))) / (windows * context)
+    return np.asarray(ranks.total(found).cpu())
+
+
+def _losses(model: Decoder, hidden_ND: Tensor, target_N: Tensor) -> Tensor:
+    """Cross-entropy of each position, float32 `[N]`, a few rows of logits at a time."""
+    parts = zip(torch.split(hidden_ND, HEAD_ROWS), torch.split(target_N, HEAD_ROWS), strict=True)
+    return torch.cat([F.cross_entropy(model.head(rows).float(), wanted, reduction="none") for rows, wanted in parts])
+
+
+def mean_loss(losses: np.ndarray) -> float:
+    """Nats per token over windows of equal length."""
+    return float(losses.mean())
+
+
+def score_of(losses: np.ndarray, context: int) -> TextScore | None:
+    """The score of a text from the losses of its windows `[windows]`; None for a diverged model.
+
+    A piece is as many whole windows as make 1,024 tokens, one at least.
+    """
+    if not np.isfinite(losses).all():
+        return None
+    windows = max(1, PIECE_TOKENS // context)
+    whole = losses[: len(losses) // windows * windows].reshape(-1, windows).mean(1)
+    pieces = tuple(round(float(piece), PIECE_DIGITS) for piece in whole)
+    return TextScore(len(losses) * context, mean_loss(losses), windows * context, pieces)

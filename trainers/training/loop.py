@@ -15,16 +15,17 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 
-from trainers.contract.record import Diverged, PhaseTiming, Stopped
+from trainers.contract.record import Diverged, PhaseTiming, Stopped, TextScore
 from trainers.contract.schedule import Phase, phase_at
 from trainers.contract.spec import TrialSpec, fingerprint
 from trainers.contract.stage import StagePoint
 from trainers.model.decoder import initialise
 from trainers.step.step import TrainingStep
 from trainers.training.checkpoint import TrainState
-from trainers.training.evaluate import validation_loss
+from trainers.training.evaluate import mean_loss, score_of, window_losses
 
 CHUNK_STEPS = 10
 """Steps between two looks at the clock, the losses and the stop request."""
@@ -64,13 +65,15 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class LoopArguments:
-    """How to run, without influence on what is computed. `evaluate_every` and `checkpoint_seconds` of 0 mean never."""
+    """How to run, without influence on what is computed. `evaluate_every` and `checkpoint_seconds` of 0 mean never,
+    `evaluate_tokens` of 0 all of the validation text."""
 
     evaluate_every: int
     checkpoint_seconds: float
     should_stop: Callable[[], bool]
     on_point: Callable[[StagePoint], None]
     on_checkpoint: Callable[[TrainState, Progress], None]
+    evaluate_tokens: int = 0
     seconds: Callable[[], float] = time.perf_counter
     """What the steps are timed by."""
     agree: Callable[[bool], bool] = bool
@@ -178,6 +181,28 @@ def _watch_validation(step: int, loss: float, vocab_size: int) -> Diverged | Non
     return None
 
 
+def _may_end(spec: TrialSpec, step: int, end: int) -> bool:
+    """Whether a trial ends after `step` steps: at the schedule's end, and without a decay at the end of any stage."""
+    return step == end and (step == spec.schedule.total_steps or spec.schedule.decay_steps == 0)
+
+
+def _evaluate(
+    step: TrainingStep, tokens: np.ndarray, evaluate_tokens: int, *, final: bool
+) -> tuple[float, TextScore | None]:
+    """The loss on the part of the text that points are scored on, and the score on all of it where a trial may end.
+
+    The part is the text's beginning, a mixture of all held-out documents, so that a final score holds it.
+    """
+    context = step.spec.context
+    part = tokens if final or not evaluate_tokens else tokens[: max(evaluate_tokens, context) + 1]
+    losses = window_losses(step.working, part, context, step.device, step.ranks)
+    score = score_of(losses, context) if final else None
+    if final and score is None:
+        return mean_loss(losses), None  # no number: what diverged only beyond the part has diverged
+    few = evaluate_tokens // context if evaluate_tokens else len(losses)
+    return mean_loss(losses[: max(few, 1)]), score
+
+
 def train(
     state: TrainState,
     step: TrainingStep,
@@ -217,11 +242,11 @@ def train(
         while diverged is None and len(waiting) > goes_on:
             diverged = watch.look(waiting.popleft())
         if diverged is None and at_evaluation:
-            loss = validation_loss(step.working, tokens, spec.context, step.device, step.ranks)
+            loss, score = _evaluate(step, tokens, arguments.evaluate_tokens, final=_may_end(spec, launched, end))
             diverged = _watch_validation(launched, loss, spec.shape.vocab_size)
             if diverged is None:
                 keep_load = keeps_load(launched, phase, arguments.evaluate_every)
-                point = StagePoint(launched, loss, phase.name, step.working.routing(keep_load=keep_load))
+                point = StagePoint(launched, loss, phase.name, step.working.routing(keep_load=keep_load), score)
                 progress.points.append(point)
                 arguments.on_point(point)
         progress.busy_seconds += time.perf_counter() - started

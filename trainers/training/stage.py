@@ -233,6 +233,7 @@ def run_stage(job: StageJob, corpus: Any, on_point: Callable[[StagePoint], None]
 
     arguments = LoopArguments(
         evaluate_every=job.evaluate_every,
+        evaluate_tokens=job.evaluate_tokens,
         checkpoint_seconds=job.checkpoint_seconds,
         should_stop=Path(job.stop_file).exists,
         on_point=on_point,

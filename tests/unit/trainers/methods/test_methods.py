@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from tests.support.method_specs import TWO_LAYERS, method_spec
-from tests.support.tiny_training import CORPUS, CPU, job_of, train_tiny
+from tests.support.tiny_training import CORPUS, CPU, job_of, train_tiny, validation_loss
 from trainers.contract.flops import flops_at, flops_per_step
 from trainers.contract.schedule import Phase, data_position
 from trainers.methods import phases_of
@@ -23,7 +23,6 @@ from trainers.step.objective import Objective
 from trainers.step.optim import build_optimizer
 from trainers.step.step import TrainingStep
 from trainers.training.checkpoint import CheckpointError, TrainState, load_checkpoint, save_checkpoint
-from trainers.training.evaluate import validation_loss
 from trainers.training.loop import begin_phase
 
 

@@ -66,7 +66,7 @@ def test_initial_weights_depend_on_the_seed_alone() -> None:
 
 def test_an_untrained_model_guesses() -> None:
     """Its loss is near that of a uniform guess, so that the first steps do not undo an initial opinion."""
-    from trainers.training.evaluate import validation_loss
+    from tests.support.tiny_training import validation_loss
 
     model = build_model(small.SHAPE, 8, 0, CPU)
     loss = validation_loss(model, small.corpus().validation(257), 8, CPU)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,17 @@ import pytest
 from tests.support.strategies import PROVENANCE
 from tests.support.tiny_training import SHAPE, tiny_spec
 from trainers.contract.flops import flops_per_position
-from trainers.contract.record import Diverged, Failed, Finished, PhaseTiming, RunRecord, Stopped
+from trainers.contract.record import (
+    Diverged,
+    Failed,
+    Finished,
+    PhaseTiming,
+    RunRecord,
+    Stopped,
+    TextScore,
+    record_from_dict,
+    record_to_dict,
+)
 from trainers.contract.stage import StagePoint, StageResult
 from trainers.methods import phases_of
 from trainers.planning.assemble import assemble_record, is_evaluated
@@ -127,3 +138,12 @@ def test_a_record_says_what_its_clock_counts() -> None:
     assert assemble(WAY).timing.clock == "wall"
     assert assemble([replace(first, clock="processor"), *timed]).timing.clock == "processor"
     assert assemble([first, *timed]).timing.clock == "wall + processor"
+
+
+def test_the_final_loss_is_the_score_on_all_of_the_text() -> None:
+    score = TextScore(tokens=2_048, loss=2.4, piece_tokens=1_024, pieces=(2.3, 2.5))
+    *before, last = WAY
+    record = assemble([*before, replace(last, points=(StagePoint(12, 2.5, "next-token", score=score),))])
+    assert (record.final_loss, record.curve.points[-1].loss, record.score) == (2.4, 2.4, score)
+    assert record_from_dict(json.loads(json.dumps(record_to_dict(record)))) == record
+    assert "score" not in record_to_dict(assemble(WAY))

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.support.tiny_training import CPU, SHAPE
+from tests.support.tiny_training import CPU, SHAPE, validation_loss
+from trainers.contract.record import TextScore
 from trainers.model.decoder import build_model
 from trainers.step.precision import WorkingWeights
 from trainers.training import evaluate
-from trainers.training.evaluate import validation_loss
+from trainers.training.evaluate import score_of, window_losses
 
 TOKENS = np.random.default_rng(0).integers(0, SHAPE.vocab_size, 45).astype(np.int64)
 
@@ -57,3 +58,19 @@ def test_bf16_is_near_and_a_broken_model_says_so() -> None:
     with torch.no_grad():
         model.norm.weight.fill_(float("nan"))
     assert math.isnan(validation_loss(model, TOKENS, 8, CPU))
+
+
+def test_a_few_rows_of_logits_at_a_time_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_model(SHAPE, 8, 0, CPU)
+    whole = window_losses(model, TOKENS, 8, CPU)
+    monkeypatch.setattr(evaluate, "HEAD_ROWS", 3)
+    assert window_losses(model, TOKENS, 8, CPU) == pytest.approx(whole, rel=1e-6)
+
+
+def test_a_score_keeps_pieces_of_whole_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "PIECE_TOKENS", 17)
+    losses = np.array([1.0, 3.0, 2.0, 2.5, 9.0])
+    score = score_of(losses, context=8)
+    assert score == TextScore(tokens=40, loss=3.5, piece_tokens=16, pieces=(2.0, 2.25))
+    assert score_of(losses, context=64) == TextScore(320, 3.5, 64, (1.0, 3.0, 2.0, 2.5, 9.0))
+    assert score_of(np.array([1.0, math.inf]), context=8) is None

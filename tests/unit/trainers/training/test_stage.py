@@ -241,3 +241,21 @@ def test_an_attempt_that_was_timed_by_another_clock_is_not_gone_on_with(
     result = train_tiny(job)
     assert sum(timing.steps for timing in result.timings) == 12
     assert [point.step for point in result.points] == [point.step for point in whole[0].points]
+
+
+def test_the_end_of_a_trial_is_scored_on_all_of_the_text_and_points_before_it_on_a_part(tmp_path: Path) -> None:
+    points = train_tiny(job_of(SPEC, tmp_path / "part", evaluate_every=4, evaluate_tokens=16)).points
+    whole = train_tiny(job_of(SPEC, tmp_path / "whole", evaluate_every=4)).points
+    assert [point.score is None for point in points] == [True] * (len(points) - 1) + [False]
+    assert points[-1].score == whole[-1].score
+    assert points[-1].score is not None
+    assert points[-1].score.tokens == (SPEC.validation_tokens - 1) // 8 * 8
+    assert points[-1].score.loss == whole[-1].loss
+    assert all(part.loss != full.loss for part, full in zip(points, whole, strict=True)), "16 tokens are another text"
+
+
+def test_a_stage_in_which_no_trial_ends_is_not_scored_on_all_of_the_text(tmp_path: Path) -> None:
+    trunk = train_tiny(job_of(SPEC, tmp_path, node="trunk", end=5))
+    assert [point.score for point in trunk.points] == [None] * len(trunk.points)
+    undecayed = tiny_spec("baseline", decay_steps=0)
+    assert train_tiny(job_of(undecayed, tmp_path, node="any", end=5)).points[-1].score is not None
