@@ -88,6 +88,7 @@ def test_no_sweep_is_one_clear_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_server_that_cannot_start_says_why(results: Path) -> None:
     broken = results / "no-such-folder" / "mlflow.db"
     with (

@@ -179,6 +179,7 @@ def test_no_trace_needs_a_gpu_and_every_chart_has_its_data_as_a_table() -> None:
                 assert axis["title"]["text"], "every horizontal axis says what it shows"
 
 
+@pytest.mark.slow
 def test_a_hundred_long_curves_fit_into_three_megabytes() -> None:
     truth = Invented(seeds=20, baseline_budgets=(4_000, 6_000, 9_000), method_budgets=(4_000, 6_000), eval_points=2_000)
     study = many_runs(truth)

@@ -201,6 +201,7 @@ def test_the_plan_of_a_file_reckons_with_the_bench_beside_its_results(tmp_path: 
     assert plan.scales[0].step_seconds == pytest.approx(before.step_seconds * ASSUMED_CPU_FLOPS / 1e9)
 
 
+@pytest.mark.slow
 def test_mfu_is_flops_of_the_positions_over_the_peak() -> None:
     result = run_bench(BenchOptions(("pico",), ("eager",), "cpu", steps=1), lambda line: None)
     (scale,) = result.scales

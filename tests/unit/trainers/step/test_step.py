@@ -163,6 +163,7 @@ def test_a_form_that_works_is_found_to_work(form: str) -> None:
     assert failure_of(form, CPU) is None
 
 
+@pytest.mark.slow
 def test_why_a_form_does_not_work_is_brought_from_another_process_in_one_line() -> None:
     assert failure_elsewhere("eager", "cpu") is None
     reason = failure_elsewhere("eager", "nonsense")

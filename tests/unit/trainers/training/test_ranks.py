@@ -132,6 +132,7 @@ def test_ranks_train_every_method_and_in_bf16_gather_weights_and_keep_exact_shar
     assert {tensor.dtype for tensor in tensors_in(tmp_path / "bf16" / STATE).values()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_a_killed_rank_goes_on_from_the_ranks_checkpoint(on_two: tuple[StageResult, Path], tmp_path: Path) -> None:
     job = job_of(SPEC, tmp_path, evaluate_every=1, checkpoint_seconds=1e-9, devices=2)
     survivor, killed = run_ranks(tmp_path, 2, train_and_kill, job, 1, 7)
@@ -145,6 +146,7 @@ def test_a_killed_rank_goes_on_from_the_ranks_checkpoint(on_two: tuple[StageResu
     assert not (tmp_path / "whole" / PARTIAL).exists()
 
 
+@pytest.mark.slow
 def test_any_number_of_ranks_reads_a_state_to_the_bit(alone: tuple[StageResult, Path], tmp_path: Path) -> None:
     source = alone[1] / "whole" / STATE
     exact = tensors_in(source)
@@ -161,6 +163,7 @@ def test_any_number_of_ranks_reads_a_state_to_the_bit(alone: tuple[StageResult, 
         source = target
 
 
+@pytest.mark.slow
 def test_a_tree_of_stages_may_change_its_ranks(alone: tuple[StageResult, Path], tmp_path: Path) -> None:
     ends = [(1, None, 0, 3), (2, "at-3", 3, 7), (1, "at-7", 7, 9), (4, "at-9", 9, 12)]
     points = []
@@ -173,6 +176,7 @@ def test_a_tree_of_stages_may_change_its_ranks(alone: tuple[StageResult, Path], 
     assert_states_close(tmp_path / "at-12" / STATE, alone[1] / "whole" / STATE)
 
 
+@pytest.mark.slow
 def test_damage_that_one_rank_sees_is_seen_by_all(tmp_path: Path, on_two: tuple[StageResult, Path]) -> None:
     trunk = job_of(SPEC, tmp_path, node="trunk", end=5, evaluate_every=1, devices=2)
     run_ranks(tmp_path, 2, train_tiny, trunk)
@@ -191,6 +195,7 @@ def test_damage_that_one_rank_sees_is_seen_by_all(tmp_path: Path, on_two: tuple[
         train_tiny(job)
 
 
+@pytest.mark.slow
 def test_an_unfinished_stage_that_one_rank_cannot_read_is_begun_again_by_all(
     tmp_path: Path, on_two: tuple[StageResult, Path]
 ) -> None:
