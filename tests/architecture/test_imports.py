@@ -89,6 +89,7 @@ def modules_of(package: str) -> list[str]:
     return sorted(".".join(file.parts).removesuffix(".__init__") for file in files)
 
 
+@pytest.mark.slow
 def test_no_module_of_sweeper_loads_torch_but_the_worker() -> None:
     """A plan, a report and the command line are ready before torch would be; functions that train load it themselves."""
     modules = [name for name in modules_of("sweeper") if name != "sweeper.executors.worker"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -183,6 +184,7 @@ def undisturbed(name: str) -> Desk:
     outlive=st.booleans(),
     seed=st.integers(0, 2**16),
 )
+@pytest.mark.slow
 def test_records_do_not_depend_on_workers_order_and_kills(
     name: str, workers: int, kills: list[int], outlive: bool, seed: int
 ) -> None:
