@@ -132,14 +132,6 @@ def test_a_bad_file_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert "[0, 1]" in line
 
 
-@pytest.mark.parametrize("width", ["auto", "1", "4"])
-def test_whoever_asks_for_a_stack_is_told_what_shares_a_device(width: str, tmp_path: Path) -> None:
-    done = sweeper("run", FILE, "--results", tmp_path, "--stack", width)
-    assert done.returncode == 2
-    assert done.stderr == "--stack: trials are no longer stacked; `resources: {gpus: 0.25}` shares a GPU among four\n"
-    assert not list(tmp_path.iterdir())
-
-
 def test_an_unknown_sweep_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     for command in ("status", "report", "stop"):
         done = sweeper(command, "nowhere", "--results", tmp_path)
