@@ -150,6 +150,10 @@ def _verdict_to_json(verdict: ScaleVerdict) -> dict[str, Any]:
         else {"nats": _number(gap.gap), "interval": _pair(gap.interval), "equal_cost": gap.equal_cost},
         "sigma": _sigma(verdict),
         "sigma_source": verdict.sigma.source if verdict.sigma is not None else None,
+        "scored_tokens": verdict.scored_tokens,
+        "errors": None
+        if verdict.errors is None
+        else {"seeds": _number(verdict.errors.seeds), "sampling": _number(verdict.errors.sampling)},
         "resolution": _number(verdict.resolution),
         "seeds": {"baseline": verdict.seeds_baseline, "method": verdict.seeds_method},
         "trials": {"baseline": verdict.trials_baseline, "method": verdict.trials_method},

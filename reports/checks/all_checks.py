@@ -21,6 +21,7 @@ CHECKS: tuple[OneCheck, ...] = (
     runs.check_chosen_blindly,
     estimates.check_seeds,
     estimates.check_sigma,
+    estimates.check_validation_text,
     estimates.check_ladder,
     estimates.check_bracketed,
     estimates.check_monotone,

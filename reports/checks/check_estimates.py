@@ -52,6 +52,29 @@ def check_sigma(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
     return Check(name, status, number, sentence)
 
 
+def check_validation_text(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
+    """Final losses are scored on enough text: what it adds to the error is not more than what seeds do."""
+    name = "Scored on enough text"
+    known = [
+        (errors.sampling, errors.seeds, verdict.scored_tokens)
+        for verdict in _compared(verdicts)
+        if (errors := verdict.errors) is not None and errors.sampling is not None
+    ]
+    if not known:
+        said = (
+            "The runs do not say how they scored on each piece of the text, so that its part of the error is not known."
+        )
+        return Check(name, "not_applicable", "not known", said)
+    sampling, seeds, tokens = max(known, key=lambda item: item[0] / item[1] if item[1] > 0 else math.inf)
+    status: CheckStatus = "pass" if sampling <= seeds else "warn"
+    which = "seeds dominate" if sampling <= seeds else "the text dominates; more `validation_tokens` make it smaller"
+    sentence = (
+        f"{theme.count(tokens)} tokens put {sampling:.4f} nats of error on the difference between the arms, "
+        f"{seeds:.4f} come from seeds: {which}. Both are in the interval."
+    )
+    return Check(name, status, f"{sampling:.4f} nats", sentence)
+
+
 def check_ladder(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
     """At least three baseline budgets, the largest at least twice the method's."""
     name = "Baseline is a ladder"

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from reports.estimate.inversion import ends_above, log_speedup, mean_matrix
 from reports.estimate.noise import estimate_noise, noise_design
+from reports.estimate.sampling import Sampling, interaction_of
 from reports.evidence.runs import FloatArray
 
 ASYMPTOTE, SLOPE, EXPONENT = 2.0, 0.19, 0.15
@@ -24,13 +25,17 @@ TRUNK_SHARE = 0.7
 
 NOISE_FLOOR_SEEDS = 5
 LADDERS: tuple[tuple[float, ...], ...] = ((1.0, 2.0), (1.0, 1.5, 2.0), (1.0, 2.0, 4.0), (0.5, 1.0, 2.0, 4.0))
-SIGMAS, SEEDS = (0.0013, 0.005, 0.02), (1, 3, 5)
+SIGMAS, SEEDS = (0.0013, 0.005, 0.02), (1, 2, 3, 5)
+PIECE_DEVIATION = 0.068
+"""Nats by which two arms differ on a piece of 1,024 tokens, measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Design:
     """One simulated sweep. Budgets in units of the method's cost; `sigma` nats. A single seed comes with a noise-floor
-    cell of five further seeds at the cheapest budget. `clock_deviation`: of ln(step time), each arm's pool of six."""
+    cell of five further seeds at the cheapest budget. `clock_deviation`: of ln(step time), each arm's pool of six.
+    `piece_deviation`: nats by which the arms differ on a piece of the validation text, of which there are `num_pieces`; each
+    seed adds half as much of its own."""
 
     sigma: float
     seeds: int
@@ -38,6 +43,8 @@ class Design:
     shared_trunks: bool
     speedup: float = 1.3
     clock_deviation: float = 0.0
+    piece_deviation: float = 0.0
+    num_pieces: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,47 @@ class _Sample:
     method_1N: FloatArray
     cells: list[int]
     trunks: list[tuple[str, int]]
+    pieces_RNP: FloatArray | None = None
+
+
+SEED_PIECES = 0.5
+"""Deviation of a seed's own loss from piece to piece, over that of the difference between the arms."""
+
+
+def _pieces(design: Design, sample: _Sample, generator: np.random.Generator) -> _Sample:
+    """The sample as it is scored on a text of a few pieces: each run's loss is the mean of what it gets on them."""
+    if design.piece_deviation == 0:
+        return sample
+    replicates, num_runs = sample.loss_RN.shape
+    shape = (replicates, 1, design.num_pieces)
+    by_arm = design.piece_deviation / np.sqrt(2) * generator.standard_normal((2, *shape))
+    arm_N = np.array([int(trunk[0] == "method") for trunk in sample.trunks])
+    own = SEED_PIECES * design.piece_deviation * generator.standard_normal((replicates, num_runs, design.num_pieces))
+    common = generator.standard_normal(shape)  # what a piece is worth to every model: it cancels
+    pieces_RNP = sample.loss_RN[:, :, None] + common + np.where(arm_N[:, None] == 1, by_arm[1], by_arm[0]) + own
+    return replace(sample, loss_RN=pieces_RNP.mean(2), pieces_RNP=pieces_RNP)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _OwnPieces:
+    """What a report would reckon for each replicate from its own pieces."""
+
+    pieces_RNP: FloatArray
+    cells: list[int]
+
+    def variance_of(self, gradient_RN: FloatArray) -> FloatArray:
+        """See `TextVariance`."""
+        pairs = zip(self.pieces_RNP, np.broadcast_to(gradient_RN, self.pieces_RNP.shape[:2]), strict=True)
+        return np.array(
+            [
+                Sampling(pieces_NP, interaction_of(pieces_NP, self.cells)).variance_of(gradient_N[None])[0]
+                for pieces_NP, gradient_N in pairs
+            ]
+        )
+
+
+def _text(sample: _Sample) -> _OwnPieces | None:
+    return None if sample.pieces_RNP is None else _OwnPieces(sample.pieces_RNP, sample.cells)
 
 
 def _draw(design: Design, target_cost: float, replicates: int, generator: np.random.Generator) -> _Sample:
@@ -96,7 +144,7 @@ def _draw(design: Design, target_cost: float, replicates: int, generator: np.ran
 def simulate(design: Design, replicates: int, generator: np.random.Generator) -> Coverage:
     """Run a design `replicates` times through the estimator. Sweeps whose target falls outside the ladder by chance are
     read as reports read them, as long as a reading exists."""
-    sample = _draw(design, design.speedup, replicates, generator)
+    sample = _pieces(design, _draw(design, design.speedup, replicates, generator), generator)
     noise = estimate_noise(noise_design(sample.cells, sample.trunks), sample.loss_RN)
     assert noise is not None
     pool, arms = 6, 2
@@ -110,6 +158,7 @@ def simulate(design: Design, replicates: int, generator: np.random.Generator) ->
         cost_K=np.array(design.budgets),
         method_cost=1.0,
         noise=noise,
+        sampling=_text(sample),
         clock_variance=clock_variance,
         clock_freedom=arms * (pool - 1),
     )
@@ -120,10 +169,10 @@ def simulate(design: Design, replicates: int, generator: np.random.Generator) ->
     half = (result.high - result.value)[readable]
     error = float(value.std())
     # The hardest case for "not reached": a target that the largest budget just reaches.
-    boundary = _draw(design, design.budgets[-1], replicates, generator)
+    boundary = _pieces(design, _draw(design, design.budgets[-1], replicates, generator), generator)
     boundary_noise = estimate_noise(noise_design(boundary.cells, boundary.trunks), boundary.loss_RN)
     assert boundary_noise is not None
-    wrong = ends_above(boundary.loss_RN, boundary.baseline_KN[-1:], boundary.method_1N, boundary_noise)
+    wrong = ends_above(boundary.loss_RN, boundary.baseline_KN[-1:], boundary.method_1N, boundary_noise, _text(boundary))
     return Coverage(
         design=design,
         coverage=float((np.abs(value - truth) <= half).mean()),
@@ -141,15 +190,25 @@ def standard_designs() -> tuple[Design, ...]:
     )
 
 
+def scored_designs() -> tuple[Design, ...]:
+    """Sweeps scored on 64 pieces of text, which put more error on a difference than seeds do, and on 485."""
+    return tuple(
+        Design(0.005, seeds, (1.0, 2.0, 4.0), shared, piece_deviation=PIECE_DEVIATION, num_pieces=pieces)
+        for pieces, seeds, shared in itertools.product((64, 485), (2, 3, 5), (False, True))
+    )
+
+
 def markdown_table(rows: Sequence[Coverage]) -> str:
     """The table as Markdown."""
-    head = "| budgets | seeds | deviation | trunks | coverage | bias / error | error of ln S | falsely not reached |"
-    lines = [head, "|---|---|---|---|---|---|---|---|"]
+    head = "| budgets | seeds | deviation | trunks | pieces of text | coverage | bias / error | error of ln S "
+    lines = [head + "| falsely not reached |", "|---|---|---|---|---|---|---|---|---|"]
     for row in rows:
         design = row.design
         budgets = " / ".join(f"{budget:g}" for budget in design.budgets)
+        trunks = "shared" if design.shared_trunks else "separate"
+        pieces = design.num_pieces if design.piece_deviation else "exact"
         lines.append(
-            f"| {budgets} | {design.seeds} | {design.sigma:g} | {'shared' if design.shared_trunks else 'separate'} "
+            f"| {budgets} | {design.seeds} | {design.sigma:g} | {trunks} | {pieces} "
             f"| {100 * row.coverage:.1f} % | {row.relative_bias:+.2f} | {row.log_error:.4f} "
             f"| {100 * row.false_not_reached:.1f} % |"
         )
@@ -158,4 +217,4 @@ def markdown_table(rows: Sequence[Coverage]) -> str:
 
 if __name__ == "__main__":
     random = np.random.default_rng(0)
-    print(markdown_table([simulate(design, 4_000, random) for design in standard_designs()]))
+    print(markdown_table([simulate(design, 4_000, random) for design in standard_designs() + scored_designs()]))

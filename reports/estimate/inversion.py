@@ -13,6 +13,7 @@ import numpy as np
 from reports.estimate.intervals import CONFIDENCE, satterthwaite, t_quantile
 from reports.estimate.ladder import PowerLaw, fit_power_law, two_budget_range
 from reports.estimate.noise import Noise, PriorNoise
+from reports.estimate.sampling import TextVariance
 from reports.evidence.runs import FloatArray
 
 
@@ -82,7 +83,8 @@ def mean_matrix(cell_of_run: np.ndarray, num_cells: int) -> FloatArray:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LogSpeedup:
-    """`ln S`, its standard error, degrees of freedom and 95 % interval, each `[R]`."""
+    """`ln S`, its standard error, degrees of freedom and 95 % interval, each `[R]`; `seed_nats` and `sampling_nats` are the
+    errors that seeds and the validation text put on the difference between target and ladder, in nats."""
 
     value: FloatArray
     standard_error: FloatArray
@@ -90,6 +92,8 @@ class LogSpeedup:
     low: FloatArray
     high: FloatArray
     inversion: Inversion
+    seed_nats: FloatArray
+    sampling_nats: FloatArray
 
 
 def log_speedup(
@@ -100,13 +104,14 @@ def log_speedup(
     cost_K: FloatArray,
     method_cost: float,
     noise: Noise | PriorNoise | None,
+    sampling: TextVariance | None = None,
     clock_variance: FloatArray | float = 0.0,
     clock_freedom: FloatArray | float = np.inf,
 ) -> LogSpeedup:
     """`ln S` at the method's mean loss by the delta method.
 
     `loss_RN` final losses of all runs; `baseline_KN` and `method_1N` turn them into cell means (see `mean_matrix`).
-    Without `noise` the error and the interval are NaN.
+    Without `noise` the error and the interval are NaN; without `sampling` the validation text adds nothing to them.
     `clock_variance` is that of the logarithm of the two arms' relative step time.
     """
     counts_K = (baseline_KN > 0).sum(1).astype(np.float64)
@@ -123,19 +128,40 @@ def log_speedup(
     # On the logarithm the interval is symmetric and cannot reach below zero. A percentile bootstrap over three seeds,
     # the usual alternative, covers 76 to 82 % where it says 95 %.
     value = inversion.log_cost - np.log(method_cost)
-    total = variance + clock_variance
-    freedom = satterthwaite((variance, clock_variance), (freedom, clock_freedom))
+    text_variance = 0.0 if sampling is None else sampling.variance_of(gradient_RN)
+    total = variance + clock_variance + text_variance
+    freedom = satterthwaite((variance, clock_variance, text_variance), (freedom, clock_freedom, np.inf))
     error = np.sqrt(total)
     half = t_quantile((1 + CONFIDENCE) / 2, freedom) * error + inversion.systematic
-    return LogSpeedup(value, error, freedom, value - half, value + half, inversion)
+    slope = np.abs(inversion.slope)
+    return LogSpeedup(
+        value,
+        error,
+        freedom,
+        value - half,
+        value + half,
+        inversion,
+        seed_nats=np.sqrt(variance) * slope,
+        sampling_nats=np.sqrt(text_variance) * slope,
+    )
 
 
 def ends_above(
-    loss_RN: FloatArray, first_1N: FloatArray, second_1N: FloatArray, noise: Noise | PriorNoise
+    loss_RN: FloatArray,
+    first_1N: FloatArray,
+    second_1N: FloatArray,
+    noise: Noise | PriorNoise,
+    sampling: TextVariance | None = None,
 ) -> np.ndarray:
     """One-sided t-test `[R]`: is the first mean above the second, with a 5 % chance of saying so wrongly at equality?"""
     gradient_RN = np.broadcast_to(first_1N - second_1N, loss_RN.shape)
     variance, freedom = noise.variance_of(gradient_RN)
+    if sampling is not None:
+        text_variance = sampling.variance_of(gradient_RN)
+        variance, freedom = (
+            variance + text_variance,
+            satterthwaite((variance, text_variance), (freedom, np.inf)),
+        )
     gap = np.einsum("rn,rn->r", loss_RN, gradient_RN)
     above: np.ndarray = gap > t_quantile(CONFIDENCE, freedom) * np.sqrt(variance)
     return above

@@ -20,6 +20,7 @@ from reports.estimate.noise import (
     estimate_noise,
     noise_design,
 )
+from reports.estimate.sampling import Sampling, sampling_of
 from reports.estimate.verdict import SeedDeviation
 from reports.evidence.runs import FinishedRun, FloatArray
 from reports.evidence.study import Cell, ScaleStudy, configuration_of
@@ -28,12 +29,14 @@ from reports.evidence.study import Cell, ScaleStudy, configuration_of
 @dataclass(frozen=True, slots=True, eq=False)
 class Observations:
     """N runs of one scale: final losses `[N]`, their order by run id, and their noise (None where nothing is known of
-    it; a prior where no cell has a second seed and the model is large enough for one)."""
+    it; a prior where no cell has a second seed and the model is large enough for one). `sampling` is None where the losses
+    of pieces were not kept."""
 
     losses: FloatArray
     index: dict[str, int]
     noise: Noise | PriorNoise | None
     deviation: SeedDeviation
+    sampling: Sampling | None = None
 
     def means(self, cells: Sequence[Cell]) -> FloatArray:
         """Matrix `[cells, N]` that turns final losses into the cells' means."""
@@ -49,6 +52,10 @@ class Observations:
             return np.full(len(gradient_RN), np.nan), np.full(len(gradient_RN), np.inf)
         return self.noise.variance_of(gradient_RN)
 
+    def sampling_variance(self, gradient_RN: FloatArray) -> FloatArray:
+        """What the validation text adds to the variance `[R]` of differences of losses; 0 where it is not known."""
+        return np.zeros(len(gradient_RN)) if self.sampling is None else self.sampling.variance_of(gradient_RN)
+
 
 def observe(scale: ScaleStudy) -> Observations:
     """Collect the runs of a scale that say something about its seed deviation."""
@@ -62,13 +69,14 @@ def observe(scale: ScaleStudy) -> Observations:
     cells = [(run.method, configuration_of(run), run.total_steps) for run in runs]
     design = noise_design(cells, [run.trunk for run in runs])
     noise = estimate_noise(design, losses[None, :])
+    sampling = sampling_of(runs, cells)
     if noise is None:
         # A public figure is better than none only where it may be true: small models scatter more, by an unknown
         # factor, and a page without an interval says so.
         if (scale.params or 0.0) < PRIOR_MINIMUM_PARAMS:
-            return Observations(losses, index, None, SeedDeviation(0.0, None, 0.0, 0, "unknown"))
+            return Observations(losses, index, None, SeedDeviation(0.0, None, 0.0, 0, "unknown"), sampling)
         prior = PriorNoise(design.shared_NN, PRIOR_SIGMA)
-        return Observations(losses, index, prior, SeedDeviation(PRIOR_SIGMA, None, np.inf, 0, "prior"))
+        return Observations(losses, index, prior, SeedDeviation(PRIOR_SIGMA, None, np.inf, 0, "prior"), sampling)
     repeated = {cell for cell in cells if cells.count(cell) > 1}
     confirmed = {cell for cell, run in zip(cells, runs, strict=True) if run.purpose == "confirmation"}
     # A cell counts for the confirmation if it repeats without the noise floor's help: the page names whose scatter it
@@ -81,4 +89,4 @@ def observe(scale: ScaleStudy) -> Observations:
         num_cells=len(repeated),
         source=("confirmation" if not floor else "confirmation and noise floor" if num_confirmed else "noise floor"),
     )
-    return Observations(losses, index, noise, deviation)
+    return Observations(losses, index, noise, deviation, sampling)

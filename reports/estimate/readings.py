@@ -17,9 +17,11 @@ from reports.estimate.intervals import CONFIDENCE, satterthwaite, t_quantile
 from reports.estimate.inversion import LogSpeedup, ends_above, invert_ladder, ladder_curves, log_speedup
 from reports.estimate.noise import Noise
 from reports.estimate.observations import Observations
+from reports.estimate.sampling import Sampling
 from reports.estimate.verdict import (
     Clock,
     LadderCurve,
+    LossErrors,
     LossGap,
     MatchedPair,
     NotReached,
@@ -110,6 +112,14 @@ def clock_error(baseline: FinishedRun, method: FinishedRun, pools: Mapping[PoolK
     return ClockError(sum(variances), float(satterthwaite(variances, freedoms)), assumed)
 
 
+def _errors(result: LogSpeedup, sampling: Sampling | None) -> LossErrors | None:
+    """None where the scatter of seeds is unknown, or the ladder has no slope at the target."""
+    seeds = float(result.seed_nats[0])
+    if not math.isfinite(seeds):
+        return None
+    return LossErrors(seeds, None if sampling is None else float(result.sampling_nats[0]))
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """`S` of one method cell on one clock. `upper_bound`: see `ScaleVerdict`; the rest describes the fit that was read."""
@@ -118,6 +128,7 @@ class Reading:
     upper_bound: float | None = None
     below_asymptote: bool = False
     at_bound: bool = False
+    errors: LossErrors | None = None
 
 
 def read_speedup(
@@ -133,6 +144,7 @@ def read_speedup(
         cost_K=baseline.cost,
         method_cost=method_cost,
         noise=observations.noise,
+        sampling=observations.sampling,
         clock_variance=clock_error.variance,
         clock_freedom=clock_error.degrees_of_freedom,
     )
@@ -146,17 +158,18 @@ def read_speedup(
     below = beyond and exponent is not None and exponent > 0 and not math.isfinite(value)
     at_bound = exponent is not None and (bool(curve.at_bound[0]) or exponent <= 0)
     reached = _reached(result, extrapolated=not inside) if math.isfinite(value) and (inside or trusted) else None
+    errors = _errors(result, observations.sampling)
     if inside:
-        return Reading(reached, None, below, at_bound)
+        return Reading(reached, None, below, at_bound, errors)
     if beyond:
         bound, ends_above = _not_reached_bound(observations, baseline, cell, method_cost)
         projected = _exp(value) if trusted else None
         # Not reached is the test's word, not the fit's. A target just below the best mean, which the test cannot tell
         # from it, is a reading outside the ladder; one that it can tell has a bound, and no estimate at all.
         speedup: Speedup = NotReached(bound, projected) if ends_above is not False or reached is None else reached
-        return Reading(speedup, None, below, at_bound)
+        return Reading(speedup, None, below, at_bound, errors)
     upper = _already_passed_bound(observations, baseline, cell, method_cost)
-    return Reading(reached, upper, below, at_bound)
+    return Reading(reached, upper, below, at_bound, errors)
 
 
 def _reached(result: LogSpeedup, *, extrapolated: bool) -> Reached:
@@ -182,7 +195,9 @@ def loss_difference(
 ) -> tuple[float, float, float]:
     """Difference of two means (first minus second, nats), its standard error (NaN: unknown) and degrees of freedom."""
     gradient = first_1N - second_1N
-    variance, freedom = observations.variance(gradient)
+    seeds, freedom = observations.variance(gradient)
+    text = observations.sampling_variance(gradient)
+    variance, freedom = seeds + text, satterthwaite((seeds, text), (freedom, np.inf))
     return float((gradient @ observations.losses)[0]), math.sqrt(variance[0]), float(freedom[0])
 
 
@@ -199,7 +214,7 @@ def _not_reached_bound(
         return None, None
     method_1N = observations.means([cell])
     above = [
-        bool(ends_above(loss_1N, baseline.means_KN[number : number + 1], method_1N, noise)[0])
+        bool(ends_above(loss_1N, baseline.means_KN[number : number + 1], method_1N, noise, observations.sampling)[0])
         for number in range(len(baseline.cost))
     ]
     # Only budgets below the first that cannot be told: a later one that can would be a second chance at the same 5 %.
@@ -210,7 +225,8 @@ def _not_reached_bound(
 def _already_passed_bound(observations: Observations, baseline: Ladder, cell: Cell, method_cost: float) -> float | None:
     """`S <` this (95 %): the baseline's cheapest budget ends below the target; None where the test cannot tell."""
     loss_1N, noise = observations.losses[None, :], observations.noise
-    if noise is None or not ends_above(loss_1N, observations.means([cell]), baseline.means_KN[:1], noise)[0]:
+    first, second = observations.means([cell]), baseline.means_KN[:1]
+    if noise is None or not ends_above(loss_1N, first, second, noise, observations.sampling)[0]:
         return None
     return float(baseline.cost[0]) / method_cost
 
@@ -343,9 +359,14 @@ def speedup_curve(
     # does.
     gradient = -(sides[0].weights / sides[0].slope[:, None]) @ baseline.means_KN
     gradient += (sides[1].weights / sides[1].slope[:, None]) @ method.means_KN
-    variance, freedom = observations.variance(gradient)
-    freedom = satterthwaite((variance, clock_error.variance), (freedom, clock_error.degrees_of_freedom))
-    half = t_quantile((1 + CONFIDENCE) / 2, freedom) * np.sqrt(variance + clock_error.variance)
+    seeds, freedom = observations.variance(gradient)
+    # Both ladders are read at one loss of one text: what the text does to that loss is the target's, and only what it
+    # does to the two arms unlike each other moves the answer.
+    weights = sides[0].weights @ baseline.means_KN
+    text = observations.sampling_variance(gradient - gradient.sum(1, keepdims=True) * weights)
+    parts = (seeds, text, clock_error.variance)
+    freedom = satterthwaite(parts, (freedom, np.inf, clock_error.degrees_of_freedom))
+    half = t_quantile((1 + CONFIDENCE) / 2, freedom) * np.sqrt(seeds + text + clock_error.variance)
     half = half + sides[0].systematic + sides[1].systematic
     value = sides[0].log_cost - sides[1].log_cost
     usable = np.isfinite(value)

@@ -186,11 +186,19 @@ def _judge_arm(study: Study, scale: ScaleStudy, observations: Observations, meth
         words=_words(reading),
         flags=flags,
         worst_caveat=worst_caveat(flags, tuning.difference, observations.deviation),
+        errors=reading.errors,
+        scored_tokens=_scored_tokens(comparison.target),
         baseline_ladder=baseline_curve,
         method_ladder=method_curve,
         speedup_curve=over_targets,
         pchip_speedup=alternative,
     )
+
+
+def _scored_tokens(cell: Cell) -> int | None:
+    """How much text the ends of the runs were scored on, where their records say so."""
+    known = {run.record.score.tokens for run in cell.runs if run.record is not None and run.record.score is not None}
+    return known.pop() if len(known) == 1 else None
 
 
 def _curves(

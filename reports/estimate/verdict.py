@@ -73,6 +73,15 @@ class SeedDeviation:
 
 
 @dataclass(frozen=True, slots=True)
+class LossErrors:
+    """Standard errors, in nats, of the difference between the target and the baseline's ladder there: from seeds, and from
+    the validation text, which is one sample of the text that there is (None: losses of pieces were not kept)."""
+
+    seeds: float
+    sampling: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Reached:
     """The baseline gets to the target: `speedup` with its 95 % interval (None: no deviation to make one from)."""
 
@@ -217,6 +226,8 @@ class ScaleVerdict:
     words: Words
     flags: tuple[Flag, ...] = ()
     worst_caveat: str = ""
+    errors: LossErrors | None = None
+    scored_tokens: int | None = None
     baseline_ladder: LadderCurve | None = None
     method_ladder: LadderCurve | None = None
     speedup_curve: SpeedupCurve | None = None

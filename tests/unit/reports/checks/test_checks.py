@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from reports.estimate.verdict import Check
@@ -13,6 +14,8 @@ from reports.evidence.study import Study
 from reports.published import published_study
 from reports.summary import summarize
 from tests.support.finished_runs import ladder, make_run, make_study, sweep, true_loss, tuning
+from tests.support.strategies import record_of, spec_of
+from trainers.contract.record import TextScore
 
 AXES = {
     "baseline": {"learning_rate": (1e-3, 2e-3, 4e-3)},
@@ -46,7 +49,10 @@ def clean_sweep() -> Study:
 def test_a_clean_sweep_passes_everything_that_can_be_checked() -> None:
     statuses = {found.name: found.status for found in summarize(clean_sweep()).checks}
     assert {name for name, status in statuses.items() if status in ("warn", "fail")} == set()
-    assert {name for name, status in statuses.items() if status == "not_applicable"} == {"Holds as the model grows"}
+    assert {name for name, status in statuses.items() if status == "not_applicable"} == {
+        "Holds as the model grows",
+        "Scored on enough text",
+    }
 
 
 def with_run(**changes: object) -> Study:
@@ -196,3 +202,19 @@ def test_an_empty_sweep_has_no_check_that_passes_silently() -> None:
 def test_check_names_are_unique() -> None:
     names = [found.name for found in summarize(sweep()).checks]
     assert len(names) == len(set(names)) >= 25
+
+
+@pytest.mark.parametrize(("scatter", "status"), [(0.005, "pass"), (0.6, "warn")])
+def test_a_text_that_adds_more_error_than_seeds_do_is_told(scatter: float, status: str) -> None:
+    """Pieces on which the arms differ; the losses themselves, and so the scatter of seeds, are those of a clean sweep."""
+    differences = scatter * np.random.default_rng(0).standard_normal(64)
+    runs = []
+    for run in clean_sweep().runs:
+        pieces = np.full(64, run.final_loss) + (differences - differences.mean()) * (run.method == "tst")
+        score = TextScore(65_536, float(run.final_loss or 0.0), 1_024, tuple(pieces.tolist()))
+        record = replace(record_of(spec_of(seed=run.seed or 0)), score=score)
+        runs.append(replace(run, record=record) if run.purpose == "confirmation" else run)
+    (found,) = (check for check in summarize(make_study(runs)).checks if check.name == "Scored on enough text")
+    assert found.status == status
+    assert "65.5 K tokens put" in found.sentence
+    assert ("seeds dominate" in found.sentence) == (status == "pass")
