@@ -75,6 +75,7 @@ def _context(about: SweepAbout, command: str, run_links: Mapping[str, str]) -> S
         git_commit=about.git_commit,
         git_dirty=about.git_dirty,
         corpus_description=about.corpus_description,
+        seen_share=about.seen_share,
         search_space_text=about.search_space_text,
         price_per_gpu_hour=about.price_per_gpu_hour,
         currency=about.currency,

@@ -145,6 +145,7 @@ def _about(space: SearchSpace, options: RunOptions, corpus: Any, where: Provenan
         tokenizer_fingerprint=corpus.tokenizer_fingerprint,
         corpus_description=corpus.description,
         corpus_tokens=corpus.train_tokens,
+        seen_share=corpus.seen_share,
         git_commit=where.git_commit,
         git_dirty=where.git_dirty,
         versions=where.versions,

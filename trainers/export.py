@@ -23,8 +23,7 @@ from trainers.contract.faults import end_of
 from trainers.contract.schedule import number_of_heads
 from trainers.contract.spec import ModelShape, TrialSpec, spec_from_dict
 from trainers.contract.writing import write_atomically
-from trainers.data.manifest import Manifest, read_manifest
-from trainers.data.prepare import TOKENIZER_FILE
+from trainers.data.manifest import TOKENIZER_FILE, Manifest, read_manifest
 from trainers.methods import phases_of
 from trainers.model.decoder import Decoder, build_model
 from trainers.step.optim import build_optimizer

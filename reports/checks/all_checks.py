@@ -31,6 +31,7 @@ CHECKS: tuple[OneCheck, ...] = (
     estimates.check_budget_trend,
     estimates.check_scale_trend,
     estimates.check_data,
+    estimates.check_unseen,
     runs.check_outcomes,
     runs.check_step_time,
     runs.check_recovery,

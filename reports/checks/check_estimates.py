@@ -226,6 +226,23 @@ def check_data(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
     return Check(name, "warn", number, sentence)
 
 
+SEEN_PASS, SEEN_WARN = 0.02, 0.20
+"""Shares of the validation text that training may hold, too: below the first nothing is said, above the second no claim."""
+
+
+def check_unseen(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
+    """The validation text is not in the training text."""
+    name, share = "Validation text unseen", study.context.seen_share
+    if share is None:
+        said = "How much of the validation text also occurs in training was not measured."
+        return Check(name, "not_applicable", "not known", said)
+    status: CheckStatus = "pass" if share < SEEN_PASS else "warn" if share <= SEEN_WARN else "fail"
+    sentence = (
+        "Validation tokens in spans of 64 that occur in training: there a loss measures memory, and dilutes the effect."
+    )
+    return Check(name, status, theme.percent(share, 1), sentence)
+
+
 def check_target_size(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
     """How far the reader's model is from what was trained."""
     name, target = "Distance to your model", study.context.target_scale_params

@@ -37,6 +37,7 @@ class SweepContext:
     created_at: str = ""
     git_commit: str = "unknown"
     git_dirty: bool = False
+    seen_share: float | None = None
     corpus_description: str = ""
     search_space_text: str = ""
     price_per_gpu_hour: float | None = None

@@ -89,9 +89,9 @@ def _documents(names: list[str]) -> tuple[Document, ...]:
 @given(names=NAMES, fraction=st.floats(0.01, 0.49), shuffled=st.randoms())
 def test_the_split_does_not_depend_on_the_order_of_listing(names: list[str], fraction: float, shuffled: object) -> None:
     entries = [hash_document(document) for document in _documents(names)]
-    split = split_documents(tuple(entries), fraction)
+    split = split_documents(tuple(entries), fraction, {})
     shuffled.shuffle(entries)  # type: ignore[attr-defined]
-    again = split_documents(tuple(entries), fraction)
+    again = split_documents(tuple(entries), fraction, {})
     assert [entry.name for entry in again.train] == [entry.name for entry in split.train]
     assert [entry.name for entry in again.validation] == [entry.name for entry in split.validation]
     assert split.train
@@ -106,6 +106,6 @@ def test_a_new_document_moves_no_other(names: list[str], fraction: float) -> Non
     below = {entry.name for entry in old if split_key(entry.name) < int(fraction * 2**64)}
     if not below or len(below) == len(old):
         return
-    before, after = split_documents(tuple(old), fraction), split_documents((*old, new), fraction)
+    before, after = split_documents(tuple(old), fraction, {}), split_documents((*old, new), fraction, {})
     assert {entry.name for entry in before.validation} == below
     assert {entry.name for entry in after.validation} - {new.name} == below

@@ -120,15 +120,18 @@ def result_from_dict(plain: Any) -> StageResult:
     what = "a stage's result"
     if not isinstance(plain, Mapping) or not {"diverged", "outcome"} <= plain.keys():
         raise InputError(f"not {what}: diverged or outcome missing")
-    kind = Diverged if plain["diverged"] is True else Stopped
+    if not isinstance(plain["diverged"], bool) or (plain["diverged"] and plain["outcome"] is None):
+        raise InputError(f"not {what}: diverged does not go with the outcome")
+    kind = Diverged if plain["diverged"] else Stopped
     outcome = None if plain["outcome"] is None else value_of(kind, plain["outcome"], f"{what}: outcome")
     others = {name: value for name, value in plain.items() if name not in ("diverged", "outcome")}
     return value_of(StageResult, others, what, outcome=outcome)
 
 
 def read_result(store: Path, node: str) -> StageResult | None:
-    """The result of a stage that ended (reached its end, or diverged), None where it has not."""
+    """The result of a stage that ended (reached its end, or diverged), None where it has not, or another's lies there."""
     try:
-        return result_from_dict(json_value((store / node / RESULT).read_bytes()))
+        found = result_from_dict(json_value((store / node / RESULT).read_bytes()))
     except (OSError, InputError):
         return None
+    return found if found.node == node else None

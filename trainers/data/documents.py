@@ -1,13 +1,14 @@
 """What a document is, and whether it is trained on or held out.
 
 The split is decided by the document's name alone, so that neither the order of listing, nor the machine, nor a new
-file beside it moves a document from one side to the other. Where names come from is each source's business.
+file beside it moves a document from one side to the other; documents that share content are decided together, by the first
+name among them. Where names come from is each source's business.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from trainers.contract.errors import InputError
@@ -72,20 +73,32 @@ def split_key(name: str) -> int:
     return int.from_bytes(hashlib.sha256(b"split:" + name.encode("utf-8", "surrogateescape")).digest()[:8], "big")
 
 
-def split_documents(documents: tuple[HashedDocument, ...], validation_fraction: float) -> Split:
+def split_documents(
+    documents: tuple[HashedDocument, ...], validation_fraction: float, groups: Mapping[str, str]
+) -> Split:
     """Hold out the documents whose key is below `validation_fraction` of the range, whatever their order.
 
-    Neither side is left empty: the document with the lowest key is always held out, that with the highest never.
-    Raises `InputError` for fewer than two documents.
+    `groups` are the names of documents that share content, each with the first name among them, which decides for all.
+    Neither side is left empty: the group with the lowest key is always held out, that with the highest never.
+    Raises `InputError` for fewer than two documents that share nothing.
     """
-    if len(documents) < 2:
+
+    def key(entry: HashedDocument) -> int:
+        return split_key(groups.get(entry.name, entry.name))
+
+    keys = sorted({key(entry) for entry in documents})
+    if len(keys) < 2:
+        like = f", of {len(documents)} that share their content" if len(documents) > 1 else ""
         raise InputError(
-            f"corpus: {len(documents)} document with text found, at least 2 are needed: "
+            f"corpus: {len(keys)} document with text found{like}, at least 2 are needed: "
             "whole files are held out for validation; cut the text into several files"
         )
-    by_key = sorted(documents, key=lambda entry: (split_key(entry.name), entry.name))
     limit = int(validation_fraction * 2**64)
-    num_below = sum(split_key(entry.name) < limit for entry in by_key)
-    num_held_out = min(max(num_below, 1), len(by_key) - 1)
-    train = sorted(by_key[num_held_out:], key=lambda entry: entry.name)
-    return Split(tuple(train), tuple(by_key[:num_held_out]))
+    num_held_out = min(max(sum(one < limit for one in keys), 1), len(keys) - 1)
+    held_out = set(keys[:num_held_out])
+    train = sorted((entry for entry in documents if key(entry) not in held_out), key=lambda entry: entry.name)
+    # In the order of their own keys, so that the beginning of the held-out text is a mixture of unlike documents.
+    validation = sorted(
+        (entry for entry in documents if key(entry) in held_out), key=lambda entry: (split_key(entry.name), entry.name)
+    )
+    return Split(tuple(train), tuple(validation))

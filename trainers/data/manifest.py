@@ -13,8 +13,9 @@ from pathlib import Path
 
 from trainers.contract.errors import InputError
 from trainers.contract.reading import json_value, value_of
+from trainers.contract.spec import fingerprint
 
-MANIFEST_FILE = "manifest.json"
+MANIFEST_FILE, TOKENIZER_FILE = "manifest.json", "tokenizer.json"
 FORMAT_VERSION = 2
 """Raised whenever the same request would give another stream of tokens, or other files."""
 
@@ -39,7 +40,8 @@ class FileEntry:
 class Manifest:
     """A prepared corpus in numbers. Token counts include one separator a document.
 
-    `fingerprint` identifies the stream of tokens on any machine, `key` the request and its inputs in this cache.
+    `fingerprint` identifies the stream of tokens on any machine, `key` the request and its inputs in this cache. `seen_share`
+    is the share of the validation tokens in spans of 64 that occur in training, None where that was not measured.
     """
 
     format: int
@@ -55,6 +57,7 @@ class Manifest:
     validation_documents: int
     description: str
     files: tuple[FileEntry, ...]
+    seen_share: float | None = None
 
     @property
     def num_documents(self) -> int:
@@ -95,6 +98,9 @@ def read_manifest(directory: Path) -> Manifest:
         if found != entry:
             raise BrokenCorpus(f"{directory / entry.name}: the content is not what was written")
     _refuse_other_counts(directory, manifest)
+    tokenizer = fingerprint(json_value((directory / TOKENIZER_FILE).read_bytes(), "a tokenizer"))
+    if tokenizer != manifest.tokenizer_fingerprint:
+        raise BrokenCorpus(f"{directory}: its tokenizer is {tokenizer}, not {manifest.tokenizer_fingerprint} as stated")
     return manifest
 
 
@@ -113,11 +119,14 @@ def _refuse_other_counts(directory: Path, manifest: Manifest) -> None:
     """Raise `BrokenCorpus` where the manifest counts other tokens than the files hold: it is no hash of itself."""
     sizes = {entry.name: entry.size for entry in manifest.files}
     width = {"<u2": 2, "<u4": 4}.get(manifest.token_dtype)
+    if width is None or not 0 <= manifest.separator < manifest.vocab_size <= 1 << 8 * width:
+        said = f"separator {manifest.separator} and vocab_size {manifest.vocab_size} are impossible"
+        raise BrokenCorpus(f"{directory}: {said} for {manifest.token_dtype}")
     for split, tokens, documents in (
         ("train", manifest.train_tokens, manifest.train_documents),
         ("validation", manifest.validation_tokens, manifest.validation_documents),
     ):
-        if width is None or sizes.get(f"{split}.tokens") != width * tokens:
+        if sizes.get(f"{split}.tokens") != width * tokens:
             raise BrokenCorpus(f"{directory}: {split}.tokens does not hold {tokens} tokens of {manifest.token_dtype}")
         if sizes.get(f"{split}.offsets") != OFFSET_BYTES * (documents + 1):
             raise BrokenCorpus(f"{directory}: {split}.offsets does not hold {documents} documents")

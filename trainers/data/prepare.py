@@ -11,24 +11,34 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from trainers.contract.errors import InputError
 from trainers.contract.spec import fingerprint
 from trainers.data.documents import SPLIT_RULE, HashedDocument, Split, hash_document, split_documents
-from trainers.data.manifest import FORMAT_VERSION, BrokenCorpus, Manifest, file_entry, read_manifest, write_manifest
+from trainers.data.manifest import (
+    FORMAT_VERSION,
+    TOKENIZER_FILE,
+    BrokenCorpus,
+    Manifest,
+    file_entry,
+    read_manifest,
+    write_manifest,
+)
 from trainers.data.request import CorpusRequest
-from trainers.data.shards import PreparedCorpus, SplitWriter, open_corpus
+from trainers.data.shards import SPLITS, PreparedCorpus, SplitWriter, open_corpus, tokens_path
+from trainers.data.shared_content import TOGETHER_RULE, groups_of, seen_share
 from trainers.data.sources import SOURCES
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-TOKENIZER_FILE = "tokenizer.json"
 PROGRESS_BYTES = 64 << 20
 """Text between two progress messages."""
 
@@ -94,6 +104,7 @@ def _read_inputs(request: CorpusRequest) -> _Inputs:
     key = fingerprint(
         {
             "format": FORMAT_VERSION,
+            "together": TOGETHER_RULE,
             "source": request.source,
             "validation_fraction": request.validation_fraction,
             "vocab_size": request.vocab_size,
@@ -128,7 +139,9 @@ def _build(request: CorpusRequest, inputs: _Inputs, directory: Path, say: Callab
     """Write all files of the corpus into `directory`, the manifest last."""
     from trainers.data.tokenizer import separator_id, tokenizer_fingerprint
 
-    split = split_documents(inputs.documents, request.validation_fraction)
+    say(f"Looking for shared content in {len(inputs.documents):,} files")
+    groups = groups_of((entry.name, entry.document.load) for entry in inputs.documents)
+    split = split_documents(inputs.documents, request.validation_fraction, groups)
     label = SOURCES[request.source].label(request.paths)
     say(f"Preparing {label}: {len(inputs.documents):,} files, {inputs.size / 1e6:.1f} MB")
     tokenizer = _tokenizer(request, split, say)
@@ -148,7 +161,7 @@ def _build(request: CorpusRequest, inputs: _Inputs, directory: Path, say: Callab
     manifest = Manifest(
         format=FORMAT_VERSION,
         key=inputs.key,
-        fingerprint=_stream_fingerprint(request, inputs, tokenizer_identity),
+        fingerprint=_stream_fingerprint(request, inputs, tokenizer_identity, groups),
         tokenizer_fingerprint=tokenizer_identity,
         vocab_size=request.vocab_size,
         separator=separator_id(tokenizer),
@@ -160,9 +173,15 @@ def _build(request: CorpusRequest, inputs: _Inputs, directory: Path, say: Callab
         description=f"{label}: {num_documents:,} documents, {inputs.size / 1e6:.1f} MB, "
         f"{'given tokenizer' if request.tokenizer_path else 'byte-level BPE'} of {request.vocab_size:,} tokens",
         files=tuple(file_entry(path) for path in paths),
+        seen_share=_seen_share(directory, dtype),
     )
     write_manifest(directory, manifest)
     say(f"Prepared {train.num_tokens:,} training and {validation.num_tokens:,} validation tokens")
+
+
+def _seen_share(directory: Path, dtype: str) -> float:
+    train, validation = (np.memmap(tokens_path(directory, split), dtype=dtype, mode="r") for split in SPLITS)
+    return round(seen_share(train, validation), 6)
 
 
 def _encode(
@@ -190,12 +209,17 @@ def _texts(entries: tuple[HashedDocument, ...], action: str, say: Callable[[str]
             say(f"{action} {done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
 
 
-def _stream_fingerprint(request: CorpusRequest, inputs: _Inputs, tokenizer_identity: str) -> str:
-    """Identity of the tokens and their order, on any machine: paths and caches have no part in it."""
+def _stream_fingerprint(
+    request: CorpusRequest, inputs: _Inputs, tokenizer_identity: str, groups: Mapping[str, str]
+) -> str:
+    """Identity of the tokens and their order, on any machine: paths and caches have no part in it.
+
+    Where no document shares content with another, the stream is the one of before that was looked for.
+    """
     return fingerprint(
         {
             "format": FORMAT_VERSION,
-            "split": [SPLIT_RULE, request.validation_fraction],
+            "split": [SPLIT_RULE, request.validation_fraction, *([dict(groups)] if groups else [])],
             "documents": inputs.identities(),
             "tokenizer": tokenizer_identity,
         }

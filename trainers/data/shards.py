@@ -32,13 +32,15 @@ PIECE_TOKENS = 4_096
 """Longer than most documents of a large corpus; a trainer asks for pieces that suit its sequences."""
 
 VALIDATION_PIECE_TOKENS = 1_024
+SPLITS = ("train", "validation")
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedCorpus:
     """A whole prepared corpus: numbers and a directory, cheap to hand to another process.
 
-    Token counts include one separator a document; `num_documents` counts both splits. `separator` is a token id.
+    Token counts include one separator a document; `num_documents` counts both splits. `separator` is a token id,
+    `seen_share` as in the manifest.
     """
 
     directory: Path
@@ -51,6 +53,7 @@ class PreparedCorpus:
     validation_tokens: int
     num_documents: int
     description: str
+    seen_share: float | None
 
     def stream(
         self, seed: int, materialise_bytes: int = MATERIALISE_BYTES, piece_tokens: int = PIECE_TOKENS
@@ -59,7 +62,7 @@ class PreparedCorpus:
 
         `materialise_bytes` moves no token.
         """
-        tokens = np.memmap(_tokens_path(self.directory, "train"), dtype=self.token_dtype, mode="r")
+        tokens = np.memmap(tokens_path(self.directory, "train"), dtype=self.token_dtype, mode="r")
         offsets = np.fromfile(_offsets_path(self.directory, "train"), dtype="<i8").astype(np.int64)
         return TokenStream(np.asarray(tokens), piece_offsets(offsets, piece_tokens), seed, materialise_bytes)
 
@@ -74,7 +77,7 @@ class PreparedCorpus:
                 f"validation_tokens: {num_tokens} asked for, the validation split has {self.validation_tokens}; "
                 "ask for fewer, add text or raise corpus.validation_fraction"
             )
-        tokens = np.memmap(_tokens_path(self.directory, "validation"), dtype=self.token_dtype, mode="r")
+        tokens = np.memmap(tokens_path(self.directory, "validation"), dtype=self.token_dtype, mode="r")
         offsets = np.fromfile(_offsets_path(self.directory, "validation"), dtype="<i8").astype(np.int64)
         pieces = piece_offsets(offsets, VALIDATION_PIECE_TOKENS)
         order = document_order(len(pieces) - 1, seed=0, epoch=0)
@@ -83,7 +86,7 @@ class PreparedCorpus:
         return np.concatenate([tokens[pieces[i] : pieces[i + 1]] for i in needed]).astype(np.int64)[:num_tokens]
 
 
-def _tokens_path(directory: Path, split: str) -> Path:
+def tokens_path(directory: Path, split: str) -> Path:
     return directory / f"{split}.tokens"
 
 
@@ -105,6 +108,7 @@ def open_corpus(directory: Path) -> PreparedCorpus:
         validation_tokens=manifest.validation_tokens,
         num_documents=manifest.num_documents,
         description=manifest.description,
+        seen_share=manifest.seen_share,
     )
 
 
@@ -200,7 +204,7 @@ class SplitWriter:
     """Writes one split: `add` each document, `close` by leaving the `with` block. Offsets are written at the end."""
 
     def __init__(self, directory: Path, split: str, token_dtype: str, separator: int) -> None:
-        self._tokens_path, self._offsets_path = _tokens_path(directory, split), _offsets_path(directory, split)
+        self._tokens_path, self._offsets_path = tokens_path(directory, split), _offsets_path(directory, split)
         self._dtype, self._separator = token_dtype, separator
         self._offsets = array("q", [0])
 

@@ -1,7 +1,8 @@
 """The default corpus: the sources of the running Python's standard library, which every machine has.
 
 Test packages are left out, since not every installation has them, and so is what the build wrote on this machine:
-two installations of one Python version then give one corpus.
+two installations of one Python version then give one corpus. `encodings` is left out, too: generated tables that share most
+of their lines with one another.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from pathlib import Path
 from trainers.contract.errors import InputError
 from trainers.data.documents import Document
 
-LEFT_OUT_DIRECTORIES = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
+LEFT_OUT_DIRECTORIES = frozenset(
+    {"encodings", "test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+)
 MACHINE_PREFIXES = ("config-", "_sysconfigdata", "sitecustomize")
 """Build settings and a distribution's own start-up file: they differ between installations of one version."""
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from trainers.contract.schedule import Phase, number_of_heads
-from trainers.contract.spec import TrialSpec, fingerprint
+from trainers.contract.spec import TrialSpec, fingerprint, plain_of
 from trainers.methods import phases_of
 
 ROOT = "root"
@@ -26,14 +26,14 @@ def trunk_id(spec: TrialSpec, phases: tuple[Phase, ...]) -> str:
     """
     return fingerprint(
         {
-            "shape": asdict(spec.shape),
+            "shape": plain_of(spec.shape),
             "heads": number_of_heads(phases),
             "corpus": spec.corpus_fingerprint,
             "tokenizer": spec.tokenizer_fingerprint,
             "context": spec.context,
             "tokens_per_step": spec.tokens_per_step,
             "validation_tokens": spec.validation_tokens,
-            "optimizer": asdict(spec.optimizer),
+            "optimizer": plain_of(spec.optimizer),
             "precision": spec.precision,
             "seed": spec.seed,
             "numerics": spec.numerics,

@@ -52,6 +52,7 @@ def test_a_clean_sweep_passes_everything_that_can_be_checked() -> None:
     assert {name for name, status in statuses.items() if status == "not_applicable"} == {
         "Holds as the model grows",
         "Scored on enough text",
+        "Validation text unseen",
     }
 
 
@@ -218,3 +219,10 @@ def test_a_text_that_adds_more_error_than_seeds_do_is_told(scatter: float, statu
     assert found.status == status
     assert "65.5 K tokens put" in found.sentence
     assert ("seeds dominate" in found.sentence) == (status == "pass")
+
+
+@pytest.mark.parametrize(("share", "status"), [(0.0, "pass"), (0.019, "pass"), (0.195, "warn"), (0.278, "fail")])
+def test_validation_text_that_training_holds_too_is_told(share: float, status: str) -> None:
+    study = clean_sweep()
+    found = check(replace(study, context=replace(study.context, seen_share=share)), "Validation text unseen")
+    assert (found.status, found.number) == (status, f"{100 * share:.1f} %")

@@ -99,7 +99,7 @@ def _output(child: subprocess.Popen[str]) -> str:
 
 def test_the_tokens_are_the_text(prepared: tuple[CorpusRequest, Path], corpus: PreparedCorpus) -> None:
     listed = SOURCES["files"].documents(prepared[0].paths)
-    split = split_documents(tuple(hash_document(document) for document in listed), 0.1)
+    split = split_documents(tuple(hash_document(document) for document in listed), 0.1, {})
     tokenizer = Tokenizer.from_file(str(corpus.directory / "tokenizer.json"))
     epoch = corpus.stream(0, piece_tokens=WHOLE_DOCUMENTS).read(0, corpus.train_tokens)
     train_texts = [tokenizer.decode(tokens) for tokens in _documents(epoch, corpus.separator)]
@@ -193,7 +193,7 @@ def test_an_edited_or_renamed_file_is_another_corpus(corpus: PreparedCorpus, tmp
 def test_the_tokenizer_never_sees_held_out_text(corpus: PreparedCorpus, tmp_path: Path) -> None:
     texts = _copy_texts(tmp_path / "texts")
     listed = SOURCES["files"].documents((str(texts),))
-    split = split_documents(tuple(hash_document(document) for document in listed), 0.1)
+    split = split_documents(tuple(hash_document(document) for document in listed), 0.1, {})
     (texts / split.validation[0].name).write_text("zyxwv zyxwv zyxwv\n" * 5_000)
     again = prepare(_request(texts), tmp_path / "cache")
     assert again.tokenizer_fingerprint == corpus.tokenizer_fingerprint
@@ -340,8 +340,8 @@ def _binary_file(texts: Path) -> None:
 
 
 def _only_separators(texts: Path) -> None:
-    for path in texts.glob("*/*.py"):
-        path.write_text("<|endoftext|>")
+    for number, path in enumerate(texts.glob("*/*.py"), start=1):
+        path.write_text("<|endoftext|>" * number)
 
 
 @pytest.mark.parametrize(
