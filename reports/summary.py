@@ -12,6 +12,7 @@ from typing import Any
 from reports.checks.all_checks import run_checks
 from reports.estimate.scaling import Aggregate, SizeTrend, geometric_mean, size_trend
 from reports.estimate.speedup import judge
+from reports.estimate.targets import TargetCost, costs_at
 from reports.estimate.verdict import Check, MatchedPair, NotReached, Reached, ScaleVerdict, Speedup, Words
 from reports.estimate.wording import headline_of
 from reports.evidence.study import Configuration, Study
@@ -31,6 +32,7 @@ class Summary:
     `aggregates`: geometric means over scales, one per method, only where two scales or more have a measured speedup.
     `trends`: `ln S` against `ln N`, from four scales on. `kind` is the study's; `cost` of the whole sweep, tuning
     included, None where it is not known.
+    `target_costs`: what every arm pays for `target_loss`, where the reader asked for one.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Summary:
     trends: tuple[SizeTrend, ...]
     checks: tuple[Check, ...]
     cost: SweepCost | None
+    target_loss: float | None = None
+    target_costs: tuple[TargetCost, ...] = ()
 
 
 def summarize(study: Study) -> Summary:
@@ -55,6 +59,7 @@ def summarize(study: Study) -> Summary:
     aggregates = [geometric_mean(verdicts, method) for method in methods]
     trends = [size_trend(verdicts, method, target) for method in methods]
     main = _main_verdict(verdicts)
+    checks = run_checks(study, verdicts)
     devices = sorted({scale.device for scale in study.scales if scale.device})
     return Summary(
         name=study.context.name,
@@ -62,14 +67,24 @@ def summarize(study: Study) -> Summary:
         clock_label=study.clock_label,
         device=", ".join(devices) or None,
         headline=headline_of(study, main, method_label(main.method) if main else ""),
-        worst_caveat=main.worst_caveat if main else "",
+        worst_caveat=_worst_caveat(main, checks),
         verdicts=verdicts,
         main=main,
         aggregates=tuple(aggregate for aggregate in aggregates if aggregate is not None),
         trends=tuple(trend for trend in trends if trend is not None),
-        checks=run_checks(study, verdicts),
+        checks=checks,
         cost=sweep_cost(study),
+        target_loss=study.context.target_loss,
+        target_costs=() if study.context.target_loss is None else costs_at(study, study.context.target_loss),
     )
+
+
+def _worst_caveat(main: ScaleVerdict | None, checks: tuple[Check, ...]) -> str:
+    """What stands under the headline: the first check that failed, else the worst caveat of the verdict itself."""
+    if main is None:
+        return ""
+    failed = next((check for check in checks if check.status == "fail"), None)
+    return main.worst_caveat if failed is None else f"{failed.name}: {failed.number}. {failed.sentence}"
 
 
 def _main_verdict(verdicts: tuple[ScaleVerdict, ...]) -> ScaleVerdict | None:
@@ -109,6 +124,22 @@ def summary_to_json(summary: Summary) -> dict[str, Any]:
             }
             for aggregate in summary.aggregates
         ],
+        "target": None
+        if summary.target_loss is None
+        else {
+            "loss": _number(summary.target_loss),
+            "arms": [
+                {
+                    "scale": cost.scale,
+                    "method": cost.method,
+                    "clock": cost.clock,
+                    "outcome": cost.outcome,
+                    "cost": _number(cost.cost),
+                    "interval": _pair(cost.interval),
+                }
+                for cost in summary.target_costs
+            ],
+        },
         "checks": [
             {"name": check.name, "status": check.status, "number": check.number, "sentence": check.sentence}
             for check in summary.checks

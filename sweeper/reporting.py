@@ -59,9 +59,11 @@ def _context(about: SweepAbout, command: str, run_links: Mapping[str, str]) -> S
     """The description that the ledger keeps, as the report asks for it: the one place where the two meet."""
     from reports.evidence.study import SweepContext
 
+    target = None
     try:
         file = Path(about.search_space_file or "search-space.yaml")
-        axes = searched_values(parse_search_space(about.search_space_text, file))
+        space = parse_search_space(about.search_space_text, file)
+        axes, target = searched_values(space), space.target_loss
     except SearchSpaceError:
         # Imported runs have no file, and one of an earlier version may be refused today. Without the ranges the page says
         # that the edges of the search are not known, which is better than no page.
@@ -80,6 +82,7 @@ def _context(about: SweepAbout, command: str, run_links: Mapping[str, str]) -> S
         price_per_gpu_hour=about.price_per_gpu_hour,
         currency=about.currency,
         axes=axes,
+        target_loss=target,
         run_links=run_links,
     )
 

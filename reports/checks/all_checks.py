@@ -16,6 +16,7 @@ CHECKS: tuple[OneCheck, ...] = (
     *(runs.setting_check(attribute, label) for attribute, label in SETTINGS),
     runs.check_equal_trials,
     runs.check_tuning_hours,
+    runs.check_tuning_length,
     runs.check_edges,
     runs.check_fresh_seeds,
     runs.check_chosen_blindly,

@@ -17,6 +17,8 @@ OneCheck = Callable[[Study, tuple[ScaleVerdict, ...]], Check]
 
 STABLE_STEP_TIME = 0.05
 UNSTABLE_STEP_TIME = 0.20
+TUNED_WITHIN = 4.0
+"""At pico the best learning rate drifts from 5.7e-3 at 4,000 steps to 4e-3 at 16,000."""
 TUNING_HOURS_RATIO = 1.25
 
 
@@ -111,6 +113,26 @@ def check_tuning_hours(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Chec
 
 def _tuning_hours(arm: StudyArm) -> float:
     return sum(run.gpu_hours or 0.0 for run in arm.search)
+
+
+def check_tuning_length(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
+    """Learning rates are not carried far beyond the length that they were tuned for: their optimum falls as runs grow."""
+    name = "Tuned near its length"
+    factors = {
+        f"{arm.method} at {scale.scale}": arm.budgets[-1] / max(run.total_steps for run in arm.search)
+        for scale in study.scales
+        for arm in _compared_arms(scale)
+        if arm.search and arm.budgets
+    }
+    if not factors:
+        return Check(name, "not_applicable", "not recorded", "The budgets of the tuning trials are not recorded.")
+    said = "; ".join(f"{arm}: {factor:.2g}x" for arm, factor in factors.items())
+    status: CheckStatus = "pass" if max(factors.values()) <= TUNED_WITHIN else "warn"
+    sentence = (
+        f"An arm's largest confirmed budget over the largest that it was tuned at ({said}). Further beyond, a learning "
+    )
+    sentence += "rate that was best for the short runs may be too high for the long ones, the baseline's above all."
+    return Check(name, status, f"{max(factors.values()):.2g}x", sentence)
 
 
 def check_edges(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:

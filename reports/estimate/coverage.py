@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from reports.estimate.inversion import ends_above, log_speedup, mean_matrix
-from reports.estimate.noise import estimate_noise, noise_design
-from reports.estimate.sampling import Sampling, interaction_of
+from reports.estimate.noise import Sampling, estimate_noise, interaction_of, noise_design
 from reports.evidence.runs import FloatArray
 
 ASYMPTOTE, SLOPE, EXPONENT = 2.0, 0.19, 0.15

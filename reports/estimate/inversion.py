@@ -12,8 +12,7 @@ import numpy as np
 
 from reports.estimate.intervals import CONFIDENCE, satterthwaite, t_quantile
 from reports.estimate.ladder import PowerLaw, fit_power_law, two_budget_range
-from reports.estimate.noise import Noise, PriorNoise
-from reports.estimate.sampling import TextVariance
+from reports.estimate.noise import Noise, PriorNoise, TextVariance
 from reports.evidence.runs import FloatArray
 
 

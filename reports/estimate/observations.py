@@ -17,10 +17,11 @@ from reports.estimate.noise import (
     PRIOR_SIGMA,
     Noise,
     PriorNoise,
+    Sampling,
     estimate_noise,
     noise_design,
+    sampling_of,
 )
-from reports.estimate.sampling import Sampling, sampling_of
 from reports.estimate.verdict import SeedDeviation
 from reports.evidence.runs import FinishedRun, FloatArray
 from reports.evidence.study import Cell, ScaleStudy, configuration_of

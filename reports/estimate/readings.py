@@ -15,9 +15,8 @@ from scipy.special import fdtrc
 
 from reports.estimate.intervals import CONFIDENCE, satterthwaite, t_quantile
 from reports.estimate.inversion import LogSpeedup, ends_above, invert_ladder, ladder_curves, log_speedup
-from reports.estimate.noise import Noise
+from reports.estimate.noise import Noise, Sampling
 from reports.estimate.observations import Observations
-from reports.estimate.sampling import Sampling
 from reports.estimate.verdict import (
     Clock,
     LadderCurve,

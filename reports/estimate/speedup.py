@@ -142,8 +142,7 @@ def _judge_arm(study: Study, scale: ScaleStudy, observations: Observations, meth
     assert reading is not None
     readings = [(clock, comparison.read(comparison.target, clock)) for clock in CLOCKS]
     by_clock = tuple((clock, found.speedup) for clock, found in readings if found is not None and found.speedup)
-    pair = matched_pair(comparison.baseline.cells, method.cells[-1], comparison.clock)
-    speedup = reading.speedup
+    pair, speedup = matched_pair(comparison.baseline.cells, method.cells[-1], comparison.clock), reading.speedup
     baseline_curve, method_curve, over_targets = _curves(comparison, speedup)
     alternative = pchip_speedup(comparison.ladder, comparison.target.mean_loss, comparison.target_cost)
     flags = _flags(
@@ -188,6 +187,7 @@ def _judge_arm(study: Study, scale: ScaleStudy, observations: Observations, meth
         worst_caveat=worst_caveat(flags, tuning.difference, observations.deviation),
         errors=reading.errors,
         scored_tokens=_scored_tokens(comparison.target),
+        longest_baseline=max(comparison.baseline.budgets),
         baseline_ladder=baseline_curve,
         method_ladder=method_curve,
         speedup_curve=over_targets,

@@ -228,6 +228,7 @@ class ScaleVerdict:
     worst_caveat: str = ""
     errors: LossErrors | None = None
     scored_tokens: int | None = None
+    longest_baseline: int | None = None
     baseline_ladder: LadderCurve | None = None
     method_ladder: LadderCurve | None = None
     speedup_curve: SpeedupCurve | None = None

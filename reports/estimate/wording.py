@@ -85,6 +85,11 @@ def verdict_sentence(verdict: ScaleVerdict, label: str) -> str:
             text = f"Nothing is confirmed yet {place}: {label} and the baseline have no finished confirmation runs to compare"
         case Words.LOSS_GAP_ONLY, _:
             text = _gap_sentence(verdict, label, place)
+        case _, NotReached(float(lower_bound), _) if lower_bound <= 1:
+            text = (
+                f"It is not known whether {label} is faster {place}: no baseline run ends as low, and all that can be said "
+                f"is S > {times(lower_bound)} (95 %){kind}; it takes baseline budgets{_above(verdict)}"
+            )
         case _, NotReached(lower_bound, _):
             bound = (
                 f"S > {times(lower_bound)} (95 %)" if lower_bound is not None else "no bound without a seed deviation"
@@ -115,6 +120,10 @@ def verdict_sentence(verdict: ScaleVerdict, label: str) -> str:
     if Flag.SIGMA_FROM_PRIOR in verdict.flags and isinstance(verdict.speedup, Reached):
         text += "; the seed deviation is assumed, not measured"
     return text
+
+
+def _above(verdict: ScaleVerdict) -> str:
+    return "" if verdict.longest_baseline is None else f" above {verdict.longest_baseline:,} steps"
 
 
 def _projected(reached: Reached) -> str:

@@ -45,6 +45,7 @@ class SweepContext:
     axes: Mapping[str, Mapping[str, tuple[Scalar, ...]]] = field(default_factory=dict)
     run_links: Mapping[str, str] = field(default_factory=dict)
     target_scale_params: float | None = None
+    target_loss: float | None = None
     num_gpus: int | None = None
 
 
@@ -227,7 +228,7 @@ def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun]) -> S
     trials_recorded = any(run.purpose == "tuning" for run in runs)
     arms = {
         method: _build_arm(method, admitted, runs, hours, trials_recorded)
-        for method in _in_order(context, {run.method for run in runs})
+        for method in _in_order(context, list(dict.fromkeys(run.method for run in runs)))
     }
     baseline = arms.pop(BASELINE, None)
     params = sorted(run.params for run in runs if run.params is not None)
@@ -247,11 +248,11 @@ def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun]) -> S
     )
 
 
-def _in_order(context: SweepContext, methods: set[str]) -> list[str]:
-    """Methods as the search-space file names them, then others by name: the first one is the one that a headline is
-    about, so that the order must not depend on how they did."""
+def _in_order(context: SweepContext, methods: Sequence[str]) -> list[str]:
+    """Methods as the search-space file names them, then others as their first runs come: the first one is the one that a
+    headline is about, so that the order must not depend on how they did."""
     named = [method for method in context.axes if method in methods]
-    return named + sorted(methods.difference(named))
+    return named + [method for method in methods if method not in named]
 
 
 SETTINGS: tuple[tuple[str, str], ...] = (

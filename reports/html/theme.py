@@ -24,6 +24,7 @@ VERMILLION = "#D55E00"
 PURPLE = "#CC79A7"
 WINE = "#882255"
 OLIVE = "#7A6C00"
+SKY = "#56B4E9"
 BLACK = "#000000"
 
 DARK_TWIN: dict[str, str] = {
@@ -78,15 +79,19 @@ _MARKS = (
     (ORANGE, "longdash", "star"),
     (WINE, "dash", "hexagon"),
     (OLIVE, "dashdot", "triangle-down"),
+    (SKY, "longdash", "pentagon"),
 )
 """In the order of `METHODS` behind the baseline; beyond them colours come again with another dash."""
 
 
+ACRONYMS = frozenset({"ema", "lora", "moe", "mtp", "sam", "sgd", "soap", "swa"})
+
+
 def method_label(method: str) -> str:
-    """The method's name for people. Of names from elsewhere, short ones are initials, others lose their underscores."""
+    """The method's name for people. Names from elsewhere are kept as they are, but for known acronyms and underscores."""
     if method in METHODS:
         return METHODS[method].label
-    return method.upper() if len(method) <= 4 else method.replace("_", " ")
+    return method.upper() if method in ACRONYMS else method.replace("_", " ")
 
 
 def method_style(method: str) -> MethodStyle:

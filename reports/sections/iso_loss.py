@@ -213,6 +213,15 @@ def _title(verdict: ScaleVerdict, chart: IsoLoss) -> str:
     if gap is None:
         return f"{method} and the baseline: final losses by cost"
     better = "below" if gap.gap > 0 else "above"
+    pair = verdict.matched_pair
+    if not gap.equal_cost and pair is not None:
+        # Two runs of unlike cost: what each of them cost is the finding, whatever their losses have in common.
+        cost = theme.hours_to_hours(pair.baseline_hours, pair.method_hours)
+        apart = abs(pair.baseline_loss - pair.method_loss)
+        side = "below" if pair.method_loss < pair.baseline_loss else "above"
+        return f"Baseline to {method}: {cost}, {theme.speedup(pair.speedup)}, and ends {apart:.3f} nats {side}"
+    if not gap.equal_cost:
+        return f"{method} ends {abs(gap.gap):.3f} nats {better} the nearest baseline run, at another cost"
     return f"{method} ends {abs(gap.gap):.3f} nats {better} the baseline at equal cost"
 
 

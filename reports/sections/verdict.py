@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reports.estimate.scaling import SizeTrend
+from reports.estimate.targets import TargetCost
 from reports.estimate.verdict import ScaleVerdict, Words
 from reports.evidence.study import Study
 from reports.html import theme
@@ -34,6 +35,8 @@ class VerdictInfo:
     trend: str
     trends: tuple[SizeTrend, ...]
     recipe: recipe.RecipeInfo | None
+    target_loss: float | None = None
+    target_costs: tuple[TargetCost, ...] = ()
 
 
 def info(study: Study, summary: Summary) -> VerdictInfo:
@@ -59,6 +62,8 @@ def info(study: Study, summary: Summary) -> VerdictInfo:
         trend=_trend(summary),
         trends=summary.trends,
         recipe=recipe.info(study, summary),
+        target_loss=summary.target_loss,
+        target_costs=summary.target_costs,
     )
 
 
@@ -113,6 +118,8 @@ def figure(shown: VerdictInfo) -> Sequence[Block]:
     if shown.rows:
         blocks.append(_forest_chart(shown))
     blocks.append(_table(shown))
+    if shown.target_costs:
+        blocks.append(_target_table(shown))
     for number, trend in enumerate(shown.trends):
         blocks.append(speedup_figures.over_size(f"size-{number}", trend, shown.verdicts))
     if shown.trend:
@@ -164,6 +171,37 @@ def _table(shown: VerdictInfo) -> Table:
         "Resolves: the smallest gain that this sweep would find in four cases of five."
     )
     return Table(caption, columns, tuple(_table_row(verdict) for verdict in shown.verdicts))
+
+
+def _target_table(shown: VerdictInfo) -> Table:
+    columns = (Column("Scale", numeric=False), Column("Method", numeric=False), Column("Cost"), Column("95 % interval"))
+    caption = (
+        f"What each arm pays to end at a loss of {theme.loss(shown.target_loss)}, read off its own decayed runs. Outside of "
+        "them it is censored."
+    )
+    rows = [
+        (cost.scale, theme.method_label(cost.method), target_words(cost), _target_interval(cost))
+        for cost in shown.target_costs
+    ]
+    return Table(caption, columns, tuple(rows))
+
+
+def target_words(cost: TargetCost) -> str:
+    """The cost on its clock, or why there is none."""
+    if cost.cost is None:
+        return "no curve: one budget"
+    amount = _amount(cost, cost.cost)
+    return {"reached": amount, "not reached": f"not reached within {amount}", "passed": f"less than {amount}"}.get(
+        cost.outcome, amount
+    )
+
+
+def _target_interval(cost: TargetCost) -> str:
+    return "–" if cost.interval is None else " to ".join(_amount(cost, end) for end in cost.interval)
+
+
+def _amount(cost: TargetCost, value: float) -> str:
+    return theme.hours(value) if cost.clock == "gpu_hours" else f"{theme.count(value)} {cost.clock_label}"
 
 
 def _table_row(verdict: ScaleVerdict) -> tuple[str, ...]:

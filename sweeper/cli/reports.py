@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -73,6 +74,9 @@ def report(
             min=0, help="Exit with 4 unless every method at every scale is this much faster with 95 % confidence."
         ),
     ] = None,
+    target: Annotated[
+        float | None, typer.Option(min=0, help="Also say what every arm pays to end at this loss (nats per token).")
+    ] = None,
     tracking_uri: Uri = None,
 ) -> None:
     """Write the report of a sweep from its ledger alone, or of two side by side.
@@ -84,8 +88,8 @@ def report(
     sweeps = list(names or ())
     if len(sweeps) not in ((0, 1) if published else (1, 2)):
         raise UserError("give the name of a sweep, two names to compare, or --published with at most one name")
-    if len(sweeps) == 2 and (csv is not None or records is not None or fail_under is not None):
-        raise UserError("--csv, --records and --fail-under are for one sweep, not for a comparison")
+    if len(sweeps) == 2 and any(option is not None for option in (csv, records, fail_under, target)):
+        raise UserError("--csv, --records, --fail-under and --target are for one sweep, not for a comparison")
     if published and records is not None:
         raise UserError("--records: is for a sweep in the ledger")
     if len(sweeps) == 2:
@@ -93,7 +97,7 @@ def report(
         return
     read = partial(_published, sweeps) if published else partial(_swept, sweeps[0], results, tracking_uri, records)
     folder = Path(*([PUBLISHED] if published else []), *sweeps)
-    misses = _report(read, results / folder, as_json, csv, fail_under)
+    misses = _report(read, results / folder, as_json, csv, fail_under, target)
     for line in misses:
         print(line, file=sys.stderr)
     if misses:
@@ -122,16 +126,24 @@ def _swept(name: str, results: Path, tracking_uri: str | None, records: Path | N
 
 
 def _report(
-    read: Callable[[], Study], folder: Path, as_json: bool, csv: Path | None, fail_under: float | None
+    read: Callable[[], Study],
+    folder: Path,
+    as_json: bool,
+    csv: Path | None,
+    fail_under: float | None,
+    target: float | None,
 ) -> list[str]:
     """Write into `folder` and print; returns what misses the gate."""
     from reports.evidence.exporting import runs_to_csv
+    from reports.sections.verdict import target_words
     from reports.summary import summary_to_json
     from sweeper.options import REPORT
     from sweeper.reporting import below, write_report_files
     from trainers.contract.writing import write_atomically
 
     study = read()
+    if target is not None:
+        study = replace(study, context=replace(study.context, target_loss=target))
     summary = write_report_files(study, folder)
     if csv is not None:
         with given(csv):
@@ -140,6 +152,8 @@ def _report(
         print_json(summary_to_json(summary))
     else:
         print(summary.headline)
+        for cost in summary.target_costs:
+            print(f"{cost.scale} {cost.method} to a loss of {summary.target_loss:g}: {target_words(cost)}")
         print((folder / REPORT).resolve())
         if csv is not None:
             print(csv.resolve())

@@ -94,6 +94,7 @@ class Sweep:
     losses: dict[str, tuple[int, float]] = field(default_factory=dict)
     arm_hours: defaultdict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
     arm_steps: Counter[tuple[str, str]] = field(default_factory=Counter)
+    step_hours: defaultdict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
 
     def __post_init__(self) -> None:
         self.book = StageBook(self.store)
@@ -342,6 +343,7 @@ class Sweep:
         self.spent_hours += hours
         self.arm_hours[arm] += hours
         self.arm_steps[arm] += segment.steps
+        self.step_hours[arm] += hours
         self._settle([spec_id for spec_id, way in self.book.tree.ways.items() if result.node in way])
         self.book.sweep_out(self.site.disk_bytes)
         if result.outcome is not None:

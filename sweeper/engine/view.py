@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sweeper.engine.arms import NOISE_FLOOR_SEEDS, Arm
 from sweeper.engine.sweep import Sweep
-from sweeper.search.rungs import rung_sizes
 from trainers.contract.record import RunRecord
 from trainers.methods import BASELINE, describe_parameters
 
@@ -59,7 +60,7 @@ def _state(arm: Arm | None, done: int, total: int) -> str:
     return "confirming" if arm.winner else "tuning"
 
 
-def _arm_view(sweep: Sweep, scale: str, method: str) -> ArmView:
+def _arm_view(sweep: Sweep, scale: str, method: str, steps_left: Mapping[tuple[str, str], int]) -> ArmView:
     space, key = sweep.space, (scale, method)
     confirmation, rungs = space.methods[method].budgets.confirmation, space.methods[method].budgets.rungs
     arm = next((arm for arm in sweep.arms if (arm.scale, arm.method) == key), None)
@@ -70,13 +71,14 @@ def _arm_view(sweep: Sweep, scale: str, method: str) -> ArmView:
     total = tuning + seeds * len(confirmation) + floor
     running = sum((s.spec.scale, s.spec.method) == key for s in sweep.book.running.values())
     best = arm.best if arm else None
-    hours = sweep.arm_hours[key]
-    of_all = sum(size * steps for size, steps in zip(rung_sizes(len(rungs), tuning), rungs, strict=True))
-    of_all += seeds * sum(confirmation) + floor * confirmation[0]
-    # Steps as if every trial were trained alone: what shared prefixes save is in the hours that such a step took so
-    # far.
-    ended = sum(record.spec.schedule.total_steps for record in records)
-    hours_left = hours / ended * max(0, of_all - ended) if ended else None
+    steps, hours = sweep.arm_steps[key], sweep.arm_hours[key]
+    # What has been asked for is known to the step, shared prefixes and all; what the searches will ask for is not, and
+    # counts as if every trial were trained alone.
+    to_come = steps_left[key]
+    if arm is not None:
+        to_come += (tuning - len(arm.asked)) * rungs[0]
+        to_come += 0 if arm.winner else seeds * sum(confirmation) + floor * confirmation[0]
+    hours_left = sweep.step_hours[key] / steps * to_come if steps else None
     return ArmView(
         scale=scale,
         method=method,
@@ -94,7 +96,12 @@ def _arm_view(sweep: Sweep, scale: str, method: str) -> ArmView:
 
 def view_of(sweep: Sweep) -> SweepView:
     """The sweep as it stands."""
-    arms = tuple(_arm_view(sweep, scale, method) for scale in sweep.space.scales for method in sweep.space.methods)
+    steps_left: Counter[tuple[str, str]] = Counter()
+    for segment in (*sweep.book.needed(), *sweep.book.running.values()):
+        steps_left[segment.spec.scale, segment.spec.method] += segment.steps
+    arms = tuple(
+        _arm_view(sweep, scale, method, steps_left) for scale in sweep.space.scales for method in sweep.space.methods
+    )
     left = [arm.hours_left for arm in arms]
     return SweepView(
         name=sweep.space.name,

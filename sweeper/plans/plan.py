@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from statistics import variance
 
+import numpy as np
+
 from reports.estimate.resolution import what_it_can_resolve
 from reports.pages.plan import PlannedArm, PlannedStage
 from sweeper.engine.arms import NOISE_FLOOR_SEEDS
@@ -32,9 +34,9 @@ from trainers.methods import BASELINE, describe_parameters, phases_of
 from trainers.planning.lineage import path_of
 from trainers.planning.store import MemoryStore
 
-ASSUMED_DEVIATION = 0.01
-"""Seed deviation in nats for the resolution, where no confirmation run has measured it. Tiny models are noisier, large
-ones quieter (0.001 is public at 124M parameters)."""
+SMALL_MODEL, LARGE_MODEL = (6e4, 0.01), (1e8, 0.0013)
+"""Parameters, and the seed deviation in nats that is assumed there where no confirmation run has measured it: ours at pico,
+and the upper end of what public runs report at 124M parameters."""
 UNPREPARED = CorpusFacts("unprepared", "unprepared", 0, 0, "")
 SIMULATED = Provenance(
     git_commit="",
@@ -157,7 +159,7 @@ def plan_scale(
         for method in space.methods
     )
     example = next(spec for spec, _ in wanted if spec.method == BASELINE)
-    resolution = _resolution(space, known)
+    resolution = _resolution(space, known, count_parameters(example.shape).total)
     lines = _planned_stages(store, fresh, cost, devices_per_trial)
     return ScalePlan(
         scale=scale,
@@ -263,22 +265,29 @@ def measured_deviation(known: Iterable[RunRecord]) -> float | None:
     return math.sqrt(sum(variance(losses) * (len(losses) - 1) for losses in repeated) / freedom)
 
 
-def _resolution(space: SearchSpace, known: list[RunRecord]) -> tuple[float | None, str]:
+def assumed_deviation(num_parameters: float) -> float:
+    """Between the two models that it is known for, straight in the logarithms of both; beyond them that of the nearer."""
+    sizes, deviations = zip(SMALL_MODEL, LARGE_MODEL, strict=True)
+    return math.exp(np.interp(math.log(num_parameters), np.log(sizes), np.log(deviations)))
+
+
+def _resolution(space: SearchSpace, known: list[RunRecord], num_parameters: float) -> tuple[float | None, str]:
     methods = [name for name in space.methods if name != BASELINE]
     if not methods:
         return None, "there is no method beside the baseline"
     seeds = len(space.seeds.confirmation)
     measured = measured_deviation(known)
+    sigma = measured or assumed_deviation(num_parameters)
     result = what_it_can_resolve(
         baseline_budgets=space.methods[BASELINE].budgets.confirmation,
         method_budget=max(space.methods[methods[0]].budgets.confirmation),
         baseline_seeds=seeds,
         method_seeds=seeds,
-        sigma=measured or ASSUMED_DEVIATION,
+        sigma=sigma,
         noise_floor_seeds=NOISE_FLOOR_SEEDS - 1 if seeds == 1 else 0,
     )
-    said = "measured" if measured else "assumed"
-    reason = f"with a seed deviation of {measured or ASSUMED_DEVIATION:.3g} nats, {said}"
+    said = "measured" if measured else "assumed for this size"
+    reason = f"with a seed deviation of {sigma:.2g} nats, {said}"
     return result.smallest_speedup, f"{result.reason}; {reason}" if result.reason else reason
 
 

@@ -372,3 +372,7 @@ class SearchSpace(Model):
     search: Search
     resources: Resources = Resources()
     price: Price | None = None
+    target_loss: Annotated[
+        PositiveNumber | None,
+        Field(description="A loss of interest in nats per token: the report says what every arm pays for it."),
+    ] = None

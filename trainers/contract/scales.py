@@ -29,9 +29,18 @@ class Scale:
 
 
 def _dense(
-    name: str, layers: int, width: int, heads: int, kv_heads: int, mlp: int, vocabulary: int, origin: str
+    name: str,
+    layers: int,
+    width: int,
+    heads: int,
+    kv_heads: int,
+    mlp: int,
+    vocabulary: int,
+    origin: str,
+    theta: float = 10_000.0,
+    epsilon: float = 1e-5,
 ) -> Scale:
-    shape = ModelShape(layers, width, heads, kv_heads, width // heads, mlp, vocabulary)
+    shape = ModelShape(layers, width, heads, kv_heads, width // heads, mlp, vocabulary, theta, epsilon)
     return Scale(name, shape, origin)
 
 
@@ -49,9 +58,15 @@ _ROWS = (
     _dense("5m", 6, 256, 4, 4, 688, 4_096, "an hour on a few CPU cores"),
     _dense("25m", 8, 512, 8, 4, 1_376, 8_192, "minutes on one GPU"),
     _dense("50m", 12, 576, 9, 3, 1_536, 16_384, "the width of 270m, fewer layers"),
-    _dense("270m", 30, 576, 9, 3, 1_536, LLAMA3_VOCABULARY, "published; SmolLM2-135M, untied embeddings"),
-    _dense("600m", 32, 960, 15, 5, 2_560, LLAMA3_VOCABULARY, "published; SmolLM2-360M, untied embeddings"),
-    _dense("3b", 36, 2_048, 16, 4, 11_008, LLAMA3_VOCABULARY, "published; SmolLM3-3B, untied embeddings"),
+    _dense("270m", 30, 576, 9, 3, 1_536, LLAMA3_VOCABULARY, "published; SmolLM2-135M, untied embeddings", 1e5),
+    _dense("600m", 32, 960, 15, 5, 2_560, LLAMA3_VOCABULARY, "published; SmolLM2-360M, untied embeddings", 1e5),
+    _dense(
+        "3b",
+        *(36, 2_048, 16, 4, 11_008, LLAMA3_VOCABULARY),
+        "published; SmolLM3-3B, untied embeddings, and a rotary embedding in every layer, where SmolLM3 leaves out each fourth",
+        5e6,
+        1e-6,
+    ),
     Scale(
         "10b-a1b",
         ModelShape(

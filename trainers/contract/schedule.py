@@ -7,11 +7,11 @@ here, from the spec and the step alone.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from trainers.contract.spec import Schedule
+from trainers.contract.spec import LATER, Schedule
 
 NEXT_TOKEN = "next-token"
 """Name of ordinary training, in whichever method it is a phase of."""
@@ -25,7 +25,8 @@ class Phase:
     other. `bag_size` tokens are averaged into each position, which predicts the `target_size` tokens that follow: with one
     head all of them by the weights named by `weighting`; with as many `heads` as targets each head the token at its
     distance, the loss being the mean over the heads. The parameters named `fresh` are drawn anew, with their moments at
-    zero, before the phase's first step. The name tells phases apart whose steps cost differently at one bag size.
+    zero, before the phase's first step; with `fresh_moments` the optimizer forgets all of its moments there, and the weights
+    stay. The name tells phases apart whose steps cost differently at one bag size.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Phase:
     pieces: int = 1
     heads: int = 1
     fresh: tuple[str, ...] = ()
+    fresh_moments: bool = field(default=False, metadata={LATER: True})
 
     def __post_init__(self) -> None:
         assert self.heads in (1, self.target_size), "one head for all targets, or one for each"

@@ -125,6 +125,6 @@ def boundary_of(spec: TrialSpec) -> int:
     return boundary_step(spec.step_ratio, spec.schedule.total_steps)
 
 
-def next_token(spec: TrialSpec, start: int, fresh: tuple[str, ...] = ()) -> Phase:
-    """Ordinary training from `start` to the end, with the parameters in `fresh` drawn anew."""
-    return Phase(NEXT_TOKEN, start, spec.schedule.total_steps, fresh=fresh)
+def next_token(spec: TrialSpec, start: int, fresh: tuple[str, ...] = (), *, fresh_moments: bool = False) -> Phase:
+    """Ordinary training from `start` to the end, with the parameters in `fresh` drawn anew, or the optimizer's moments."""
+    return Phase(NEXT_TOKEN, start, spec.schedule.total_steps, fresh=fresh, fresh_moments=fresh_moments)

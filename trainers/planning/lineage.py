@@ -8,7 +8,7 @@ between two nodes: the unit that a worker trains. Where and when is left to whoe
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from trainers.contract.schedule import Phase, number_of_heads
@@ -52,7 +52,7 @@ def _objectives(phases: tuple[Phase, ...], step: int) -> list[dict[str, Any]]:
     """
     return [
         {
-            **asdict(phase),
+            **plain_of(phase),
             "end": min(phase.end, step),
             "weighting": phase.weighting if phase.target_size > 1 else "uniform",
         }

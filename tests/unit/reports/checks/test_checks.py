@@ -226,3 +226,14 @@ def test_validation_text_that_training_holds_too_is_told(share: float, status: s
     study = clean_sweep()
     found = check(replace(study, context=replace(study.context, seen_share=share)), "Validation text unseen")
     assert (found.status, found.number) == (status, f"{100 * share:.1f} %")
+
+
+@pytest.mark.parametrize(
+    ("budgets", "status"), [((4_000, 5_000, 6_500, 8_500), "pass"), ((4_000, 8_000, 50_000), "warn")]
+)
+def test_a_learning_rate_that_was_tuned_at_a_fifth_of_its_length_is_told(budgets: tuple[int, ...], status: str) -> None:
+    runs = [*tuning("baseline"), *tuning("tst"), *ladder(budgets=budgets), *ladder("tst", (4_000,), speedup=1.3)]
+    found = check(make_study(runs), "Tuned near its length")
+    assert found.status == status
+    longest = max(run.total_steps for run in tuning("baseline"))
+    assert f"baseline at {runs[0].scale}: {budgets[-1] / longest:.2g}x" in found.sentence

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from reports.estimate.sampling import Sampling, interaction_of, sampling_of
+from reports.estimate.noise import Sampling, interaction_of, sampling_of
 from reports.evidence.runs import FinishedRun, run_from_record
 from tests.support.strategies import record_of, spec_of
 from trainers.contract.record import TextScore
