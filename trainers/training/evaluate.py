@@ -8,28 +8,34 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainers.contract.record import TextScore
-from trainers.model.attention import forced_attention
+from trainers.model.attention import Kernels, forced_attention
 from trainers.model.decoder import Decoder
 from trainers.model.ranks import ALONE, Ranks
 from trainers.training.sharding import release
 
 EVALUATION_POSITIONS = 16_384
-"""Positions a forward pass."""
-HEAD_ROWS = 2_048
-"""Positions at a time whose logits exist: at a vocabulary of 128K, 1 GB as float32, beside a pool that fills the card."""
+"""Positions a forward pass; bounds the memory of the activations."""
+EVALUATION_LOGITS = 1 << 28
+"""Logits that exist at once: 2,093 positions of a vocabulary of 128,256, at most ten bytes each (bfloat16, float32 and its
+log-softmax), beside a training step that was sized to fill the device."""
 PIECE_TOKENS = 1_024
 PIECE_DIGITS = 4
 
 
 @torch.no_grad()
 def window_losses(
-    model: Decoder, tokens: np.ndarray, context: int, device: torch.device, ranks: Ranks = ALONE
+    model: Decoder,
+    tokens: np.ndarray,
+    context: int,
+    device: torch.device,
+    ranks: Ranks = ALONE,
+    kernels: Kernels = (),
 ) -> np.ndarray:
     """Mean next-token loss in nats of each whole window of `context` positions in `tokens` `[N]`, float64 `[windows]`.
 
     `model` has the weights that compute. Bags of one token, as in ordinary training, whatever phase the model is in. May
     hold infinities or NaN for a diverged model. Each of several ranks reads every `size`-th window, and one for nothing
-    where it has fewer than others.
+    where it has fewer than others. `kernels` are those of attention that work for the model, none for torch's own choice.
     """
     windows = (len(tokens) - 1) // context
     used = torch.from_numpy(np.array(tokens[: windows * context + 1], dtype=np.int64))
@@ -40,7 +46,7 @@ def window_losses(
         mine = range(start + ranks.rank, min(start + rows * ranks.size, windows), ranks.size)
         chosen = slice(mine.start, mine.stop, mine.step) if mine else slice(1)
         part, wanted = inputs[chosen, :, None].to(device), targets[chosen].to(device)
-        with forced_attention(device):
+        with forced_attention(kernels):
             hidden = model(part)
         losses = _losses(model, hidden.flatten(0, 1), wanted.flatten()).view(len(part), context)
         if mine:
@@ -50,9 +56,10 @@ def window_losses(
 
 
 def _losses(model: Decoder, hidden_ND: Tensor, target_N: Tensor) -> Tensor:
-    """Cross-entropy of each position, float32 `[N]`, a few rows of logits at a time."""
-    parts = zip(torch.split(hidden_ND, HEAD_ROWS), torch.split(target_N, HEAD_ROWS), strict=True)
-    return torch.cat([F.cross_entropy(model.head(rows).float(), wanted, reduction="none") for rows, wanted in parts])
+    """Cross-entropy of each position, float32 `[N]`, from `EVALUATION_LOGITS` logits at a time."""
+    rows = max(1, EVALUATION_LOGITS // model.shape.vocab_size)
+    parts = zip(torch.split(hidden_ND, rows), torch.split(target_N, rows), strict=True)
+    return torch.cat([F.cross_entropy(model.head(part).float(), wanted, reduction="none") for part, wanted in parts])
 
 
 def mean_loss(losses: np.ndarray) -> float:

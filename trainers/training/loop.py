@@ -195,7 +195,7 @@ def _evaluate(
     """
     context = step.spec.context
     part = tokens if final or not evaluate_tokens else tokens[: max(evaluate_tokens, context) + 1]
-    losses = window_losses(step.working, part, context, step.device, step.ranks)
+    losses = window_losses(step.working, part, context, step.device, step.ranks, step.attention)
     score = score_of(losses, context) if final else None
     if final and score is None:
         return mean_loss(losses), None  # no number: what diverged only beyond the part has diverged

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.support.live_bytes import peak_of
 from tests.support.tiny_training import CPU, SHAPE, validation_loss
 from trainers.contract.record import TextScore
 from trainers.model.decoder import build_model
@@ -60,11 +62,17 @@ def test_bf16_is_near_and_a_broken_model_says_so() -> None:
     assert math.isnan(validation_loss(model, TOKENS, 8, CPU))
 
 
-def test_a_few_rows_of_logits_at_a_time_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = build_model(SHAPE, 8, 0, CPU)
+@pytest.mark.parametrize("rows", [1, 16, 24])
+def test_how_many_logits_exist_at_once_changes_memory_only(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    vocabulary = 3_000
+    model = build_model(replace(SHAPE, vocab_size=vocabulary), 8, 0, CPU)
     whole = window_losses(model, TOKENS, 8, CPU)
-    monkeypatch.setattr(evaluate, "HEAD_ROWS", 3)
+    before = peak_of(lambda: window_losses(model, TOKENS, 8, CPU))
+    monkeypatch.setattr(evaluate, "EVALUATION_LOGITS", rows * vocabulary)
     assert window_losses(model, TOKENS, 8, CPU) == pytest.approx(whole, rel=1e-6)
+    # without a bound all 40 positions have logits and their log-softmax at once
+    saved = 2 * 4 * (40 - rows) * vocabulary
+    assert peak_of(lambda: window_losses(model, TOKENS, 8, CPU)) <= before - 0.9 * saved
 
 
 def test_a_score_keeps_pieces_of_whole_windows(monkeypatch: pytest.MonkeyPatch) -> None:
