@@ -392,10 +392,14 @@ def test_a_rival_without_memory_loses_its_own_row_only(monkeypatch: pytest.Monke
 
 def test_a_form_that_fails_leaves_the_scale_its_other_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A compiler that refuses, in the middle of a scale."""
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    from torch._inductor import config
+
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     pace = Pace(rounds=1, block=1, warm_up=0, settle=0, most_rounds=1, seconds=0.0)
-    found = measure_scale("pico", Setting(16, 2, 1, "fp32"), ("eager", "compiled"), "eager", pace, CPU, 1e9, 0)
+    # By the configuration's own means: an attribute that is set and put back from outside is gone from it afterwards.
+    with config.patch({"cpp.cxx": ("no-such-compiler",)}):
+        found = measure_scale("pico", Setting(16, 2, 1, "fp32"), ("eager", "compiled"), "eager", pace, CPU, 1e9, 0)
+    assert config.cpp.cxx != ("no-such-compiler",)
     assert found.positions_per_second
     assert {step.form for step in found.steps} == {"eager"}
     assert len(found.note.split("; ")) == len(BAG_SIZES) + 3
