@@ -99,7 +99,8 @@ class Bench:
 
 
 def _judge(name: str, value: float, limit: float, note: str) -> Check:
-    # A NaN is within no limit: it must fail.
+    if not math.isfinite(value):  # within no limit, and no number of JSON: the figures beside it must still be kept
+        return Check(name, FAIL, None, limit, f"found {value}; {note}")
     return Check(name, OK if value <= limit else FAIL, value, limit, note)
 
 

@@ -27,6 +27,7 @@ from trainers.bench.checks import (
     Bench,
     Course,
     _course,
+    _judge,
     _run,
     check_all,
     check_bag_of_one,
@@ -423,6 +424,16 @@ def test_a_course_whose_steps_are_skipped_is_no_evidence() -> None:
     weight.register_hook(lambda gradient: torch.full_like(gradient, math.nan))
     course = _course(subject, _run(subject, "eager", range(2)))
     assert math.isnan(course.distance(bench.course("eager", phases)))
+
+
+@pytest.mark.parametrize("found", [math.nan, math.inf])
+def test_figures_are_kept_beside_a_check_that_found_no_number(tmp_path: Path, found: float) -> None:
+    check = _judge("gradients of cuDNN attention = math", found, 1.0, "in units of what rounding may make")
+    result = replace(result_of(), checks=(check,))
+    kept = json.loads(keep_result(tmp_path, DEVICE, result_to_json(result)).read_text(encoding="utf-8"))
+    assert not kept["passed"]
+    assert kept["scales"]["pico"]["positions_per_second"] == 51_200.0
+    assert f"gradients of cuDNN attention = math: found {found}; in units" in plain(result)
 
 
 def test_the_usual_kernels_are_checked_against_those_that_repeat_themselves() -> None:
