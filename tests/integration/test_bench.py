@@ -57,6 +57,7 @@ def test_the_bench_needs_torch_and_numpy_only(tmp_path: Path) -> None:
     assert kept.flops_per_second == figures["plan"]["flops_per_second"]
 
 
+@pytest.mark.slow
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     done = bench("--scale", "huge", "--out", tmp_path)
     assert done.returncode == 2

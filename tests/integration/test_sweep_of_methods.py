@@ -28,6 +28,8 @@ from trainers.contract.schedule import NEXT_TOKEN
 from trainers.methods import BASELINE, METHODS, phases_of
 from trainers.planning.store import DiskStore
 
+pytestmark = pytest.mark.slow
+
 RATES = {"grid": (0.004, 0.008)}
 SPACE = space_of(
     scales=("pico",),

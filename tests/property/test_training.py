@@ -73,6 +73,7 @@ def test_a_bag_of_one_is_the_baseline_to_the_last_bit(step_ratio: float, seed: i
         assert_equal_states(store / plain.spec_id / STATE, store / bagged.spec_id / STATE)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_a_run_that_was_stopped_anywhere_ends_like_one_that_never_stopped(data: st.DataObject) -> None:

@@ -162,6 +162,7 @@ def test_a_page_without_charts_leaves_the_library_out() -> None:
     assert len(page) < 0.2 * MEGABYTE
 
 
+@pytest.mark.slow
 def test_a_page_is_the_same_each_time() -> None:
     study = invented_study("four-scales")
     assert render_page(study, summarize(study)) == render_page(study, summarize(study))

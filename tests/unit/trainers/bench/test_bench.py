@@ -391,6 +391,7 @@ def test_a_rival_without_memory_loses_its_own_row_only(monkeypatch: pytest.Monke
     assert bytes_of(RIVALS[0], spec, 16) == footprint(spec, 16).total + logits
 
 
+@pytest.mark.slow
 def test_a_form_that_fails_leaves_the_scale_its_other_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A compiler that refuses, in the middle of a scale."""
     from torch._inductor import config

@@ -270,6 +270,7 @@ def test_a_manifest_of_another_format_is_not_read(own: tuple[CorpusRequest, Path
         open_corpus(own[2])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 def test_a_preparer_killed_anywhere_leaves_nothing_that_is_used(
     prepared: tuple[CorpusRequest, Path], corpus: PreparedCorpus, tmp_path: Path

@@ -84,6 +84,7 @@ def on_two(tmp_path_factory: pytest.TempPathFactory) -> tuple[StageResult, Path]
     return first, store
 
 
+@pytest.mark.slow
 def test_two_ranks_train_as_one(alone: tuple[StageResult, Path], on_two: tuple[StageResult, Path]) -> None:
     (one, where), (two, store) = alone, on_two
     torch.testing.assert_close(losses_of(two), losses_of(one), **SUMS)
@@ -102,6 +103,7 @@ def assert_same_steps(found: list[Steps], expected: Steps) -> None:
     torch.testing.assert_close(found[0].norms, expected.norms, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_four_ranks_take_the_steps_of_one(tmp_path: Path) -> None:
     assert_same_steps(run_ranks(tmp_path, 4, steps_here, SPEC, 7), steps_here(SPEC, 7))
 
