@@ -25,11 +25,11 @@ from sweeper.engine.sweep import Sweep
 from sweeper.engine.view import SweepView, view_of
 from sweeper.executors.inline import Executor, InlineExecutor
 from sweeper.ledger.about import SweepAbout
-from sweeper.ledger.location import LedgerError
 from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
 from sweeper.lock import STOP, driving
 from sweeper.options import CORPORA, REPORT, STAGES, RunOptions, corpus_facts, corpus_request
 from sweeper.plans.costs import step_cost
+from sweeper.plans.known import known_records
 from sweeper.plans.plan import UNPREPARED, Plan, make_plan
 from sweeper.plans.room import Room, find_room
 from sweeper.space.load import load_search_space
@@ -75,12 +75,7 @@ def plan(options: RunOptions) -> Plan:
             facts, words = corpus_facts(manifest), f"{manifest.description}, prepared"
     except UserError as error:
         words = f"unprepared ({error})"
-    known: list[RunRecord] = []
-    with (
-        contextlib.suppress(LedgerError),
-        Ledger.open(options.results, space.name, options.tracking_uri, create=False) as ledger,
-    ):
-        known = ledger.records()
+    known = known_records(options.results, space.name, options.tracking_uri)
     # By what was measured on this very device where there is any; a plan says which of the three sources it used.
     cost = step_cost(
         known,

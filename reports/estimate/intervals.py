@@ -5,8 +5,6 @@ The one place for both, whether it is seeds and clock that add, the scales of a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
@@ -24,13 +22,14 @@ def t_quantile(probability: float, freedom: FloatArray | float) -> FloatArray:
     return result
 
 
-def satterthwaite(variances: Sequence[FloatArray | float], freedoms: Sequence[FloatArray | float]) -> FloatArray:
-    """Degrees of freedom of the sum of independent variances (Welch and Satterthwaite): `total^2 / sum(v^2 / freedom)`.
+def add_variances(*parts: tuple[FloatArray | float, FloatArray | float]) -> tuple[FloatArray, FloatArray]:
+    """The sum of independent variances, given with their degrees of freedom, and its own (Welch and Satterthwaite):
+    `total^2 / sum(v^2 / freedom)`.
 
     Arrays are broadcast, so that replicates can be added to one clock. Infinite where every part is exact or zero.
     """
+    total = np.asarray(sum(variance for variance, _ in parts))
     with np.errstate(divide="ignore", invalid="ignore"):
-        squares = [np.square(variance) / freedom for variance, freedom in zip(variances, freedoms, strict=True)]
-        total, spread = sum(variances), sum(squares)
-        result: FloatArray = np.where(np.greater(spread, 0), np.square(total) / spread, np.inf)
-    return result
+        spread = sum(np.square(variance) / freedom for variance, freedom in parts)
+        freedom: FloatArray = np.where(np.greater(spread, 0), np.square(total) / spread, np.inf)
+    return total, freedom

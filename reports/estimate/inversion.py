@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reports.estimate.intervals import CONFIDENCE, satterthwaite, t_quantile
+from reports.estimate.intervals import CONFIDENCE, add_variances, t_quantile
 from reports.estimate.ladder import PowerLaw, fit_power_law, two_budget_range
 from reports.estimate.noise import Noise, PriorNoise, TextVariance
 from reports.evidence.runs import FloatArray
@@ -128,8 +128,7 @@ def log_speedup(
     # the usual alternative, covers 76 to 82 % where it says 95 %.
     value = inversion.log_cost - np.log(method_cost)
     text_variance = 0.0 if sampling is None else sampling.variance_of(gradient_RN)
-    total = variance + clock_variance + text_variance
-    freedom = satterthwaite((variance, clock_variance, text_variance), (freedom, clock_freedom, np.inf))
+    total, freedom = add_variances((variance, freedom), (clock_variance, clock_freedom), (text_variance, np.inf))
     error = np.sqrt(total)
     half = t_quantile((1 + CONFIDENCE) / 2, freedom) * error + inversion.systematic
     slope = np.abs(inversion.slope)
@@ -156,11 +155,7 @@ def ends_above(
     gradient_RN = np.broadcast_to(first_1N - second_1N, loss_RN.shape)
     variance, freedom = noise.variance_of(gradient_RN)
     if sampling is not None:
-        text_variance = sampling.variance_of(gradient_RN)
-        variance, freedom = (
-            variance + text_variance,
-            satterthwaite((variance, text_variance), (freedom, np.inf)),
-        )
+        variance, freedom = add_variances((variance, freedom), (sampling.variance_of(gradient_RN), np.inf))
     gap = np.einsum("rn,rn->r", loss_RN, gradient_RN)
     above: np.ndarray = gap > t_quantile(CONFIDENCE, freedom) * np.sqrt(variance)
     return above

@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 from scipy.special import fdtrc
 
-from reports.estimate.intervals import CONFIDENCE, satterthwaite, t_quantile
+from reports.estimate.intervals import CONFIDENCE, add_variances, t_quantile
 from reports.estimate.inversion import LogSpeedup, ends_above, invert_ladder, ladder_curves, log_speedup
 from reports.estimate.noise import Noise, Sampling
 from reports.estimate.observations import Observations
@@ -93,7 +93,7 @@ def clock_error(baseline: FinishedRun, method: FinishedRun, pools: Mapping[PoolK
     first, second = clock_shares(baseline, pools), clock_shares(method, pools)
     terms: list[tuple[float, float]] = []
     assumed = False
-    for key in set(first) | set(second):
+    for key in first | second:
         pool = pools.get(key)
         if pool is None:
             continue
@@ -107,8 +107,8 @@ def clock_error(baseline: FinishedRun, method: FinishedRun, pools: Mapping[PoolK
             assumed = assumed or pool.assumed
     if not terms:
         return NO_CLOCK_ERROR
-    variances, freedoms = zip(*terms, strict=True)
-    return ClockError(sum(variances), float(satterthwaite(variances, freedoms)), assumed)
+    variance, freedom = add_variances(*terms)
+    return ClockError(float(variance), float(freedom), assumed)
 
 
 def _errors(result: LogSpeedup, sampling: Sampling | None) -> LossErrors | None:
@@ -194,9 +194,8 @@ def loss_difference(
 ) -> tuple[float, float, float]:
     """Difference of two means (first minus second, nats), its standard error (NaN: unknown) and degrees of freedom."""
     gradient = first_1N - second_1N
-    seeds, freedom = observations.variance(gradient)
     text = observations.sampling_variance(gradient)
-    variance, freedom = seeds + text, satterthwaite((seeds, text), (freedom, np.inf))
+    variance, freedom = add_variances(observations.variance(gradient), (text, np.inf))
     return float((gradient @ observations.losses)[0]), math.sqrt(variance[0]), float(freedom[0])
 
 
@@ -358,14 +357,13 @@ def speedup_curve(
     # does.
     gradient = -(sides[0].weights / sides[0].slope[:, None]) @ baseline.means_KN
     gradient += (sides[1].weights / sides[1].slope[:, None]) @ method.means_KN
-    seeds, freedom = observations.variance(gradient)
     # Both ladders are read at one loss of one text: what the text does to that loss is the target's, and only what it
     # does to the two arms unlike each other moves the answer.
     weights = sides[0].weights @ baseline.means_KN
     text = observations.sampling_variance(gradient - gradient.sum(1, keepdims=True) * weights)
-    parts = (seeds, text, clock_error.variance)
-    freedom = satterthwaite(parts, (freedom, np.inf, clock_error.degrees_of_freedom))
-    half = t_quantile((1 + CONFIDENCE) / 2, freedom) * np.sqrt(seeds + text + clock_error.variance)
+    clock = clock_error.variance, clock_error.degrees_of_freedom
+    variance, freedom = add_variances(observations.variance(gradient), (text, np.inf), clock)
+    half = t_quantile((1 + CONFIDENCE) / 2, freedom) * np.sqrt(variance)
     half = half + sides[0].systematic + sides[1].systematic
     value = sides[0].log_cost - sides[1].log_cost
     usable = np.isfinite(value)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reports.estimate.intervals import CONFIDENCE, satterthwaite, t_quantile
+from reports.estimate.intervals import CONFIDENCE, add_variances, t_quantile
 from reports.estimate.verdict import Reached, ScaleVerdict
 from reports.evidence.runs import FloatArray
 
@@ -75,15 +75,14 @@ def geometric_mean(verdicts: Sequence[ScaleVerdict], method: str) -> Aggregate |
 def _mean_interval(reached: Sequence[Reached]) -> tuple[float, float] | None:
     """Scales are independent: variances add over the square of their number, degrees of freedom by Satterthwaite."""
     count = len(reached)
-    variances, freedoms = [], []
+    parts: list[tuple[float, float]] = []
     for speedup in reached:
         if speedup.log_standard_error is None or speedup.degrees_of_freedom is None:
             return None
-        variances.append((speedup.log_standard_error / count) ** 2)
-        freedoms.append(speedup.degrees_of_freedom)
+        parts.append(((speedup.log_standard_error / count) ** 2, speedup.degrees_of_freedom))
     center = sum(math.log(speedup.speedup) for speedup in reached) / count
-    freedom = satterthwaite(variances, freedoms)
-    half = float(t_quantile((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(sum(variances))
+    variance, freedom = add_variances(*parts)
+    half = float(t_quantile((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(variance)
     half += sum(speedup.systematic for speedup in reached) / count
     return math.exp(center - half), math.exp(center + half)
 

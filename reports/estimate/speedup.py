@@ -28,6 +28,7 @@ from reports.estimate.resolution import resolvable
 from reports.estimate.verdict import (
     CLOCKS,
     COUNTED_CLOCKS,
+    PAID_CLOCKS,
     BudgetSpeedup,
     Clock,
     Factors,
@@ -94,9 +95,8 @@ def _compare(scale: ScaleStudy, observations: Observations, method: StudyArm) ->
     if baseline is None or not baseline.cells or not method.cells:
         return None
     target = _target_cell(baseline, method)
-    # In the order of what a reader pays. Both arms need the clock: a ladder in hours and a method in FLOPs have no
-    # ratio.
-    for clock in ("gpu_hours", "flops", "steps"):
+    # Both arms need the clock: a ladder in hours and a method in FLOPs have no ratio.
+    for clock in PAID_CLOCKS:
         ladder, cost = make_ladder(observations, baseline.cells, clock), target.cost(clock)
         if ladder is not None and cost is not None:
             break

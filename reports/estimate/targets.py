@@ -16,7 +16,7 @@ from reports.estimate.intervals import CONFIDENCE, t_quantile
 from reports.estimate.inversion import invert_ladder
 from reports.estimate.observations import Observations, observe
 from reports.estimate.readings import Ladder, make_ladder
-from reports.estimate.verdict import COUNTED_CLOCKS, Clock
+from reports.estimate.verdict import COUNTED_CLOCKS, PAID_CLOCKS, Clock
 from reports.evidence.study import ScaleStudy, Study, StudyArm
 
 Outcome = Literal["reached", "not reached", "passed", "no curve"]
@@ -76,7 +76,7 @@ def _read(scale: ScaleStudy, observations: Observations, arm: StudyArm, loss: fl
 
 def _ladder(observations: Observations, arm: StudyArm) -> tuple[Clock, Ladder | None]:
     """On the first clock that all of the arm's cells know."""
-    for clock in ("gpu_hours", "flops", "steps"):
+    for clock in PAID_CLOCKS:
         ladder = make_ladder(observations, arm.cells, clock)
         if ladder is not None:
             return clock, ladder

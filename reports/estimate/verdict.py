@@ -16,6 +16,8 @@ from reports.evidence.study import Configuration
 
 Clock = Literal["gpu_hours", "flops", "tokens", "steps"]
 CLOCKS: tuple[Clock, ...] = ("gpu_hours", "flops", "tokens", "steps")
+PAID_CLOCKS: tuple[Clock, ...] = ("gpu_hours", "flops", "steps")
+"""What a run costs, in the order of what a reader pays: the first that is known is taken. Steps always are."""
 COUNTED_CLOCKS: dict[Clock, str] = {"flops": "model FLOPs", "tokens": "data tokens", "steps": "optimizer steps"}
 """What is counted rather than timed, for people; hours are GPU-hours or CPU-hours, as the study says."""
 

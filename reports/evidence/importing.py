@@ -20,7 +20,7 @@ import numpy as np
 
 from reports.evidence.runs import BASELINE, DECAY_NOT_STATED, EMPTY_CURVE, FinishedRun, Parameters, RunCurve, trunk_name
 from trainers.contract.errors import InputError
-from trainers.contract.record import MOST_LOSS, PURPOSES
+from trainers.contract.record import MOST_FLOPS, MOST_LOSS, PURPOSES
 from trainers.contract.schedule import boundary_step
 from trainers.contract.spec import Scalar
 from trainers.methods import PARAMETER_COLUMNS, PARAMETER_TABLE, parameter_of
@@ -54,7 +54,7 @@ OPTIONAL_POINT_COLUMNS: tuple[str, ...] = ("gpu_hours", "tokens", "flops")
 _YES, _NO = ("yes", "true", "1", "y"), ("no", "false", "0", "n")
 _OUTCOMES = ("finished", "stopped", "diverged", "failed")
 _LEAST, _MOST = 1e-12, 1e18
-_MOST_OF: Mapping[str, float] = {"loss": MOST_LOSS, "final_loss": MOST_LOSS, "flops": 1e32, "bag_size": 1e6}
+_MOST_OF: Mapping[str, float] = {"loss": MOST_LOSS, "final_loss": MOST_LOSS, "flops": MOST_FLOPS, "bag_size": 1e6}
 """No run has a number outside these; beyond them a fit or a chart would overflow."""
 _INFINITY_IN_SQL = repr(sys.float_info.max)
 """What MLflow's databases keep of an infinite loss."""

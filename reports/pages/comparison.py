@@ -185,18 +185,18 @@ def _ratio(
 def _ratio_interval(value: float, first: Reached, second: Reached) -> tuple[float, float] | None:
     """95 % interval of a ratio of independent speedups: errors of `ln S` add in squares, degrees of freedom by Welch and
     Satterthwaite, systematic half-widths as they are."""
-    from reports.estimate.intervals import CONFIDENCE, satterthwaite, t_quantile
+    from reports.estimate.intervals import CONFIDENCE, add_variances, t_quantile
 
     if first.interval is None or second.interval is None:
         return None
-    variances, freedoms = [], []
+    parts: list[tuple[float, float]] = []
     for side in (first, second):
         if side.log_standard_error is None or side.degrees_of_freedom is None:
             return None
-        variances.append(side.log_standard_error**2)
-        freedoms.append(side.degrees_of_freedom)
-    quantile = float(t_quantile((1 + CONFIDENCE) / 2, satterthwaite(variances, freedoms)))
-    half = quantile * math.sqrt(sum(variances)) + first.systematic + second.systematic
+        parts.append((side.log_standard_error**2, side.degrees_of_freedom))
+    variance, freedom = add_variances(*parts)
+    half = float(t_quantile((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(variance)
+    half += first.systematic + second.systematic
     return value * math.exp(-half), value * math.exp(half)
 
 

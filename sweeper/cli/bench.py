@@ -6,6 +6,7 @@ Registered by `app`. What is checked and measured is `trainers.bench`'s; the fig
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,6 @@ import typer
 from sweeper.cli.options import RESULTS, Json, Results, guarded, print_json
 
 if TYPE_CHECKING:
-    from trainers.bench.result import BenchResult
     from trainers.bench.run import BenchOptions
 
 
@@ -74,13 +74,10 @@ def _bench(options: BenchOptions, folder: Path, as_json: bool) -> bool:
     from trainers.bench.result import keep_result, result_to_json
     from trainers.bench.run import run_bench
 
-    def keep(result: BenchResult) -> Path:
-        return keep_result(folder, result.environment.device, result_to_json(result))
-
+    keep = partial(keep_result, folder)
     result = run_bench(options, _say, keep)
-    figures = result_to_json(result)
     if as_json:
-        print_json(figures)
+        print_json(result_to_json(result))
     else:
         show_bench(Console(highlight=False), result)
     _say(str(keep(result)))

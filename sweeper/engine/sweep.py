@@ -110,9 +110,9 @@ class Sweep:
                 self.ledger.reopen(record.spec)
             else:
                 self.finished[record.spec.spec_id] = record
+            # Of failed trials, too: a limit on hours is on what is paid, not on what was useful.
             self.spent_hours += record.timing.incurred_gpu_hours
             self.arm_hours[record.spec.scale, record.spec.method] += record.timing.incurred_gpu_hours
-        # What the failed trials cost stays counted: a limit on hours is on what is paid, not on what was useful.
         self._optima: list[dict[str, Parameters]] = []
         self._open_scale()
 

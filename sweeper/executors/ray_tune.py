@@ -72,8 +72,8 @@ def attach(address: str | None, *, num_cpus: int | None = None, num_gpus: float 
     logging.getLogger("ray").setLevel(logging.ERROR)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
     if address is None:
-        options |= {"address": "local", "num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
         # Without a dashboard: it takes 300 MB and seconds to start, and MLflow shows what there is to see.
+        options |= {"address": "local", "num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
         options |= {"object_store_memory": OBJECT_STORE_BYTES, "_node_ip_address": "127.0.0.1"}
     else:
         options |= {"address": address}
@@ -217,9 +217,9 @@ class RayExecutor:
         resources: dict[str, float] = {"cpu": self.cpus, "gpu": self.gpus} if self.gpus else {"cpu": self.cpus}
         if self.ranks > 1:
             resources = {"cpu": 0, "memory": 1}  # one byte: Tune refuses a trial without any resources
+        ranks = RankResources(self.ranks, self.cpus / self.ranks, int(self.gpus > 0), str(storage))
         # Tune restores nothing: a new Tuner with a folder of its own, so that what an earlier run left cannot be in
         # the way.
-        ranks = RankResources(self.ranks, self.cpus / self.ranks, int(self.gpus > 0), str(storage))
         tuner = tune.Tuner(
             tune.with_resources(_trainable(train, ranks), resources),
             tune_config=tune.TuneConfig(

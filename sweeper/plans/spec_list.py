@@ -8,16 +8,14 @@ that comes back through `sweeper import` is one that the sweep would have traine
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sweeper.engine.site import Site
 from sweeper.engine.sweep import Sweep
 from sweeper.ledger.in_memory import MemoryLedger
-from sweeper.ledger.location import LedgerError
-from sweeper.ledger.mlflow_ledger import Ledger
 from sweeper.options import CORPORA, CorpusFacts, RunOptions, corpus_facts, corpus_request
+from sweeper.plans.known import known_records
 from sweeper.space.load import load_search_space
 from sweeper.space.schema import SearchSpace
 from trainers.contract.errors import given
@@ -91,12 +89,7 @@ def write_specs(options: RunOptions, path: Path, say: Callable[[str], None]) -> 
     space = load_search_space(options.file)
     corpus = prepare(corpus_request(space), options.results / CORPORA, say)
     corpus.validation(space.validation_tokens + 1)
-    known: list[RunRecord] = []
-    with (
-        suppress(LedgerError),
-        Ledger.open(options.results, space.name, options.tracking_uri, create=False) as ledger,
-    ):
-        known = ledger.records()
+    known = known_records(options.results, space.name, options.tracking_uri)
     made = list_trials(space, corpus_facts(corpus), known)
     with given(path):
         write_atomically(path, trials_to_text(made.trials))

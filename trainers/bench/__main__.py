@@ -6,10 +6,11 @@ import argparse
 import json
 import secrets
 import sys
+from functools import partial
 from pathlib import Path
 
 from trainers.bench import prepare_environment
-from trainers.bench.result import FOLDER, BenchResult, keep_result, result_to_json
+from trainers.bench.result import FOLDER, keep_result, result_to_json
 from trainers.contract.faults import end_of
 
 PROGRAM = "python -m trainers.bench"
@@ -49,9 +50,7 @@ def main() -> int:
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    def keep(result: BenchResult) -> Path:
-        return keep_result(arguments.out, result.environment.device, result_to_json(result))
-
+    keep = partial(keep_result, arguments.out)
     try:
         result = run_bench(options, say, keep)
     except Exception as error:

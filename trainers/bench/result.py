@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -258,13 +258,13 @@ def bench_file(folder: Path, device: str, *, passed: bool = True) -> Path:
     return folder / (f"{name}.json" if passed else f"{name}.failed.json")
 
 
-def keep_result(folder: Path, device: str, plain: Mapping[str, Any]) -> Path:
-    """Write a result, replacing the device's last one; readers see the old file or the new one.
+def keep_result(folder: Path, result: BenchResult) -> Path:
+    """Write a result, replacing its device's last one; readers see the old file or the new one.
 
     One with a failed check goes beside it: its figures may say why, and no plan may reckon with them.
     """
-    path = bench_file(folder, device, passed=plain["passed"])
-    write_atomically(path, json.dumps(plain, indent=1, allow_nan=False) + "\n")
+    path = bench_file(folder, result.environment.device, passed=result.passed)
+    write_atomically(path, json.dumps(result_to_json(result), indent=1, allow_nan=False) + "\n")
     return path
 
 

@@ -87,6 +87,7 @@ class PreparedCorpus:
 
 
 def tokens_path(directory: Path, split: str) -> Path:
+    """The file of a split's tokens in a prepared corpus."""
     return directory / f"{split}.tokens"
 
 

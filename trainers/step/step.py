@@ -103,9 +103,8 @@ class TrainingStep:
 
     def _enter(self, phase: Phase, step: int) -> None:
         """What a phase needs before its first step here; the masters may have been changed since the last one."""
-        self._phase = (
-            None  # until it is ready: a phase that could not be captured is entered anew when it is asked for again
-        )
+        # None until it is ready: a phase that could not be captured is entered anew when it is asked for again.
+        self._phase = None
         # Without `self`: a step that held itself would keep its weights and graphs until the cycle collector comes by.
         self._loss = partial(self._objective, weights_T=self.weights(phase), heads=phase.heads)
         if self._static is not None:

@@ -176,22 +176,23 @@ def test_the_json_has_what_is_promised_and_no_nan() -> None:
 
 def test_a_kept_result_is_read_back_for_its_device_only(tmp_path: Path) -> None:
     result = result_of()
-    path = keep_result(tmp_path / "bench", DEVICE, result_to_json(result))
+    path = keep_result(tmp_path / "bench", result)
     assert path == bench_file(tmp_path / "bench", DEVICE) == tmp_path / "bench" / "some-gpu-80-gb.json"
     assert read_figures(tmp_path / "bench", DEVICE) == device_figures(result)
     assert read_figures(tmp_path / "bench", "another") is None
-    keep_result(tmp_path / "bench", DEVICE, result_to_json(replace(result, scales=())))
+    keep_result(tmp_path / "bench", replace(result, scales=()))
     assert read_figures(tmp_path / "bench", DEVICE) is None
 
 
 def test_figures_of_a_wrong_step_or_another_schema_are_not_used(tmp_path: Path) -> None:
-    keep_result(tmp_path, DEVICE, result_to_json(result_of()))
-    apart = keep_result(tmp_path, DEVICE, result_to_json(result_of("FAIL")))
+    keep_result(tmp_path, result_of())
+    apart = keep_result(tmp_path, result_of("FAIL"))
     assert apart.name == "some-gpu-80-gb.failed.json"
     assert read_figures(tmp_path, DEVICE) == device_figures(result_of())
     apart.rename(bench_file(tmp_path, DEVICE))
     assert read_figures(tmp_path, DEVICE) is None
-    keep_result(tmp_path, DEVICE, {**result_to_json(result_of()), "schema": -1})
+    other = {**result_to_json(result_of()), "schema": -1}
+    bench_file(tmp_path, DEVICE).write_text(json.dumps(other), encoding="utf-8")
     assert read_figures(tmp_path, DEVICE) is None
     bench_file(tmp_path, DEVICE).write_text("{", encoding="utf-8")
     assert read_figures(tmp_path, DEVICE) is None
@@ -224,7 +225,9 @@ def test_the_plan_of_a_file_reckons_with_the_bench_beside_its_results(tmp_path: 
     (before,) = session.plan(options).scales
     plain_values = result_to_json(result_of())
     plain_values["plan"]["flops_per_second"] = {"pico": 1e9}
-    keep_result(tmp_path / "bench", cpu_name(), plain_values)
+    kept = bench_file(tmp_path / "bench", cpu_name())
+    kept.parent.mkdir()
+    kept.write_text(json.dumps(plain_values), encoding="utf-8")
     plan = session.plan(options)
     assert plan.cost_source.startswith("from this device's bench of 2026-11-24")
     assert plan.scales[0].step_seconds == pytest.approx(before.step_seconds * ASSUMED_CPU_FLOPS / 1e9)
@@ -431,7 +434,7 @@ def test_a_course_whose_steps_are_skipped_is_no_evidence() -> None:
 def test_figures_are_kept_beside_a_check_that_found_no_number(tmp_path: Path, found: float) -> None:
     check = _judge("gradients of cuDNN attention = math", found, 1.0, "in units of what rounding may make")
     result = replace(result_of(), checks=(check,))
-    kept = json.loads(keep_result(tmp_path, DEVICE, result_to_json(result)).read_text(encoding="utf-8"))
+    kept = json.loads(keep_result(tmp_path, result).read_text(encoding="utf-8"))
     assert not kept["passed"]
     assert kept["scales"]["pico"]["positions_per_second"] == 51_200.0
     assert f"gradients of cuDNN attention = math: found {found}; in units" in plain(result)
