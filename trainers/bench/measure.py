@@ -19,7 +19,7 @@ from trainers.contract.flops import count_parameters, flops_per_position
 from trainers.contract.scales import SCALES
 from trainers.contract.schedule import Phase
 from trainers.contract.spec import ModelShape
-from trainers.model.attention import forced_attention
+from trainers.model.attention import attention_kernels, forced_attention
 from trainers.model.losses import fused_linear_multi_hot, has_fast_pass, target_weights
 from trainers.step.batch import read_batch
 from trainers.step.compiling import compiled
@@ -138,6 +138,7 @@ def step_parts(subject: Subject, phase: Phase, repeats: int) -> dict[str, float]
     """Share of each part in an eager step's time, from its parts run one by one with a wait after each."""
     spec, device = subject.spec, subject.device
     parts = spec.sequences_per_step // subject.setting.micro_sequences
+    kernels = attention_kernels(spec.shape, spec.context, spec.precision, device)
     weights = WorkingWeights(subject.model, spec.precision)
     model = weights.model
     weights_T = torch.tensor(target_weights(phase.weighting, phase.target_size), device=device)
@@ -164,7 +165,7 @@ def step_parts(subject: Subject, phase: Phase, repeats: int) -> dict[str, float]
         read = partial(read_batch, subject.stream, spec, subject.phases, phase, phase.start + index, device)
         inputs_BLS, targets_BLT = timed("batch", read)
         for rows_BLS, wanted_BLT in zip(inputs_BLS.chunk(parts), targets_BLT.chunk(parts), strict=True):
-            with forced_attention(device):
+            with forced_attention(kernels):
                 embedded_BLD = timed("embedding", partial(model.embed, rows_BLS))
                 hidden_ND = timed("body", partial(model.body, embedded_BLD)).flatten(0, 1)
                 targets_NS = wanted_BLT.flatten(0, 1)

@@ -50,7 +50,7 @@ def lane_tokens(context: int, phase: Phase) -> int:
 def cut_batch(tokens_BN: np.ndarray, context: int, phase: Phase) -> tuple[np.ndarray, np.ndarray]:
     """Inputs `[B*P, L/P, S]` and targets `[B*P, L/P, T]` from the `L*S + T` contiguous tokens of each sequence.
 
-    Position j holds bag j of its sequence and is asked for the T tokens that follow that bag (METHOD: targets); the last
+    Position j holds bag j of its sequence and is asked for the T tokens that follow that bag (arXiv 2605.06546); the last
     position of a piece is asked for tokens of the next one. `context` is that of an ordinary step.
     """
     bag, targets, length = phase.bag_size, phase.target_size, phase.positions(context)

@@ -32,6 +32,21 @@ class CaptureError(RuntimeError):
     """The device would not record the step. Nothing was trained; the other forms compute the same."""
 
 
+def refusal_of(error: RuntimeError) -> RuntimeError:
+    """What a failed recording is told as: out of memory as itself, so that a smaller micro-batch is advised, else
+    `CaptureError`.
+
+    Ending a capture that failed raises an error of its own, which hides the first one in its context.
+    """
+    first: BaseException = error
+    while first.__context__ is not None and not isinstance(first, torch.OutOfMemoryError):
+        first = first.__context__
+    if isinstance(first, torch.OutOfMemoryError):
+        return first
+    reason = (str(first).splitlines() or [type(first).__name__])[0]
+    return CaptureError(f"execution: captured failed here ({reason}); use compiled or eager")
+
+
 class Calls:
     """Actions run when they are called: what a CPU does, and the twin that replays are held against."""
 
@@ -70,7 +85,7 @@ class Graphs:
     def record(self, *actions: Action) -> tuple[Action, ...]:
         """Record each action, which has run on this stream before; nothing is executed. Returns their replays.
 
-        Raises `CaptureError` in one line where the device refuses.
+        Raises `CaptureError` in one line where the device refuses, `OutOfMemoryError` where its memory does not suffice.
         """
         pool = torch.cuda.graph_pool_handle()
         for action in actions:
@@ -78,11 +93,8 @@ class Graphs:
             try:
                 with torch.cuda.graph(graph, pool=pool, stream=self.stream, capture_error_mode="thread_local"):
                     action()
-            except torch.OutOfMemoryError:
-                raise
             except RuntimeError as error:
-                reason = str(error.__context__ or error).splitlines()[0]
-                raise CaptureError(f"execution: captured failed here ({reason}); use compiled or eager") from error
+                raise refusal_of(error) from error
             self._graphs.append(graph)
         return tuple(graph.replay for graph in self._graphs)
 
@@ -109,6 +121,10 @@ def _capturable(optimizer: torch.optim.AdamW) -> Iterator[None]:
         for group in optimizer.param_groups:
             group["capturable"] = False
         optimizer.grad_scale = optimizer.found_inf = None  # type: ignore[attr-defined]  # the graph's own memory
+
+
+def _closed() -> None:
+    raise AssertionError("a step that was closed has to enter a phase before it runs")
 
 
 class StaticStep:
@@ -145,6 +161,8 @@ class StaticStep:
         self.recorder.release()
         self.objective = objective
         with self.recorder.on_stream():
+            # On this stream: replays of the phase before may still be reading the weights.
+            self.weights.refresh()
             self.ring = TokenRing(self.stream, self.spec, self.phases, phase, self.device)
             self.ring.place(step)
             buffers = list(self.weights.model.buffers())
@@ -199,6 +217,8 @@ class StaticStep:
     def close(self) -> None:
         """Give the graphs' memory back. Nothing can be run after it but `enter`."""
         self.recorder.release()
+        # Where nothing is recorded these are methods of this very object: it would live until the cycle collector comes by.
+        self._micro = self._update = _closed
 
     def run(self, step: int) -> tuple[Tensor, Tensor]:
         """Train `step`; its loss and gradient norm are device scalars that the device has yet to write."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from trainers.contract.schedule import Phase, learning_rates
 from trainers.contract.spec import TrialSpec
-from trainers.model.attention import forced_attention
+from trainers.model.attention import attention_kernels, forced_attention
 from trainers.model.decoder import Decoder
 from trainers.model.losses import target_weights
 from trainers.model.ranks import ALONE, Ranks
@@ -70,6 +71,7 @@ class TrainingStep:
                 f"micro_sequences: {self.micro_sequences} does not divide the {len(self.lanes)} sequences of {whose}"
             )
         self.parts = len(self.lanes) // self.micro_sequences
+        self.attention = attention_kernels(spec.shape, spec.context, spec.precision, device)
         self.learning_rates = learning_rates(spec.schedule)
         # What ranks gather is in the working precision already; their shards are the masters.
         self._weights = WorkingWeights(model, spec.precision if ranks.size == 1 else "fp32")
@@ -92,7 +94,7 @@ class TrainingStep:
 
     def run(self, step: int, phase: Phase) -> StepResult:
         """Train one step, of which every rank has its part. A step whose gradient norm is not finite changes nothing."""
-        with forced_attention(self.device):
+        with forced_attention(self.attention):
             if phase != self._phase:
                 self._enter(phase, step)
             if self._static is not None:
@@ -102,15 +104,12 @@ class TrainingStep:
     def _enter(self, phase: Phase, step: int) -> None:
         """What a phase needs before its first step here; the masters may have been changed since the last one."""
         self._phase = phase
-        weights_T = self.weights(phase)
-        self._weights.refresh()
-
-        def loss_of(inputs_BLS: Tensor, targets_BLT: Tensor) -> Tensor:
-            return self._objective(inputs_BLS, targets_BLT, weights_T, phase.heads)
-
-        self._loss = loss_of
+        # Without `self`: a step that held itself would keep its weights and graphs until the cycle collector comes by.
+        self._loss = partial(self._objective, weights_T=self.weights(phase), heads=phase.heads)
         if self._static is not None:
             self._static.enter(phase, step, self._loss)
+        else:
+            self._weights.refresh()
 
     def _run_at_once(self, step: int, phase: Phase) -> StepResult:
         inputs, targets = read_batch(self.stream, self.spec, self.phases, phase, step, self.device, self.lanes)

@@ -49,8 +49,11 @@ def resolve_execution(
 
 
 def first_that_works(forms: Sequence[str], failure: Callable[[str], str | None], say: Callable[[str], None]) -> str:
-    """The first form for which `failure` knows no reason, else `eager`; `say` is told why those before it were left."""
-    for form in forms:
+    """The first form for which `failure` knows no reason, `eager` the last of them; `say` is told why others were left.
+
+    Where not even `eager` works it is taken all the same, and `say` has told why training is about to fail.
+    """
+    for form in (*forms, "eager"):
         reason = failure(form)
         if reason is None:
             return form

@@ -215,7 +215,7 @@ def train(
         while diverged is None and len(waiting) > goes_on:
             diverged = watch.look(waiting.popleft())
         if diverged is None and at_evaluation:
-            loss = validation_loss(step.working, tokens, spec.context, step.device, step.ranks)
+            loss = validation_loss(step.working, tokens, spec.context, step.device, step.ranks, step.attention)
             diverged = _watch_validation(launched, loss, spec.shape.vocab_size)
             if diverged is None:
                 keep_load = keeps_load(launched, phase, arguments.evaluate_every)

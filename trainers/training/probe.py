@@ -12,6 +12,7 @@ from functools import cache
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from trainers.contract.scales import SCALES
 from trainers.contract.schedule import phase_at
@@ -28,7 +29,8 @@ _STEPS, _CONTEXT, _SEQUENCES = 6, 64, 4
 
 
 def failure_of(execution: str, device: torch.device) -> str | None:
-    """Why `execution` does not work on `device`, in one line, or None: then six steps over a boundary gave finite losses."""
+    """Why `execution` does not work on `device`, in one line, or None: then six steps over a boundary gave finite losses and
+    gradients, and changed every weight."""
     shape = SCALES["pico"].shape
     spec = TrialSpec(
         scale="pico",
@@ -51,12 +53,28 @@ def failure_of(execution: str, device: torch.device) -> str | None:
         model = build_model(shape, _CONTEXT, 0, device)
         optimizer = build_optimizer(model, spec.optimizer)
         step = TrainingStep(spec, phases_of(spec), model, optimizer, stream, device, execution, _SEQUENCES // 2)
+        before = [parameter.detach().clone() for parameter in model.parameters()]
         results = [step.run(index, phase_at(step.phases, index)) for index in range(_STEPS)]
-        losses, _ = step.look(results)()
+        losses, norms = step.look(results)()
         step.close()
     except Exception as error:  # whatever goes wrong here would go wrong in every trial
         return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"[:300]
-    return None if np.isfinite(losses).all() else f"its losses are {losses}"
+    return fault_in(losses, norms, before, model)
+
+
+def fault_in(losses: list[float], norms: list[float], before: list[Tensor], model: nn.Module) -> str | None:
+    """What is wrong with some steps that began with the weights `before`, in one line; None: nothing.
+
+    Losses by themselves do not tell: a step whose gradient is not finite is skipped, so that a broken backward leaves
+    every weight as it was and every loss finite.
+    """
+    if not np.isfinite(losses).all():
+        return f"its losses are {losses}"
+    if not np.isfinite(norms).all():
+        return f"its gradient norms are {norms}"
+    pairs = zip(model.named_parameters(), before, strict=True)
+    still = [name for (name, parameter), old in pairs if torch.equal(parameter.detach(), old)]
+    return f"it left {', '.join(still)} unchanged" if still else None
 
 
 @cache

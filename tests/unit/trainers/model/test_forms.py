@@ -11,10 +11,19 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend
 
 from tests.support.live_bytes import peak_of
 from tests.support.tiny_training import CPU, SHAPE, job_of, state_digest, tiny_spec, train_tiny
-from trainers.model.attention import NAMES, attention_backend, forced_attention
+from trainers.model.attention import (
+    GPU_ORDER,
+    NAMES,
+    attention_backend,
+    attention_kernels,
+    forced_attention,
+    kernel_error,
+    kernels_that_work,
+)
 from trainers.model.decoder import build_model
 from trainers.step.compiling import CACHE_VARIABLE, cache_folder, compiled
 
@@ -26,9 +35,32 @@ def test_the_attention_kernel_has_a_name(precision: str) -> None:
 
 def test_on_a_processor_attention_is_torch_s_own() -> None:
     query = torch.randn(1, 2, 8, 8, generator=torch.Generator().manual_seed(0))
-    with forced_attention(CPU):
+    with forced_attention(attention_kernels(SHAPE, 8, "fp32", CPU)):
         forced = F.scaled_dot_product_attention(query, query, query, is_causal=True)
     assert torch.equal(forced, F.scaled_dot_product_attention(query, query, query, is_causal=True))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_kernel_that_raises_is_left_out_and_one_that_is_right_stays(precision: str) -> None:
+    """A processor has no cuDNN: forcing it raises, as a plan that fails on a GPU does."""
+    with pytest.raises(RuntimeError):
+        kernel_error(SDPBackend.CUDNN_ATTENTION, SHAPE, 8, precision, CPU)
+    working = kernels_that_work(GPU_ORDER, lambda kernel: kernel_error(kernel, SHAPE, 8, precision, CPU))
+    assert working == (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH)
+    with forced_attention(working):
+        train = torch.randn(1, 2, 8, 8, requires_grad=True)
+        F.scaled_dot_product_attention(train, train, train, is_causal=True).sum().backward()
+
+
+def test_a_kernel_whose_gradients_are_no_numbers_or_far_off_is_left_out() -> None:
+    cudnn, flash, efficient, math = GPU_ORDER
+    errors = {cudnn: float("nan"), flash: 30.0, efficient: 0.1, math: float("nan")}
+    assert kernels_that_work(GPU_ORDER, errors.__getitem__) == (efficient, math)
+
+    def without_memory(kernel: SDPBackend) -> float:
+        raise torch.OutOfMemoryError("the reference keeps all pairs of positions")
+
+    assert kernels_that_work(GPU_ORDER, without_memory) == GPU_ORDER
 
 
 @pytest.mark.parametrize("execution", ["eager", "captured"])

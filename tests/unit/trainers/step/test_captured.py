@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,49 @@ def test_masters_learn_what_bfloat16_would_forget() -> None:
         assert 1e-5 < float((gain - 1).abs().max()) < 1e-3
         assert torch.equal(working, gain.to(torch.bfloat16))
         assert step.working.cosine_LE.dtype == torch.float32
+
+
+def test_working_weights_are_renewed_on_the_stream_that_replays() -> None:
+    """Elsewhere a replay of the phase before could still be reading them."""
+    step = step_of(tiny_spec(precision="bf16"), "captured")
+    readings(step, range(3))
+    old = step.working.norm.weight.detach().clone()
+    with torch.no_grad():
+        step.model.norm.weight.fill_(3.0)
+    seen: list[bool] = []
+
+    class Watching(captured.Calls):
+        def on_stream(self) -> AbstractContextManager[object]:
+            seen.append(torch.equal(step.working.norm.weight, old))
+            return super().on_stream()
+
+    assert step._static is not None
+    step._static.recorder = Watching()
+    step._enter(step.phases[1], step.phases[1].start)
+    assert seen == [True]
+    assert torch.equal(step.working.norm.weight, torch.full_like(old, 3.0))
+
+
+def failing_capture(first: RuntimeError) -> RuntimeError:
+    """As torch raises it: the end of a capture that failed has an error of its own."""
+    try:
+        try:
+            raise first
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture\nCUDA says more")
+    except RuntimeError as error:
+        return error
+
+
+def test_out_of_memory_inside_a_capture_is_out_of_memory() -> None:
+    short = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    assert captured.refusal_of(failing_capture(short)) is short
+    assert captured.refusal_of(short) is short
+    other = captured.refusal_of(failing_capture(RuntimeError("operation not permitted when stream is capturing")))
+    assert isinstance(other, captured.CaptureError)
+    assert str(other) == (
+        "execution: captured failed here (operation not permitted when stream is capturing); use compiled or eager"
+    )
 
 
 def test_float32_keeps_no_second_copy() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import shutil
+import weakref
 
 import pytest
 import torch
@@ -13,12 +15,12 @@ from tests.support.tiny_training import CORPUS, CPU, tiny_spec
 from trainers.contract.spec import TrialSpec
 from trainers.methods import phases_of
 from trainers.model.decoder import build_model
-from trainers.model.losses import multi_hot_reference, target_weights
+from trainers.model.losses import fused_linear_multi_hot, multi_hot_reference, target_weights
 from trainers.step.batch import read_batch
 from trainers.step.optim import build_optimizer
 from trainers.step.step import TrainingStep
 from trainers.training.execution import first_that_works, resolve_execution
-from trainers.training.probe import failure_elsewhere, failure_of
+from trainers.training.probe import failure_elsewhere, failure_of, fault_in
 
 
 def step_of(spec: TrialSpec, execution: str = "eager", micro_sequences: int | None = None) -> TrainingStep:
@@ -152,15 +154,67 @@ def test_the_compiled_step_is_the_eager_step_up_to_rounding() -> None:
 
 def test_auto_takes_the_first_form_that_works_and_says_why_not_those_before_it() -> None:
     said: list[str] = []
-    reasons = {"captured": "the device refuses", "compiled": None}
+    reasons = {"captured": "the device refuses", "compiled": None, "eager": None}
     assert first_that_works(("captured", "compiled"), reasons.__getitem__, said.append) == "compiled"
     assert said == ["execution: captured does not work here: the device refuses"]
     assert first_that_works(("captured",), reasons.__getitem__, said.append) == "eager"
+    assert len(said) == 2
+
+
+def test_a_machine_on_which_nothing_works_is_told_before_training_fails() -> None:
+    said: list[str] = []
+    assert first_that_works(("compiled",), lambda form: "no kernel image", said.append) == "eager"
+    assert said[-1] == "execution: eager does not work here: no kernel image"
 
 
 @pytest.mark.parametrize("form", ["eager", "captured"])
 def test_a_form_that_works_is_found_to_work(form: str) -> None:
     assert failure_of(form, CPU) is None
+
+
+def test_losses_alone_do_not_make_a_form_work() -> None:
+    """With NaN gradients every step is skipped: finite losses, and a model that stays as it was."""
+    step = step_of(tiny_spec("baseline"))
+    before = weights_of(step)
+    broken = step.model.blocks[0].attention.output.weight
+    broken.register_hook(lambda gradient: torch.full_like(gradient, math.nan))
+    losses, norms = step.look([step.run(index, step.phases[0]) for index in range(3)])()
+    assert all(map(math.isfinite, losses))
+    assert "its gradient norms are [nan" in str(fault_in(losses, norms, before, step.model))
+    assert "embedding.weight" in str(fault_in(losses, [1.0], before, step.model))
+    assert fault_in([math.inf], [1.0], before, step.model) == "its losses are [inf]"
+
+
+@pytest.mark.parametrize("execution", ["eager", "captured"])
+def test_a_closed_step_is_gone_with_its_last_name(execution: str) -> None:
+    """Weights, ring and graphs do not wait for the cycle collector, which knows nothing of a device's memory."""
+    step = step_of(tiny_spec(precision="bf16"), execution)
+    step.run(0, step.phases[0])
+    working = weakref.ref(step.working.head.weight)
+    gc.collect()
+    gc.disable()
+    try:
+        step.close()
+        del step
+        assert working() is None
+    finally:
+        gc.enable()
+
+
+def test_three_parts_of_a_step_in_bfloat16_add_up_to_its_gradient() -> None:
+    """A third is no bfloat16 number: dividing there would make every gradient 0.2 % too large."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, head = (torch.randn(n, 32, generator=generator).bfloat16().requires_grad_() for n in (256, 128))
+    targets = torch.randint(128, (256, 2), generator=generator)
+    whole, third = (
+        torch.autograd.grad(
+            fused_linear_multi_hot(hidden, head, targets, torch.tensor([0.5, 0.5])) / parts, (hidden, head)
+        )
+        for parts in (1, 3)
+    )
+    for got, want in zip(third, (gradient.double() for gradient in whole), strict=True):
+        scale = float((3 * got.double() * want).sum() / want.square().sum())
+        assert scale == pytest.approx(1.0, abs=2e-4)
 
 
 def test_why_a_form_does_not_work_is_brought_from_another_process_in_one_line() -> None:

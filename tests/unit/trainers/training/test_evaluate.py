@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.support.live_bytes import peak_of
 from tests.support.tiny_training import CPU, SHAPE
 from trainers.model.decoder import build_model
 from trainers.step.precision import WorkingWeights
@@ -34,6 +36,19 @@ def test_the_size_of_a_forward_pass_changes_nothing_but_rounding(monkeypatch: py
     whole = validation_loss(model, TOKENS, 8, CPU)
     monkeypatch.setattr(evaluate, "EVALUATION_POSITIONS", 16)
     assert validation_loss(model, TOKENS, 8, CPU) == pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 16, 24])
+def test_how_many_logits_exist_at_once_changes_memory_only(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    vocabulary = 3_000
+    model = build_model(replace(SHAPE, vocab_size=vocabulary), 8, 0, CPU)
+    whole = validation_loss(model, TOKENS, 8, CPU)
+    before = peak_of(lambda: validation_loss(model, TOKENS, 8, CPU))
+    monkeypatch.setattr(evaluate, "EVALUATION_LOGITS", rows * vocabulary)
+    assert validation_loss(model, TOKENS, 8, CPU) == pytest.approx(whole, rel=1e-6)
+    # without a bound all 40 positions have logits and their log-softmax at once
+    saved = 2 * 4 * (40 - rows) * vocabulary
+    assert peak_of(lambda: validation_loss(model, TOKENS, 8, CPU)) <= before - 0.9 * saved
 
 
 def test_reading_the_loss_leaves_no_gradient_and_changes_no_weight() -> None:
