@@ -14,6 +14,7 @@ import typer
 from sweeper.cli.options import RESULTS, Json, Results, guarded, print_json
 
 if TYPE_CHECKING:
+    from trainers.bench.result import BenchResult
     from trainers.bench.run import BenchOptions
 
 
@@ -57,7 +58,7 @@ def bench(
         seed=secrets.randbelow(2**31),
     )
     if not _bench(options, out or results / FOLDER, as_json):
-        print("a check failed; nothing is kept", file=sys.stderr)
+        print("a check failed; no plan reckons with these figures", file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -66,19 +67,21 @@ def _say(line: str) -> None:
 
 
 def _bench(options: BenchOptions, folder: Path, as_json: bool) -> bool:
-    """Measure, show and, where all checks passed, keep; returns whether they did."""
+    """Measure, keep after every scale, and show; returns whether all checks passed."""
     from rich.console import Console
 
     from sweeper.cli.screen import show_bench
     from trainers.bench.result import keep_result, result_to_json
     from trainers.bench.run import run_bench
 
-    result = run_bench(options, _say)
+    def keep(result: BenchResult) -> Path:
+        return keep_result(folder, result.environment.device, result_to_json(result))
+
+    result = run_bench(options, _say, keep)
     figures = result_to_json(result)
     if as_json:
         print_json(figures)
     else:
         show_bench(Console(highlight=False), result)
-    if result.passed:
-        _say(str(keep_result(folder, result.environment.device, figures)))
+    _say(str(keep(result)))
     return result.passed

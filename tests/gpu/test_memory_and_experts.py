@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.gpu.a_gpu import NEEDS_A_GPU
 from tests.support.tiny_training import tiny_spec
 from trainers.contract.scales import SCALES
 from trainers.contract.spec import ModelShape
@@ -19,10 +20,7 @@ from trainers.planning.footprint import footprint
 from trainers.step.optim import build_optimizer
 from trainers.step.step import TrainingStep
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and there is none"),
-]
+pytestmark = NEEDS_A_GPU
 TWIN = ModelShape(4, 512, 8, 4, 64, 512, 8_192, qk_norm=True, num_experts=16, experts_per_token=4)
 
 

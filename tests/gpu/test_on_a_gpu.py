@@ -74,6 +74,17 @@ def test_captured_training_is_eager_training_up_to_rounding() -> None:
     torch.testing.assert_close(captured, eager, rtol=1e-3, atol=1e-4)
 
 
+def test_a_graph_holds_activations_that_are_computed_again() -> None:
+    """Compiled attention counts as random to the compiler, dropout or not: the graph must not ask for a generator."""
+    spec = gpu_spec()
+    kept = readings(step_of(spec, "captured"), range(5, 15))
+    model = build_model(spec.shape, spec.context, spec.seed, CUDA)
+    optimizer = build_optimizer(model, spec.optimizer)
+    stream = CORPUS.stream(spec.seed, 128)
+    again = TrainingStep(spec, phases_of(spec), model, optimizer, stream, CUDA, "captured", checkpoint_activations=True)
+    torch.testing.assert_close(readings(again, range(5, 15)), kept, rtol=1e-2, atol=1e-2)
+
+
 def test_auto_is_captured() -> None:
     assert resolve_execution("auto", CUDA) == "captured"
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from trainers.bench import prepare_environment
-from trainers.bench.result import FOLDER, keep_result, result_to_json
+from trainers.bench.result import FOLDER, BenchResult, keep_result, result_to_json
 from trainers.contract.faults import end_of
 
 PROGRAM = "python -m trainers.bench"
@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    """0: all checks passed; 1: one failed (nothing is kept), or the bench did; 2: the arguments are wrong."""
+    """0: all checks passed; 1: one failed (its figures are kept apart), or the bench did; 2: the arguments are wrong."""
     arguments = _parser().parse_args()
     prepare_environment()
     from trainers.bench.run import BenchOptions, run_bench
@@ -49,17 +49,18 @@ def main() -> int:
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
+    def keep(result: BenchResult) -> Path:
+        return keep_result(arguments.out, result.environment.device, result_to_json(result))
+
     try:
-        result = run_bench(options, say)
+        result = run_bench(options, say, keep)
     except Exception as error:
         return end_of(error, PROGRAM, arguments.out, debug=arguments.debug)
-    figures = result_to_json(result)
-    print(json.dumps(figures, indent=1, allow_nan=False) if arguments.json else plain(result))
+    print(json.dumps(result_to_json(result), indent=1, allow_nan=False) if arguments.json else plain(result))
+    say(str(keep(result)))
     if not result.passed:
-        print("a check failed; nothing is kept", file=sys.stderr)
-        return 1
-    say(str(keep_result(arguments.out, result.environment.device, figures)))
-    return 0
+        print("a check failed; no plan reckons with these figures", file=sys.stderr)
+    return 0 if result.passed else 1
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ another order; what they may differ by stands beside each check.
 
 from __future__ import annotations
 
+import math
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,8 +19,10 @@ from torch import Tensor
 
 from trainers.bench.result import FAIL, OK, SKIPPED, Check
 from trainers.bench.subject import Setting, Subject, bench_phases, make_subject
+from trainers.contract.record import reason_of
 from trainers.contract.scales import SCALES
 from trainers.contract.schedule import Phase, phase_at
+from trainers.model.attention import NAMES, attention_backend, kernel_error
 from trainers.model.losses import fused_linear_multi_hot, target_weights
 from trainers.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from trainers.training.devices import synchronise
@@ -61,10 +64,11 @@ def _course(subject: Subject, losses: list[float]) -> Course:
 def _run(subject: Subject, form: str, steps: range) -> list[float]:
     step = subject.step(form)
     results = [step.run(index, phase_at(subject.phases, index)) for index in steps]
-    losses, _ = step.look(results)()
+    losses, norms = step.look(results)()
     step.close()
     synchronise(subject.device)
-    return losses
+    # A step without a finite gradient is skipped, and skipping forms agree with each other: their losses are no evidence.
+    return [loss if math.isfinite(norm) else math.nan for loss, norm in zip(losses, norms, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +83,14 @@ class Bench:
         """Seconds on either kind of device; on a GPU with the head width of the published small models."""
         return "pico" if self.device.type != "cuda" else "25m"
 
+    @property
+    def setting(self) -> Setting:
+        """Two micro-batches a step, so that sums over them are checked too."""
+        return Setting(64, 4, 2, "fp32") if self.device.type != "cuda" else Setting(256, 8, 4, "bf16")
+
     def subject(self, phases: tuple[Phase, ...]) -> Subject:
         """A fresh model and optimizer, the same for the same seed."""
-        setting = Setting(64, 4, 2, "fp32") if self.device.type != "cuda" else Setting(256, 8, 4, "bf16")
-        return make_subject(self.scale, SCALES[self.scale].shape, setting, phases, self.device, self.seed)
+        return make_subject(self.scale, SCALES[self.scale].shape, self.setting, phases, self.device, self.seed)
 
     def course(self, form: str, phases: tuple[Phase, ...]) -> Course:
         """Train over all of `phases` from the seed."""
@@ -229,15 +237,50 @@ def _deterministic(device: torch.device) -> Iterator[None]:
             torch.use_deterministic_algorithms(before, warn_only=warned)
 
 
+def check_attention(bench: Bench) -> Check:
+    """The kernel that training takes, forward and backward against the plain formula."""
+    shape, context = SCALES[bench.scale].shape, bench.setting.context
+    name = attention_backend(shape, context, bench.setting.precision, bench.device)
+    kernel = next(backend for backend, known in NAMES.items() if known == name)
+    error = kernel_error(kernel, shape, context, bench.setting.precision, bench.device)
+    return _judge(f"gradients of {name} attention = math", error, 1.0, "in units of what rounding may make")
+
+
+def check_usual_kernels(bench: Bench, form: str) -> Check:
+    """A course with the kernels that training takes, against one with those that repeat themselves, which the other checks
+    use: on a GPU the look-up's backward is another one there."""
+    phases = bench_phases((4, 1), STEPS // 2)
+    with _deterministic(bench.device):
+        reference = bench.course("eager", phases)
+    first = bench.course(form, phases)
+    spread = first.distance(bench.course(form, phases)) if bench.device.type == "cuda" else 0.0
+    tolerance = max(FORM_TOLERANCES[bench.device.type], SPREAD_ROOM * spread)
+    note = f"it differs from itself by {spread:.1e}"
+    return _judge(f"usual kernels = those that repeat themselves, {form}", first.distance(reference), tolerance, note)
+
+
 def check_all(bench: Bench, forms: tuple[str, ...], say: Callable[[str], None]) -> tuple[Check, ...]:
-    """All checks that this device can make."""
+    """All checks that this device can make. One that raises has failed, and the others go on."""
+    checks: list[Check] = []
+
+    def add(name: str, check: Callable[[], list[Check]]) -> None:
+        try:
+            checks.extend(check())
+        except Exception as error:
+            checks.append(Check(name, FAIL, None, None, reason_of(error)))
+        torch.compiler.reset()
+
     with _deterministic(bench.device):
         say(f"checking: {', '.join(forms)} against each other")
-        checks = check_forms(bench, forms)
+        add(f"{', '.join(forms)} against each other", lambda: check_forms(bench, forms))
         say("checking: gradients")
-        checks += check_gradients(bench)
+        add("gradients = float64 reference", lambda: check_gradients(bench))
+        add("gradients of attention = math", lambda: [check_attention(bench)])
         for form in forms:
             say(f"checking: bags of one and resumption, {form}")
-            checks += [check_bag_of_one(bench, form), check_resume(bench, form)]
-            torch.compiler.reset()
+            add(f"s = 1 equals the baseline, {form}", lambda form=form: [check_bag_of_one(bench, form)])  # type: ignore[misc]
+            add(f"resume = no stop, {form}", lambda form=form: [check_resume(bench, form)])  # type: ignore[misc]
+    if bench.device.type == "cuda":
+        say(f"checking: usual kernels, {forms[-1]}")
+        add("usual kernels", lambda: [check_usual_kernels(bench, forms[-1])])
     return tuple(checks)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -13,9 +14,10 @@ from torch.nn import functional as F
 
 from trainers.bench.clock import Pace, Turns, paired_ratio, take_turns, time_calls
 from trainers.bench.result import LossTimed, ScaleFigures, Timed
-from trainers.bench.rivals import RivalStep, paper_loss, plain_loss
-from trainers.bench.subject import Setting, Subject, bench_phases, bench_spec, counted, make_subject
+from trainers.bench.rivals import RIVALS, RivalStep, bytes_of
+from trainers.bench.subject import Setting, Subject, bench_phases, counted, make_subject
 from trainers.contract.flops import count_parameters, flops_per_position
+from trainers.contract.record import reason_of
 from trainers.contract.scales import SCALES
 from trainers.contract.schedule import Phase
 from trainers.contract.spec import ModelShape
@@ -32,8 +34,8 @@ from trainers.training.devices import synchronise
 Value = TypeVar("Value")
 
 BAG_SIZES: tuple[int, ...] = (2, 4, 6, 8, 16)
-PAPER_BAG = 6
-"""Bag size of the published 3B run: what the paper's own formulation is timed at."""
+GPU_BAG_SIZES: tuple[int, ...] = (6, 16)
+"""The bag of the published 3B run, and the one that reads most: a step of a published scale takes half a second."""
 PART_REPEATS = 10
 PARTS = ("batch", "embedding", "body", "loss", "backward", "update")
 
@@ -74,11 +76,32 @@ def _rivals(subject: Subject, form: str) -> list[Variant]:
     if form == "captured":
         return []
     phases = {phase.bag_size: phase for phase in subject.phases}
-    found = []
-    for name, bag, loss_of in (("paper", PAPER_BAG, paper_loss), ("plain", 1, plain_loss)):
-        rival = RivalStep(subject, loss_of, form)
-        found.append(Variant(name, form, bag, counted(rival.run, phases[bag])))
-    return found
+    return [
+        Variant(
+            rival.name,
+            form,
+            rival.bag_size,
+            counted(RivalStep(subject, rival.loss_of, form).run, phases[rival.bag_size]),
+        )
+        for rival in RIVALS
+    ]
+
+
+def _too_large(subject: Subject, variant: Variant) -> str | None:
+    """Why an eager rival is not even tried on this GPU: whole logits of the published scales take a hundred gigabytes."""
+    rival = next((rival for rival in RIVALS if rival.name == variant.name), None)
+    if rival is None or variant.form != "eager" or subject.device.type != "cuda":
+        return None
+    needs = bytes_of(rival, subject.spec, subject.setting.micro_sequences)
+    memory = torch.cuda.get_device_properties(subject.device).total_memory
+    return f"not timed: about {needs / 1e9:.0f} GB, and the device has {memory / 1e9:.0f}" if needs > memory else None
+
+
+def free_memory(device: torch.device) -> None:
+    """Collect what nobody holds any more, and give a GPU's cached blocks back, before something else needs the room."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device, state_bytes: Callable[[], int]) -> int | None:
@@ -178,23 +201,102 @@ def step_parts(subject: Subject, phase: Phase, repeats: int) -> dict[str, float]
     return {part: seconds / whole for part, seconds in totals.items()}
 
 
-def _time_group(subject: Subject, forms: tuple[str, ...], pace: Pace, peak_flops: float) -> tuple[Timed, ...]:
-    """Time forms and rivals by turns, and give back what they hold of the device."""
-    variants: list[Variant] = []
+def _first_calls(subject: Subject, variants: list[Variant]) -> tuple[list[Variant], list[int | None], list[str]]:
+    """The variants whose first steps work, with their peaks; and a line for each of the others, whatever went wrong there.
+
+    Raises the `OutOfMemoryError` of a step of ours: a smaller micro-batch is then advised.
+    """
+    kept: list[Variant] = []
+    peaks: list[int | None] = []
+    notes: list[str] = []
+    for variant in variants:
+        reason = _too_large(subject, variant)
+        try:
+            if reason is None:
+                peaks.append(peak_bytes(variant.call, subject.device, subject.state_bytes))
+                kept.append(variant)
+        except Exception as error:
+            if isinstance(error, torch.OutOfMemoryError) and variant.name in OURS:
+                raise
+            reason = reason_of(error)
+        if reason is not None:
+            notes.append(f"{variant.name} s={variant.bag_size}, {variant.form}: {reason}")
+            subject.optimizer.zero_grad(set_to_none=True)
+            free_memory(subject.device)
+    return kept, peaks, notes
+
+
+def _time_group(
+    subject: Subject, forms: tuple[str, ...], pace: Pace, peak_flops: float
+) -> tuple[tuple[Timed, ...], list[str]]:
+    """Time forms and rivals by turns, and give back what they hold of the device. Rivals make their first calls last, so that
+    what they leave in the allocator is in nobody's way."""
+    ours: list[Variant] = []
+    rivals: list[Variant] = []
     steps: list[TrainingStep] = []
     try:
         for form in forms:
-            ours, mine = _ours(subject, form)
-            variants += ours + _rivals(subject, form)
+            variants, mine = _ours(subject, form)
+            ours += variants
             steps += mine
-        peaks = [peak_bytes(variant.call, subject.device, subject.state_bytes) for variant in variants]
-        streams = [variant.stream for variant in variants]
-        turns = take_turns([variant.call for variant in variants], pace, subject.device, streams)
+            rivals += _rivals(subject, form)
+        kept, peaks, notes = _first_calls(subject, ours + rivals)
+        streams = [variant.stream for variant in kept]
+        turns = take_turns([variant.call for variant in kept], pace, subject.device, streams)
     finally:
         for step in steps:
             step.close()
         subject.optimizer.zero_grad(set_to_none=True)
-    return _timed(subject, variants, turns, peaks, peak_flops)
+    return _timed(subject, kept, turns, peaks, peak_flops), notes
+
+
+def _time_forms(
+    subject: Subject, forms: tuple[str, ...], pace: Pace, peak_flops: float
+) -> tuple[tuple[Timed, ...], list[str]]:
+    """All forms, in the order of `forms`, and what could not be timed.
+
+    On a GPU one form after the other, the last one first: its working weights and graphs fill what the model leaves, and
+    the form that a run takes should be measured before another has failed. On a CPU all take turns.
+    """
+    groups = [forms] if subject.device.type != "cuda" else [(form,) for form in reversed(forms)]
+    steps: list[Timed] = []
+    notes: list[str] = []
+    for group in groups:
+        try:
+            # A captured step is captured again at every change of phase; the others need one step to settle.
+            settled = pace if "captured" in group or subject.device.type != "cuda" else replace(pace, settle=1)
+            timed, said = _time_group(subject, group, settled, peak_flops)
+            steps += timed
+            notes += said
+        except torch.OutOfMemoryError:
+            notes.append(f"{', '.join(group)}: {_advice(subject)}")
+        except Exception as error:  # one form that the device refuses must not take the others' figures with it
+            notes.append(f"{', '.join(group)}: {reason_of(error)}")
+        free_memory(subject.device)
+    return tuple(sorted(steps, key=lambda timed: forms.index(timed.form))), notes
+
+
+def _advice(subject: Subject) -> str:
+    peak, memory = 0, 0
+    if subject.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(subject.device)
+        memory = torch.cuda.get_device_properties(subject.device).total_memory
+    return advice(subject.spec, subject.setting.micro_sequences, peak, memory, False)
+
+
+def _steps_and_parts(
+    subject: Subject, forms: tuple[str, ...], pace: Pace, peak_flops: float
+) -> tuple[tuple[Timed, ...], dict[str, dict[str, float]], list[str]]:
+    """All steps of a scale, the shares of an eager step's parts, and what could not be measured."""
+    steps, notes = _time_forms(subject, forms, pace, peak_flops)
+    parts: dict[str, dict[str, float]] = {}
+    try:
+        for phase in (subject.phases[0], subject.phases[-2]):
+            label = "baseline" if phase.bag_size == 1 else f"superposition s={phase.bag_size}"
+            parts[label] = step_parts(subject, phase, PART_REPEATS)
+    except Exception as error:  # what was timed before stays
+        notes.append(f"parts of a step: {reason_of(error)}")
+    return steps, parts, notes
 
 
 def measure_scale(
@@ -207,25 +309,17 @@ def measure_scale(
     peak_flops: float,
     seed: int,
 ) -> ScaleFigures:
-    """Time one scale. Where its memory does not suffice, the figures are None and the note says so."""
+    """Time one scale. What does not fit or fails is left out, with a line in the note; without any step the figures are
+    None."""
     shape = SCALES[scale].shape
-    steps: tuple[Timed, ...] = ()
-    parts: dict[str, dict[str, float]] = {}
-    note = ""
+    phases = bench_phases((1, *(GPU_BAG_SIZES if device.type == "cuda" else BAG_SIZES)), 2 + pace.calls)
     try:
-        phases = bench_phases((1, *BAG_SIZES), 2 + pace.calls)
-        subject = make_subject(scale, shape, setting, phases, device, seed)
-        # On a GPU one form at a time: its working weights and graphs fill what the model leaves. On a CPU all take turns.
-        for group in [forms] if device.type != "cuda" else [(form,) for form in forms]:
-            steps += _time_group(subject, group, pace, peak_flops)
-        for phase in (phases[0], phases[-2]):
-            label = "baseline" if phase.bag_size == 1 else f"superposition s={phase.bag_size}"
-            parts[label] = step_parts(subject, phase, PART_REPEATS)
-    except torch.OutOfMemoryError:
-        memory = torch.cuda.get_device_properties(device).total_memory
-        spec = bench_spec(scale, shape, setting, 1)
-        note = advice(spec, setting.micro_sequences, torch.cuda.max_memory_allocated(device), memory, False)
+        found = _steps_and_parts(make_subject(scale, shape, setting, phases, device, seed), forms, pace, peak_flops)
+    except Exception as error:  # the model itself
+        found = (), {}, [reason_of(error)]
+    steps, parts, notes = found
     torch.compiler.reset()
+    free_memory(device)
     main = next((timed for timed in steps if (timed.variant, timed.form) == ("baseline", usual)), None)
     flops = flops_per_position(shape, setting.context)
     return ScaleFigures(
@@ -242,7 +336,7 @@ def measure_scale(
         flops_per_second=main.positions_per_second * flops if main else None,
         steps=steps,
         parts=parts,
-        note=note,
+        note="; ".join(notes),
     )
 
 

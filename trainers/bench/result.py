@@ -251,14 +251,18 @@ def result_to_json(result: BenchResult) -> dict[str, Any]:
     }
 
 
-def bench_file(folder: Path, device: str) -> Path:
-    """Where the newest result of `device` is kept."""
-    return folder / (re.sub(r"[^a-z0-9]+", "-", device.casefold()).strip("-") + ".json")
+def bench_file(folder: Path, device: str, *, passed: bool = True) -> Path:
+    """Where the newest result of `device` is kept, and beside it the newest whose checks did not all pass."""
+    name = re.sub(r"[^a-z0-9]+", "-", device.casefold()).strip("-")
+    return folder / (f"{name}.json" if passed else f"{name}.failed.json")
 
 
 def keep_result(folder: Path, device: str, plain: Mapping[str, Any]) -> Path:
-    """Write a result, replacing the device's last one; readers see the old file or the new one."""
-    path = bench_file(folder, device)
+    """Write a result, replacing the device's last one; readers see the old file or the new one.
+
+    One with a failed check goes beside it: its figures may say why, and no plan may reckon with them.
+    """
+    path = bench_file(folder, device, passed=plain["passed"])
     write_atomically(path, json.dumps(plain, indent=1, allow_nan=False) + "\n")
     return path
 

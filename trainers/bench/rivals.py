@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,11 +15,14 @@ from torch.nn import functional as F
 
 from trainers.bench.subject import Subject
 from trainers.contract.schedule import Phase
+from trainers.contract.spec import TrialSpec
 from trainers.model.decoder import Decoder
+from trainers.planning.footprint import footprint
 from trainers.step.batch import read_batch
 from trainers.step.compiling import compiled
 
 Forward = Callable[[Tensor, Tensor], Tensor]
+LossOf = Callable[[Decoder, Tensor, Tensor], Tensor]
 
 
 def paper_loss(model: Decoder, inputs_BLS: Tensor, targets_BLT: Tensor) -> Tensor:
@@ -40,10 +44,32 @@ def plain_loss(model: Decoder, inputs_BLS: Tensor, targets_BLT: Tensor) -> Tenso
     return F.cross_entropy(logits_NV.float(), targets_BLT[..., 0].flatten())
 
 
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """A formulation to be held against ours: `paper` at the bag size of the published 3B run, `plain` at next-token.
+
+    `logit_bytes` are what an eager step of it keeps of a logit at once, counted over its operations.
+    """
+
+    name: str
+    bag_size: int
+    loss_of: LossOf
+    logit_bytes: int
+
+
+RIVALS: tuple[Rival, ...] = (Rival("paper", 6, paper_loss, 24), Rival("plain", 1, plain_loss, 16))
+
+
+def bytes_of(rival: Rival, spec: TrialSpec, micro_sequences: int) -> int:
+    """What an eager step of `rival` takes on a GPU, by arithmetic: ours, with whole logits in place of a chunk of them."""
+    rows = micro_sequences * spec.context
+    return footprint(spec, micro_sequences).total + rival.logit_bytes * rows * spec.shape.vocab_size
+
+
 class RivalStep:
     """One optimizer step with `loss_of`, eager or compiled as one graph; its own fused AdamW over the same weights."""
 
-    def __init__(self, subject: Subject, loss_of: Callable[[Decoder, Tensor, Tensor], Tensor], form: str) -> None:
+    def __init__(self, subject: Subject, loss_of: LossOf, form: str) -> None:
         self.subject = subject
         model, kind, half = subject.model, subject.device.type, subject.spec.precision == "bf16"
 

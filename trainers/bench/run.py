@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,10 +12,11 @@ import torch
 from trainers.bench.ceilings import measure_ceilings
 from trainers.bench.checks import Bench, check_all
 from trainers.bench.clock import pace_of
-from trainers.bench.measure import measure_scale, time_losses
+from trainers.bench.measure import free_memory, measure_scale, time_losses
 from trainers.bench.result import BenchResult, Environment, LossTimed
-from trainers.bench.subject import FORMS, available_forms, setting_of, usual_form
+from trainers.bench.subject import FORMS, Setting, available_forms, setting_of, usual_form
 from trainers.contract.errors import InputError
+from trainers.contract.record import reason_of
 from trainers.contract.scales import SCALES
 from trainers.contract.spec import ModelShape
 from trainers.model.attention import attention_backend
@@ -57,7 +58,11 @@ def check_options(options: BenchOptions, device: torch.device) -> tuple[str, ...
 
 
 def _losses(
-    scales: Iterable[str], forms: tuple[str, ...], device: torch.device, options: BenchOptions
+    scales: Iterable[str],
+    forms: tuple[str, ...],
+    device: torch.device,
+    options: BenchOptions,
+    say: Callable[[str], None],
 ) -> tuple[LossTimed, ...]:
     found: tuple[LossTimed, ...] = ()
     pace = pace_of(device, options.steps)
@@ -65,45 +70,75 @@ def _losses(
         setting = setting_of(scale, device, options.micro_sequences)
         dtype = torch.bfloat16 if setting.precision == "bf16" else torch.float32
         rows = setting.context * setting.micro_sequences
-        found += time_losses(scale, rows, SCALES[scale].shape, dtype, forms, pace, device)
+        try:
+            found += time_losses(scale, rows, SCALES[scale].shape, dtype, forms, pace, device)
+        except Exception as error:  # whole logits of one-hot cross-entropy may not fit; the steps' figures are safe
+            say(f"not measured: the loss of {scale}: {reason_of(error)}")
+        free_memory(device)
     if device.type != "cuda":
         found += time_losses("wide", WIDE_ROWS, WIDE, torch.float32, forms, pace, device)
     return found
 
 
-def run_bench(options: BenchOptions, say: Callable[[str], None]) -> BenchResult:
-    """Check, then measure. Sets this process's number of threads. Raises `InputError` for bad options."""
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device: cuda, and PyTorch finds no GPU here")
+def bench_device(name: str) -> torch.device:
+    """The device of that name; of no name a GPU where there is one. Raises `InputError` for one that is not here."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:  # torch's own words fill four lines with every device that it has heard of
+        raise InputError(f"--device: {name!r} is not cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"--device: {name!r} is not cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"--device: {device}, and PyTorch finds {torch.cuda.device_count() or 'no'} GPU here")
+    return device
+
+
+def run_bench(
+    options: BenchOptions, say: Callable[[str], None], keep: Callable[[BenchResult], object] = lambda result: None
+) -> BenchResult:
+    """Check, then measure. Sets this process's number of threads. Raises `InputError` for bad options.
+
+    `keep` is given what there is after every scale: whoever ends the bench early has the scales before.
+    """
+    device = bench_device(options.device)
     torch.set_num_threads(options.threads)
     scales = check_options(options, device)
     forms, unavailable = available_forms(options.forms or FORMS, device)
     usual = usual_form(forms, device)
-    name = device_name(str(device))
-    checks = check_all(Bench(device, options.seed), forms, say)
-    say("measuring: ceilings")
     first = setting_of(scales[0], device, options.micro_sequences)
-    ceilings = measure_ceilings(device, name, first.precision)
-    figures = []
+    environment = _environment(scales[0], first, forms, unavailable, device, options.seed)
+    say("measuring: ceilings")
+    ceilings = measure_ceilings(device, environment.device, first.precision)
+    result = BenchResult(environment, check_all(Bench(device, options.seed), forms, say), ceilings, (), ())
+    pace = pace_of(device, options.steps)
     for scale in scales:
         say(f"measuring: {scale}, {', '.join(forms)}")
         setting = setting_of(scale, device, options.micro_sequences)
-        pace = pace_of(device, options.steps)
-        figures.append(measure_scale(scale, setting, forms, usual, pace, device, ceilings.peak_flops, options.seed))
+        figures = measure_scale(scale, setting, forms, usual, pace, device, ceilings.peak_flops, options.seed)
+        result = replace(result, scales=(*result.scales, figures))
+        keep(result)
     say("measuring: the loss alone")
-    losses = _losses(scales, forms, device, options)
+    return replace(result, losses=_losses(scales, forms, device, options, say))
+
+
+def _environment(
+    scale: str,
+    setting: Setting,
+    forms: tuple[str, ...],
+    unavailable: dict[str, str],
+    device: torch.device,
+    seed: int,
+) -> Environment:
     commit, _ = git_state(Path(__file__).resolve().parents[2])
-    environment = Environment(
-        device=name,
+    return Environment(
+        device=device_name(str(device)),
         device_kind=device.type,
         torch_version=torch.__version__,
         threads=torch.get_num_threads(),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         git_commit=None if commit == UNKNOWN else commit,
-        seed=options.seed,
-        attention=attention_backend(SCALES[scales[0]].shape, first.context, first.precision, device),
+        seed=seed,
+        attention=attention_backend(SCALES[scale].shape, setting.context, setting.precision, device),
         forms=forms,
         unavailable=unavailable,
     )
-    return BenchResult(environment, checks, ceilings, tuple(figures), losses)

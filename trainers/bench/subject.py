@@ -1,7 +1,8 @@
 """What is put on the bench: a scale's decoder, its optimizer, random tokens, and the step in every form that runs here.
 
-Decides batch and precision a scale is stepped with. Time does not depend on what tokens say, so none are prepared; they
-come through the trainers' own stream, so that reading costs what it costs in a run.
+Decides batch and precision a scale is stepped with. Time does not depend on what tokens say, so none are prepared, but on
+how often they come: they follow Zipf's law, and go through the trainers' own stream, so that reading costs what it costs in
+a run.
 """
 
 from __future__ import annotations
@@ -97,12 +98,25 @@ def bench_phases(bag_sizes: Iterable[int], steps_each: int) -> tuple[Phase, ...]
     )
 
 
+def zipf_tokens(vocabulary: int, count: int, seed: int) -> np.ndarray:
+    """`count` token ids, int32, of which the n-th most frequent comes in proportion to 1/n, as in text.
+
+    Of uniform tokens hardly two in a batch are the same: that hides how the look-up's backward fares where many rows of a
+    gradient add up in one place, as they do for the commonest tokens of any text.
+    """
+    cumulative = np.cumsum(1.0 / np.arange(1, vocabulary + 1))
+    generator = np.random.default_rng(seed)
+    ranks = np.searchsorted(cumulative, generator.random(count, dtype=np.float32) * cumulative[-1])
+    tokens: np.ndarray = generator.permutation(vocabulary).astype(np.int32)[np.minimum(ranks, vocabulary - 1)]
+    return tokens
+
+
 def random_stream(spec: TrialSpec, phases: tuple[Phase, ...], seed: int) -> TokenStream:
     """Enough random tokens that no lane laps the epoch: the stream keeps two epochs in order, and a third would be arranged
     inside somebody's timed step."""
     lane = spec.context * sum(phase.bag_size * (phase.end - phase.start) for phase in phases)
     count = max(LEAST_TOKENS, lane + spec.context * phases[-1].bag_size)
-    tokens = np.random.default_rng(seed).integers(0, spec.shape.vocab_size, count, dtype=np.int32)
+    tokens = zipf_tokens(spec.shape.vocab_size, count, seed)
     offsets = piece_offsets(np.array([0, count]), PIECE_CONTEXTS * spec.context)
     return TokenStream(tokens, offsets, seed, materialise_bytes=tokens.nbytes + 1)
 

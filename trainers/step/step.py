@@ -103,13 +103,16 @@ class TrainingStep:
 
     def _enter(self, phase: Phase, step: int) -> None:
         """What a phase needs before its first step here; the masters may have been changed since the last one."""
-        self._phase = phase
+        self._phase = (
+            None  # until it is ready: a phase that could not be captured is entered anew when it is asked for again
+        )
         # Without `self`: a step that held itself would keep its weights and graphs until the cycle collector comes by.
         self._loss = partial(self._objective, weights_T=self.weights(phase), heads=phase.heads)
         if self._static is not None:
             self._static.enter(phase, step, self._loss)
         else:
             self._weights.refresh()
+        self._phase = phase
 
     def _run_at_once(self, step: int, phase: Phase) -> StepResult:
         inputs, targets = read_batch(self.stream, self.spec, self.phases, phase, step, self.device, self.lanes)

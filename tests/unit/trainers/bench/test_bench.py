@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -22,9 +23,20 @@ from sweeper.plans.costs import ASSUMED_CPU_FLOPS, StepCost, step_cost
 from tests.support.places import ROOT
 from tests.support.tiny_training import CPU, tiny_spec
 from trainers.bench.ceilings import copy_bandwidth, matmul_speed, stated_peak
-from trainers.bench.checks import Bench, Course, check_bag_of_one, check_gradients, check_resume, gradient_error
+from trainers.bench.checks import (
+    Bench,
+    Course,
+    _course,
+    _run,
+    check_all,
+    check_bag_of_one,
+    check_gradients,
+    check_resume,
+    check_usual_kernels,
+    gradient_error,
+)
 from trainers.bench.clock import Block, Pace, Turns, paired_ratio, take_turns
-from trainers.bench.measure import BAG_SIZES, peak_bytes, step_parts
+from trainers.bench.measure import BAG_SIZES, measure_scale, peak_bytes, step_parts
 from trainers.bench.result import (
     BenchResult,
     Ceilings,
@@ -41,15 +53,27 @@ from trainers.bench.result import (
     read_figures,
     result_to_json,
 )
-from trainers.bench.rivals import paper_loss, plain_loss
+from trainers.bench.rivals import RIVALS, bytes_of, paper_loss, plain_loss
 from trainers.bench.run import BenchOptions, run_bench
-from trainers.bench.subject import Setting, available_forms, bench_phases, make_subject, setting_of
+from trainers.bench.subject import (
+    GPU_SETTINGS,
+    Setting,
+    available_forms,
+    bench_phases,
+    bench_spec,
+    make_subject,
+    setting_of,
+    zipf_tokens,
+)
 from trainers.bench.words import plain
+from trainers.contract.errors import InputError
 from trainers.contract.flops import flops_per_position
 from trainers.contract.scales import SCALES
 from trainers.contract.spec import TrialSpec
 from trainers.methods import phases_of
+from trainers.model.decoder import Decoder
 from trainers.model.losses import multi_hot_reference
+from trainers.planning.footprint import footprint
 from trainers.training.devices import cpu_name
 
 DEVICE = "Some GPU (80 GB)"
@@ -160,7 +184,11 @@ def test_a_kept_result_is_read_back_for_its_device_only(tmp_path: Path) -> None:
 
 
 def test_figures_of_a_wrong_step_or_another_schema_are_not_used(tmp_path: Path) -> None:
-    keep_result(tmp_path, DEVICE, result_to_json(result_of("FAIL")))
+    keep_result(tmp_path, DEVICE, result_to_json(result_of()))
+    apart = keep_result(tmp_path, DEVICE, result_to_json(result_of("FAIL")))
+    assert apart.name == "some-gpu-80-gb.failed.json"
+    assert read_figures(tmp_path, DEVICE) == device_figures(result_of())
+    apart.rename(bench_file(tmp_path, DEVICE))
     assert read_figures(tmp_path, DEVICE) is None
     keep_result(tmp_path, DEVICE, {**result_to_json(result_of()), "schema": -1})
     assert read_figures(tmp_path, DEVICE) is None
@@ -341,18 +369,83 @@ def test_a_micro_batch_must_divide_the_step() -> None:
         setting_of("pico", CPU, 3)
 
 
+def out_of_memory(model: Decoder, inputs: Tensor, targets: Tensor) -> Tensor:
+    model.embedding(inputs).sum().backward()  # what it has taken by then must be given back
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 15.66 GiB")
+
+
+def test_a_rival_without_memory_loses_its_own_row_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And an eager one that cannot fit is known by arithmetic: the paper's form at 270m keeps 101 GB of logits."""
+    monkeypatch.setattr("trainers.bench.measure.RIVALS", (RIVALS[1], replace(RIVALS[0], loss_of=out_of_memory)))
+    pace = Pace(rounds=1, block=1, warm_up=0, settle=0, most_rounds=1, seconds=0.0)
+    found = measure_scale("pico", Setting(16, 2, 1, "fp32"), ("eager",), "eager", pace, CPU, 1e9, 0)
+    assert {step.variant for step in found.steps} == {"baseline", "superposition", "plain"}
+    assert found.note == "paper s=6, eager: OutOfMemoryError: CUDA out of memory. Tried to allocate 15.66 GiB"
+    assert found.positions_per_second
+    assert found.parts
+    spec = bench_spec("270m", SCALES["270m"].shape, GPU_SETTINGS["270m"], 1)
+    logits = 24 * 16 * 2_048 * 128_256
+    assert logits == pytest.approx(101e9, rel=0.01)
+    assert bytes_of(RIVALS[0], spec, 16) == footprint(spec, 16).total + logits
+
+
+def test_a_form_that_fails_leaves_the_scale_its_other_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler that refuses, in the middle of a scale."""
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    pace = Pace(rounds=1, block=1, warm_up=0, settle=0, most_rounds=1, seconds=0.0)
+    found = measure_scale("pico", Setting(16, 2, 1, "fp32"), ("eager", "compiled"), "eager", pace, CPU, 1e9, 0)
+    assert found.positions_per_second
+    assert {step.form for step in found.steps} == {"eager"}
+    assert len(found.note.split("; ")) == len(BAG_SIZES) + 3
+    assert "baseline s=1, compiled: " in found.note
+
+
+def test_a_check_that_raises_has_failed_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainers.bench.checks.check_resume", lambda bench, form: 1 / 0)
+    found = {check.name: check for check in check_all(Bench(CPU, 3), ("eager",), lambda line: None)}
+    assert found["resume = no stop, eager"].status == "FAIL"
+    assert found["resume = no stop, eager"].note == "ZeroDivisionError: division by zero"
+    assert {check.status for name, check in found.items() if not name.startswith("resume")} == {"ok"}
+
+
+def test_a_course_whose_steps_are_skipped_is_no_evidence() -> None:
+    """Two forms with NaN gradients agree on every loss: neither has trained."""
+    bench = Bench(CPU, 3)
+    phases = bench_phases((2,), 2)
+    subject = bench.subject(phases)
+    weight = subject.model.blocks[0].attention.output.weight
+    weight.register_hook(lambda gradient: torch.full_like(gradient, math.nan))
+    course = _course(subject, _run(subject, "eager", range(2)))
+    assert math.isnan(course.distance(bench.course("eager", phases)))
+
+
+def test_the_usual_kernels_are_checked_against_those_that_repeat_themselves() -> None:
+    check = check_usual_kernels(Bench(CPU, 3), "eager")
+    assert (check.status, check.value) == ("ok", 0.0)
+
+
+def test_random_tokens_come_as_often_as_in_text() -> None:
+    counts = np.sort(np.bincount(zipf_tokens(1_000, 200_000, 0), minlength=1_000))[::-1]
+    harmonic = sum(1 / rank for rank in range(1, 1_001))
+    assert counts[[0, 1, 9]] / 200_000 * harmonic == pytest.approx([1, 1 / 2, 1 / 10], rel=0.1)
+    assert counts.sum() == 200_000
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (BenchOptions(scales=("huge",)), "'huge' is not one of pico"),
         (BenchOptions(steps=0), "--steps: 0"),
         (BenchOptions(device="cuda"), "finds no GPU"),
+        (BenchOptions(device="zz"), "^--device: 'zz' is not cpu, cuda or cuda:N$"),
+        (BenchOptions(device="meta"), "^--device: 'meta' is not cpu"),
     ],
 )
 def test_bad_options_are_refused_before_anything_runs(options: BenchOptions, message: str) -> None:
     if options.device == "cuda" and torch.cuda.is_available():
         pytest.skip("this machine has a GPU, so asking for one is right")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         run_bench(options, lambda line: pytest.fail(line))
 
 
