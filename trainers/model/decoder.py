@@ -10,6 +10,7 @@ F MLP width, V vocabulary.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -206,6 +207,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.shape = shape
         self.checkpoint_activations = False
+        self.compiled_blocks: dict[nn.Module, Callable[..., Tensor]] = {}
         self.embedding = nn.Embedding(shape.vocab_size, shape.width)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
         self.norm = RMSNorm(shape.width, shape.norm_epsilon)
@@ -238,8 +240,9 @@ class Decoder(nn.Module):
     def _through(self, block: nn.Module, x_BLD: Tensor, cosine_LE: Tensor, sine_LE: Tensor) -> Tensor:
         """One block; with `checkpoint_activations` its inside is computed again in the backward instead of being kept."""
         if self.checkpoint_activations and torch.is_grad_enabled():
+            inside = self.compiled_blocks.get(block, block)
             again: Tensor = checkpoint(
-                block, x_BLD, cosine_LE, sine_LE, use_reentrant=False, preserve_rng_state=False
+                inside, x_BLD, cosine_LE, sine_LE, use_reentrant=False, preserve_rng_state=False
             )  # nothing random, and a captured graph must not ask for the generator's state
             return again
         out: Tensor = block(x_BLD, cosine_LE, sine_LE)

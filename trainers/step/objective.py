@@ -39,7 +39,15 @@ class Objective:
         if compile_parts:
             if not self._sharded:
                 unrolled = UNROLLED_BAG if device.type == "cpu" else None
-                self._embed, self._body = compiled(model.embed, unrolled), compiled(model.body)
+                self._embed = compiled(model.embed, unrolled)
+                if model.checkpoint_activations and not model.shape.num_experts:
+                    # Compiled with its checkpoints inside, the body would ask for random generators on a GPU: to the compiler
+                    # attention is random, with dropout or without. So each block is compiled, and checkpointed from outside.
+                    model.compiled_blocks = {
+                        block: compiled(block.forward) for block in (*model.blocks, *model.extra_blocks)
+                    }
+                else:
+                    self._body = compiled(model.body)
             if not has_fast_pass(device.type):
                 self._loss = compiled(fused_linear_multi_hot)
 

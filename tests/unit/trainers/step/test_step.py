@@ -6,12 +6,13 @@ import gc
 import math
 import shutil
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.support.tiny_training import CORPUS, CPU, tiny_spec
+from tests.support.tiny_training import CORPUS, CPU, SHAPE, tiny_spec
 from trainers.contract.spec import TrialSpec
 from trainers.methods import phases_of
 from trainers.model.decoder import build_model
@@ -23,11 +24,18 @@ from trainers.training.execution import first_that_works, resolve_execution
 from trainers.training.probe import failure_elsewhere, failure_of, fault_in
 
 
-def step_of(spec: TrialSpec, execution: str = "eager", micro_sequences: int | None = None) -> TrainingStep:
+def step_of(
+    spec: TrialSpec,
+    execution: str = "eager",
+    micro_sequences: int | None = None,
+    checkpoint_activations: bool = False,
+) -> TrainingStep:
     model = build_model(spec.shape, spec.context, spec.seed, CPU)
     optimizer = build_optimizer(model, spec.optimizer)
     stream = CORPUS.stream(spec.seed, 32)
-    return TrainingStep(spec, phases_of(spec), model, optimizer, stream, CPU, execution, micro_sequences)
+    return TrainingStep(
+        spec, phases_of(spec), model, optimizer, stream, CPU, execution, micro_sequences, checkpoint_activations
+    )
 
 
 def weights_of(step: TrainingStep) -> list[Tensor]:
@@ -150,6 +158,21 @@ def test_the_compiled_step_is_the_eager_step_up_to_rounding() -> None:
         graphs.append(counters["stats"]["unique_graphs"])
     # embedding, body and loss; another bag size needs another embedding and loss, and no other body
     assert [count - graphs[0] for count in graphs] == [0, 0, 2, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch 2.13's compiler uses what torch deprecates
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # as above
+def test_a_compiled_step_may_compute_its_activations_again() -> None:
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("needs a C++ compiler")
+    spec = replace(tiny_spec("baseline"), shape=replace(SHAPE, num_layers=3))
+    kept, again = step_of(spec, "eager"), step_of(spec, "compiled", checkpoint_activations=True)
+    for index in range(2):
+        a, b = kept.run(index, kept.phases[0]), again.run(index, kept.phases[0])
+        torch.testing.assert_close(b.loss, a.loss, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(b.gradient_norm, a.gradient_norm, rtol=1e-3, atol=1e-5)
+    assert len(again.working.compiled_blocks) == 3
 
 
 def test_auto_takes_the_first_form_that_works_and_says_why_not_those_before_it() -> None:
