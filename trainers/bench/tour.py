@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ TOUR_SCHEMA = 1
 OK, FAILED, CUT = "ok", "failed", "cut"
 """`cut`: ended at its limit, with the figures that it had by then."""
 CACHES = "caches.tar.gz"
+RECORDS = "records.jsonl"
 MOST_CACHE_BYTES = 48 << 20
 """An archive of compiled kernels above this is not kept: it is there to travel, and compiling again costs a minute."""
 MOST_TABLE = 11_500
@@ -74,7 +76,7 @@ def parts_of(device: str, specs: Path | None, corpus: Path | None, out: Path) ->
     start = (sys.executable, "-m", "trainers.bench.tour_parts", device)
     parts = [Part(name, seconds, (*start, name)) for name, seconds in limits.items()]
     if specs is not None:
-        given = ("training", "--specs", str(specs), "--corpus", str(corpus), "--records", str(out / "records.jsonl"))
+        given = ("training", "--specs", str(specs), "--corpus", str(corpus), "--records", str(out.resolve() / RECORDS))
         parts.append(Part("training", 60, (*start, *given), elastic=True))
     return parts
 
@@ -146,13 +148,13 @@ def run_tour(
     With `resume`, parts whose JSON lies there are not run again, failed ones neither unless `again` names them: what failed
     once would take the same time to fail twice. A part begins only where its whole limit is left, the first one always.
     """
-    end = time.perf_counter() + seconds
+    end, out = time.perf_counter() + seconds, out.resolve()
     left: list[str] = []
     started = False
     for part in parts:
         done = None if resume is None or part.name in again else read_part(resume, part.name)
         if done is not None and not (part.elastic and done["status"] == CUT):
-            if resume is not None and resume.resolve() != out.resolve():
+            if resume is not None and resume.resolve() != out:
                 write_atomically(out / f"{part.name}.json", json.dumps(done, indent=1, allow_nan=False) + "\n")
             continue
         room = end - time.perf_counter()
@@ -160,6 +162,8 @@ def run_tour(
             left.append(part.name)
             continue
         started = True
+        if part.elastic and resume is not None and resume.resolve() != out and (resume / RECORDS).exists():
+            shutil.copyfile(resume / RECORDS, out / RECORDS)  # trials that ended there are not trained again
         plain = run_part(part, out, room if part.elastic else min(part.seconds, max(room, 1.0)))
         say(headline(plain))
         if part.elastic and plain["status"] == CUT:
@@ -258,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _caches(given.out, given.resume):
             left = run_tour(
                 parts,
-                given.out.resolve(),
+                given.out,
                 given.seconds - GRACE_SECONDS,
                 lambda line: print(line, flush=True),
                 resume=given.resume,
