@@ -38,10 +38,12 @@ def validation_loss(
     windows = (len(tokens) - 1) // context
     used = torch.from_numpy(np.array(tokens[: windows * context + 1], dtype=np.int64))
     inputs, targets = used[:-1].view(windows, context), used[1:].view(windows, context)
+    # Not by the memory that is free: the same windows go together wherever a model is evaluated.
     positions = min(EVALUATION_POSITIONS, 2 * chunk_rows(model.shape.vocab_size, 4))
     total, rows = 0.0, max(1, positions // context)
     for start in range(0, windows, rows * ranks.size):
         mine = range(start + ranks.rank, min(start + rows * ranks.size, windows), ranks.size)
+        # A rank without a window computes one for nothing: gathering the weights takes all of them.
         chosen = slice(mine.start, mine.stop, mine.step) if mine else slice(1)
         part, wanted = inputs[chosen, :, None].to(device), targets[chosen].to(device)
         with forced_attention(kernels):
