@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainers.bench import prepare_environment
 from trainers.contract.errors import InputError
 from trainers.contract.faults import end_of
 from trainers.contract.writing import write_atomically
@@ -258,6 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     try:
         parts = _chosen(given)
+        prepare_environment()  # the parts inherit it
         given.out.mkdir(parents=True, exist_ok=True)
         with _caches(given.out, given.resume):
             left = run_tour(

@@ -22,7 +22,6 @@ import torch
 from torch.nn import functional as F
 from torch.nn.attention import sdpa_kernel
 
-from trainers.bench import prepare_environment
 from trainers.bench.ceilings import measure_ceilings, stated_peak
 from trainers.bench.checks import FORM_TOLERANCES, Bench, check_usual_kernels, gradient_error
 from trainers.bench.clock import Pace, paired_ratio, take_turns
@@ -30,7 +29,7 @@ from trainers.bench.measure import free_memory, time_forms
 from trainers.bench.result import Timed
 from trainers.bench.rivals import RIVALS, Rival, bytes_of
 from trainers.bench.run import WIDE, WIDE_ROWS, bench_device
-from trainers.bench.subject import Subject, bench_phases, bench_spec, make_subject, setting_of, usual_form
+from trainers.bench.subject import Subject, bench_phases, bench_spec, make_subject, setting_of
 from trainers.bench.tour import CUT, OK, write_part
 from trainers.bench.words import step_row
 from trainers.contract.record import reason_of
@@ -40,7 +39,6 @@ from trainers.model import losses
 from trainers.model.attention import GPU_ORDER, NAMES, kernel_error
 from trainers.model.losses import fused_linear_multi_hot, middle_pass, target_weights
 from trainers.planning.footprint import divisors_down
-from trainers.step.compiling import can_compile
 from trainers.training.devices import device_name, synchronise
 from trainers.training.provenance import UNKNOWN, git_state
 
@@ -338,31 +336,28 @@ def training(report: Report, given: argparse.Namespace) -> tuple[str, str]:
     return (CUT if done.returncode == 3 else OK), said[-1]
 
 
-def measure(report: Report) -> str:
-    """The part of that name."""
-    form = usual_form(("eager", *(["compiled"] if can_compile(report.device) else [])), report.device)
-    ours, small = (), ("eager",)
-    match report.name:
-        case "machine" | "loss" | "boundary" | "variants" | "tests":
-            chosen: Callable[[Report], str] = {
-                "machine": machine, "loss": loss, "boundary": boundary, "variants": variants, "tests": tests
-            }[report.name]  # fmt: skip
-            return chosen(report)
-        case "steps":
-            return steps(report, "pico", (form,), BAGS, ours)
-        case "rivals":
-            return steps(report, "pico", small, (1, 6), RIVALS)
-        case "captured-270m" | "captured-600m":
-            return steps(report, report.name.partition("-")[2], ("captured",), BAGS, ours)
-        case "compiled-270m":
-            return steps(report, "270m", ("compiled", "eager"), (1,), ours)
-        case "rivals-270m":
-            return steps(report, "270m", ("compiled", "eager"), (1, 6), RIVALS)
-        case "captured-3b":
-            if torch.cuda.get_device_properties(report.device).total_memory < 100e9:
-                return "skipped: 3b needs a GPU of more than 100 GB"
-            return steps(report, "3b", ("captured",), (1, 16), ours)
-    raise AssertionError(f"{report.name} is no part")
+def largest(report: Report) -> str:
+    """The 3B step, where its 67 GB of state leave room for activations."""
+    if torch.cuda.get_device_properties(report.device).total_memory < 100e9:
+        return "skipped: 3b needs a GPU of more than 100 GB"
+    return steps(report, "3b", ("captured",), (1, 16), ())
+
+
+MEASURES: dict[str, Callable[[Report], str]] = {
+    "machine": machine,
+    "loss": loss,
+    "boundary": boundary,
+    "steps": lambda report: steps(report, "pico", ("eager",), BAGS, ()),
+    "rivals": lambda report: steps(report, "pico", ("eager",), (1, 6), RIVALS),
+    "captured-270m": lambda report: steps(report, "270m", ("captured",), BAGS, ()),
+    "compiled-270m": lambda report: steps(report, "270m", ("compiled", "eager"), (1,), ()),
+    "variants": variants,
+    "tests": tests,
+    "captured-600m": lambda report: steps(report, "600m", ("captured",), BAGS, ()),
+    "rivals-270m": lambda report: steps(report, "270m", ("compiled", "eager"), (1, 6), RIVALS),
+    "captured-3b": largest,
+}
+"""Every part but `training`, which takes arguments of its own."""
 
 
 def main() -> int:
@@ -375,14 +370,13 @@ def main() -> int:
         parser.add_argument(name, type=Path)
     parser.add_argument("--seconds", type=float, default=60.0)
     given = parser.parse_args()
-    prepare_environment()
     device = bench_device(given.device)
     torch.set_num_threads(1 if device.type == "cpu" else torch.get_num_threads())
     report = Report(given.part, given.path, device)
     if given.part == "training":
         status, line = training(report, given)
     else:
-        status, line = OK, measure(report)
+        status, line = OK, MEASURES[given.part](report)
     report.write(status, line)
     return 0
 

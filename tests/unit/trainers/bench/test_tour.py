@@ -15,8 +15,10 @@ from tests.support import small
 from tests.support.places import ROOT
 from trainers.bench.tour import (
     CACHES,
+    CPU_LIMITS,
     CUT,
     FAILED,
+    GPU_LIMITS,
     MOST_TABLE,
     OK,
     Part,
@@ -28,6 +30,7 @@ from trainers.bench.tour import (
     table,
     write_part,
 )
+from trainers.bench.tour_parts import MEASURES
 from trainers.contract.record_lines import read_records
 from trainers.planning.spec_lines import TrialLine, trials_to_text
 
@@ -172,6 +175,7 @@ def test_the_first_two_minutes_hold_what_everything_rests_on() -> None:
     parts = parts_of("cuda", None, None, Path())
     assert [one.name for one in parts][:3] == ["machine", "loss", "boundary"]
     assert all(one.seconds <= 540 - 10 for one in parts), "each fits a command by itself"
+    assert MEASURES.keys() == GPU_LIMITS.keys() | CPU_LIMITS.keys()
 
 
 def tour(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
