@@ -82,11 +82,15 @@ _MARKS = (
 """In the order of `METHODS` behind the baseline; beyond them colours come again with another dash."""
 
 
+ACRONYMS = frozenset({"ema", "gqa", "mla", "moe", "mtp", "mup", "sam", "sgd", "soap", "swa", "tst"})
+"""Words in the names of methods from elsewhere that are written in capitals; all others stay as they are."""
+
+
 def method_label(method: str) -> str:
-    """The method's name for people. Of names from elsewhere, short ones are initials, others lose their underscores."""
+    """The method's name for people. Names from elsewhere lose their underscores, known acronyms among them are capitals."""
     if method in METHODS:
         return METHODS[method].label
-    return method.upper() if len(method) <= 4 else method.replace("_", " ")
+    return " ".join(word.upper() if word in ACRONYMS else word for word in method.split("_"))
 
 
 def method_style(method: str) -> MethodStyle:

@@ -264,12 +264,17 @@ def test_mistakes_are_one_line(results: Path, tmp_path: Path) -> None:
     assert refused(results, "import", file, "--mlflow", "x", "--name", "x").endswith("give one or the other")
     assert "no MLflow database" in refused(tmp_path, "import", "--mlflow", "x", "--name", "x")
     assert "No such file" in refused(results, "import", tmp_path / "none.csv", "--name", "x")
-    assert "Is a directory" in refused(results, "import", tmp_path, "--name", "x")
+    (tmp_path / "empty").mkdir()
+    assert "no logs; they lie in a folder" in refused(results, "import", tmp_path / "empty", "--name", "x")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
     assert "is not a CSV file in UTF-8" in refused(results, "import", tmp_path / "binary.csv", "--name", "x")
     assert "'loss' is not COLUMN=VALUE" in refused(results, "import", file, "--name", "x", "--map", "loss")
-    assert "'loss' is not a column" in refused(results, "import", file, "--name", "x", "--map", "loss=val")
-    assert "are for --mlflow" in refused(results, "import", file, "--name", "x", "--set", "scale=3B")
+    assert "'los' is not a column" in refused(results, "import", file, "--name", "x", "--map", "los=val")
+    assert "is a column of points" in refused(results, "import", file, "--name", "x", "--map", "loss=val")
+    assert "are for --mlflow" in refused(results, "import", file, "--name", "x", "--filter", "a")
+    assert refused(results, "import", file, "--name", "x", "--set", "scale=3B") == (
+        "--set scale=3B: runs.csv has a column scale"
+    )
     for names in ((), ("a", "b", "c"), ("a", "b", "--published")):
         assert "give the name of a sweep" in refused(results, "report", *names)
     assert "no published sweep" in refused(results, "report", "a", "--published")

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from reports.estimate.verdict import Reached
+from reports.evidence.delimited import RunImportError
 from reports.evidence.exporting import runs_to_csv
-from reports.evidence.importing import RunImportError, read_runs, size_from_name
+from reports.evidence.importing import read_runs, size_from_name
 from reports.evidence.runs import DECAY_NOT_STATED
 from reports.evidence.study import SweepContext, build_study
 from reports.published import published_study
@@ -135,7 +136,7 @@ def test_in_run_points_join_by_the_name_of_the_run(tmp_path: Path) -> None:
     bad = write(tmp_path, "two,50,3.0", "one,x,3.0", header="run,step,loss", name="points.csv")
     assert problems(runs, bad) == [
         "points.csv:2: run: 'two' is not in runs.csv",
-        "points.csv:3: step: 'x' is not a positive number",
+        "points.csv:3: step: 'x' is not a number from 0 up",
     ]
 
 
@@ -179,7 +180,9 @@ def test_further_parameters_of_a_method_come_back_and_tell_its_settings_apart(tm
     path.write_text(runs_to_csv(build_study(study.context, runs)), encoding="utf-8")
     again = {run.run_id: run for run in read_runs(path)}
     assert {run.run_id: run.parameters for run in runs} == {name: run.parameters for name, run in again.items()}
-    assert {run.flops for run in again.values() if run.method == "other"} == {None}
+    assert {run.run_id: run.flops for run in runs} == {name: run.flops for name, run in again.items()}
+    (unstated,) = read_runs(write(tmp_path, "3b,other,0,10,,0.5,1,1,2.5,heads=2", header=HEADER + ",parameters"))
+    assert unstated.flops is None, "a parameter may change the FLOPs of a step"
 
 
 @pytest.mark.parametrize("cell", ["heads", "=2", "heads=", "heads=2 heads=3", "bag_size=2", "2x=1"])
