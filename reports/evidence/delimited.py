@@ -26,7 +26,7 @@ MOST_PROBLEMS = 20
 LEAST, MOST = 1e-12, 1e18
 MOST_OF: Mapping[str, float] = {"loss": MOST_LOSS, "final_loss": MOST_LOSS, "flops": 1e32, "bag_size": 1e6}
 """No run has a number outside these; beyond them a fit or a chart would overflow."""
-_INFINITY_IN_SQL = 0.9999 * sys.float_info.max
+_INFINITY_IN_SQL = 0.99 * sys.float_info.max
 """MLflow's databases keep an infinite loss as the largest number, and exports may cut its last digits."""
 _SEPARATOR_LINE = re.compile(r'\A"?sep=(.)"?\r?\n', re.IGNORECASE)
 
