@@ -83,14 +83,14 @@ _MARKS = (
 
 
 ACRONYMS = frozenset({"ema", "gqa", "mla", "moe", "mtp", "mup", "sam", "sgd", "soap", "swa", "tst"})
-"""Words in the names of methods from elsewhere that are written in capitals; all others stay as they are."""
+"""Names of methods from elsewhere that are written in capitals; all others stay as they are."""
 
 
 def method_label(method: str) -> str:
-    """The method's name for people. Names from elsewhere lose their underscores, known acronyms among them are capitals."""
+    """The method's name for people. Of names from elsewhere, known acronyms are capitals, others lose their underscores."""
     if method in METHODS:
         return METHODS[method].label
-    return " ".join(word.upper() if word in ACRONYMS else word for word in method.split("_"))
+    return method.upper() if method in ACRONYMS else method.replace("_", " ")
 
 
 def method_style(method: str) -> MethodStyle:

@@ -316,8 +316,8 @@ def test_curves_for_drawing_agree_with_the_verdict() -> None:
 def test_an_extra_method_is_compared_with_the_same_baseline() -> None:
     runs = [*ladder(), *ladder("tst", (4_000,), speedup=1.3), *ladder("input_only", (4_000,), speedup=1.1)]
     verdicts = judge(make_study(runs))
-    assert [verdict.method for verdict in verdicts] == ["input_only", "tst"]
-    assert [round(reached(verdict).speedup, 3) for verdict in verdicts] == [1.1, 1.3]
+    assert [verdict.method for verdict in verdicts] == ["tst", "input_only"]
+    assert [round(reached(verdict).speedup, 3) for verdict in verdicts] == [1.3, 1.1]
 
 
 def test_resolution_is_what_an_interval_can_exclude_with_four_fifths_power() -> None:

@@ -364,12 +364,11 @@ def test_thinning_is_even_on_a_logarithmic_axis() -> None:
 
 
 def test_of_names_from_elsewhere_only_known_acronyms_are_capitals() -> None:
-    names = ("deep", "muon", "adam_h", "tst_v2", "moe", "sgd", "baseline")
+    names = ("deep", "muon", "adam_h", "moe", "sgd", "baseline")
     assert [theme.method_label(name) for name in names] == [
         "deep",
         "muon",
         "adam h",
-        "TST v2",
         "MOE",
         "SGD",
         "Baseline",
