@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trainers.contract.errors import InputError
 from trainers.contract.record import MOST_LOSS
@@ -28,7 +29,7 @@ MOST_OF: Mapping[str, float] = {"loss": MOST_LOSS, "final_loss": MOST_LOSS, "flo
 """No run has a number outside these; beyond them a fit or a chart would overflow."""
 _INFINITY_IN_SQL = 0.99 * sys.float_info.max
 """MLflow's databases keep an infinite loss as the largest number, and exports may cut its last digits."""
-_SEPARATOR_LINE = re.compile(r'\A"?sep=(.)"?\r?\n', re.IGNORECASE)
+_SEPARATOR_LINE = re.compile(r'\A"?sep=([,;:|^~\t])"?\r?\n', re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +94,17 @@ def read_rows(source: str, text: str, theirs: Mapping[str, str], needed: Sequenc
     body = text[marked.end() :] if marked else text
     separator = marked.group(1) if marked else _separator(body, theirs.values())
     reader = csv.reader(io.StringIO(body, newline=""), delimiter=separator)
-    header = tuple(name.strip() for name in next(reader, []))
-    if wrong := _header_problem(header, body, theirs, needed):
-        raise RunImportError([Problem(source, top, wrong)])
+    try:
+        header = tuple(name.strip() for name in next(reader, []))
+        if wrong := _header_problem(header, body, theirs, needed):
+            raise RunImportError([Problem(source, top, wrong)])
+        return _rows_below(source, reader, header, theirs, top)
+    except csv.Error as error:
+        raise RunImportError([Problem(source, reader.line_num + top - 1, f"is not a CSV file: {error}")]) from error
+
+
+def _rows_below(source: str, reader: Any, header: tuple[str, ...], theirs: Mapping[str, str], top: int) -> Rows:
+    """The rows that `reader` still has; `top` is the line of the header."""
     rows: list[tuple[int, Mapping[str, str]]] = []
     problems: list[Problem] = []
     line = reader.line_num + top
@@ -111,21 +120,23 @@ def read_rows(source: str, text: str, theirs: Mapping[str, str], needed: Sequenc
 
 
 def header_of(text: str, names: Iterable[str]) -> tuple[str, ...]:
-    """The cells of the first line, by the separator that finds most of `names`."""
+    """The cells of the first line, by the separator that finds most of `names`; none where it is no line of a table."""
     marked = _SEPARATOR_LINE.match(text)
     body = text[marked.end() :] if marked else text
-    separator = marked.group(1) if marked else _separator(body, names)
-    return tuple(name.strip() for name in next(csv.reader(io.StringIO(body, newline=""), delimiter=separator), []))
+    return _first_cells(body, marked.group(1) if marked else _separator(body, names))
+
+
+def _first_cells(text: str, separator: str) -> tuple[str, ...]:
+    # Of the first line alone: in a text that is no table a quote may open anywhere, and never close.
+    try:
+        return tuple(name.strip() for name in next(csv.reader([text.partition("\n")[0]], delimiter=separator), []))
+    except csv.Error:
+        return ()
 
 
 def _separator(text: str, names: Iterable[str]) -> str:
     wanted = set(names)
-
-    def found(separator: str) -> int:
-        cells = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), [])
-        return len(wanted.intersection(cell.strip() for cell in cells))
-
-    return max(SEPARATORS, key=found)
+    return max(SEPARATORS, key=lambda separator: len(wanted.intersection(_first_cells(text, separator))))
 
 
 def _header_problem(header: Sequence[str], text: str, theirs: Mapping[str, str], needed: Sequence[str]) -> str:

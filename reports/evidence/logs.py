@@ -23,12 +23,13 @@ _POINT_COLUMNS = ("run", "step", "loss", "gpu_hours")
 
 @dataclass(frozen=True, slots=True)
 class LogPoint:
-    """One validation in a log: `milliseconds` of training so far where the line tells them."""
+    """One validation in a log: `milliseconds` of training so far where the line tells them; `line` counts from 1."""
 
     step: int
     total_steps: int
     loss: str
     milliseconds: float | None
+    line: int
 
     def hours(self, devices: float | None) -> str:
         """Device-hours so far as a cell; empty where they are not known."""
@@ -48,12 +49,14 @@ class Log:
 def log_points(text: str) -> list[LogPoint]:
     """The validations in a log. Everything else in it, such as the trainer's own source code, is passed over."""
     found: list[LogPoint] = []
+    line, at = 1, 0
     for match in _LOG_LINE.finditer(text):
+        line, at = line + text.count("\n", at, match.start()), match.start()
         values = dict(_LOG_VALUE.findall(match.group(3)))
         if "val_loss" in values:
             time = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s)", values.get("train_time", ""))
             spent = float(time.group(1)) * _MILLISECONDS[time.group(2)] if time else None
-            found.append(LogPoint(int(match.group(1)), int(match.group(2)), values["val_loss"], spent))
+            found.append(LogPoint(int(match.group(1)), int(match.group(2)), values["val_loss"], spent, line))
     return found
 
 

@@ -49,8 +49,8 @@ _LOSS_KEYS = (
 """What others call them in a history, the likeliest first; a validation loss before one that may be of training."""
 _RUN_KEYS = ("run", "run_name", "_run")
 _BOUNDS = ("__MIN", "__MAX")
-Row = tuple[str, str, str, str]
-"""Run, step, loss, device-hours as text; hours are empty where they are not known."""
+Row = tuple[int, str, str, str, str]
+"""Line that it comes from; run, step, loss, device-hours as text. Hours are empty where they are not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +70,40 @@ def points_as_table(source: str, text: str, columns: Mapping[str, str], devices:
     """
     stem = PurePath(source).stem
     if text.lstrip().startswith("{"):
-        return _table(_of_history(source, text, columns))
+        return _table(source, _of_history(source, text, columns))
     header = header_of(text, [*POINT_COLUMNS, "Step"])
     if not header:
         return text
     if header[0].lower() in _STEP_KEYS and any(" - " in name for name in header) and "loss" not in header:
-        return _table(_of_chart(source, text, header))
+        return _table(source, _of_chart(source, text, header))
     if "step" not in header and (found := log_points(text)):
-        return _table(_of_log(stem, found, devices))
+        return _table(source, _of_log(stem, found, devices))
     return text
 
 
-def _table(rows: Iterator[Row]) -> str:
+def _table(source: str, rows: Iterator[Row]) -> str:
+    """Our table of points. Raises `RunImportError` by the lines of `source`, which the table's own would not name."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow((*POINT_COLUMNS, "gpu_hours"))
-    writer.writerows(rows)
+    problems: list[Problem] = []
+    for line, *cells in rows:
+        _, step, loss, _ = cells
+        problems += [
+            Problem(source, line, f"{text!r} is not a number") for text in (step, loss) if not _is_number(text)
+        ]
+        writer.writerow(cells)
+    if problems:
+        raise RunImportError(problems)
     return stream.getvalue()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _of_chart(source: str, text: str, header: Sequence[str]) -> Iterator[Row]:
@@ -99,10 +116,10 @@ def _of_chart(source: str, text: str, header: Sequence[str]) -> Iterator[Row]:
     found = read_rows(source, text, {name: name for name in header}, [header[0]])
     if found.problems:
         raise RunImportError(found.problems)
-    for _, fields in found.rows:
+    for line, fields in found.rows:
         for name, (run, _, _) in runs.items():
             if fields[name].strip():
-                yield run, fields[header[0]], fields[name], ""
+                yield line, run, fields[header[0]], fields[name], ""
 
 
 def _of_history(source: str, text: str, columns: Mapping[str, str]) -> Iterator[Row]:
@@ -136,10 +153,10 @@ def _of_history(source: str, text: str, columns: Mapping[str, str]) -> Iterator[
     assert step is not None
     assert loss is not None
     stem = PurePath(source).stem
-    for _, value in lines:
+    for line, value in lines:
         # A history has a line for every step that logged anything, most of them without a validation.
         if value.get(loss) is not None and value.get(step) is not None:
-            yield str(value[run]) if run is not None else stem, _said(value[step]), _said(value[loss]), ""
+            yield line, str(value.get(run, stem)) if run else stem, _said(value[step]), _said(value[loss]), ""
 
 
 def _said(value: object) -> str:
@@ -148,7 +165,7 @@ def _said(value: object) -> str:
 
 def _of_log(run: str, points: Sequence[LogPoint], devices: float | None) -> Iterator[Row]:
     for point in points:
-        yield run, str(point.step), point.loss, point.hours(devices)
+        yield point.line, run, str(point.step), point.loss, point.hours(devices)
 
 
 def read_points(source: str, text: str, columns: Mapping[str, str]) -> InRunPoints:

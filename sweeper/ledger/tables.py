@@ -251,10 +251,7 @@ def _distinct_names(runs: Sequence[ForeignRun]) -> list[str]:
 def table_of(tables: ImportedTables) -> RunTable:
     """Read a table of runs. Raises `RunImportError` with the bad rows."""
     points = None if tables.points is None else (tables.points.name, tables.points.text)
-    try:
-        return runs_from_texts((tables.runs.name, tables.runs.text), points, dict(tables.columns), dict(tables.fixed))
-    except csv.Error as error:
-        raise InputError(f"{tables.runs.name}: is not a CSV file: {error}") from error
+    return runs_from_texts((tables.runs.name, tables.runs.text), points, dict(tables.columns), dict(tables.fixed))
 
 
 def runs_of(tables: ImportedTables) -> tuple[FinishedRun, ...]:

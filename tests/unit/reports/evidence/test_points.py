@@ -7,7 +7,7 @@ import json
 import pytest
 
 from reports.evidence.delimited import RunImportError
-from reports.evidence.logs import Log, log_points, logs_as_tables
+from reports.evidence.logs import Log, LogPoint, log_points, logs_as_tables
 from reports.evidence.points import points_as_table
 
 
@@ -40,6 +40,8 @@ def test_a_history_is_of_the_run_in_it_or_of_its_file() -> None:
         ('{"_step": 1}\n', "b1.jsonl:1: no key for loss; name it with --map loss=KEY, there are _step"),
         ('{"_step": 1, "val/loss": 3}\n{', "b1.jsonl:2: is not JSON"),
         ('{"_step": 1, "val/loss": 3}\n[1]', "b1.jsonl:2: is not a JSON object"),
+        ('{"_step": 1, "val/loss": 3}\n{"_step": 2, "val/loss": [3]}', "b1.jsonl:2: '[3]' is not a number"),
+        ('{"_step": 1, "val/loss": "x"}', "b1.jsonl:1: 'x' is not a number"),
         ('{"a": ' * 100_000, "b1.jsonl:1: is not JSON"),
     ],
 )
@@ -57,10 +59,7 @@ LOG = (
 
 
 def test_a_log_tells_steps_losses_and_wall_time() -> None:
-    assert [(point.step, point.total_steps, point.loss, point.milliseconds) for point in log_points(LOG)] == [
-        (0, 10, "10.8", 0.0),
-        (10, 10, "3.2779", 7.2e6),
-    ]
+    assert log_points(LOG) == [LogPoint(0, 10, "10.8", 0.0, 2), LogPoint(10, 10, "3.2779", 7.2e6, 4)]
     assert rows("b1.txt", LOG) == ["run,step,loss,gpu_hours", "b1,0,10.8,", "b1,10,3.2779,"]
     assert rows("b1.txt", LOG, devices=8)[1:] == ["b1,0,10.8,0.0", "b1,10,3.2779,16.0"]
 
@@ -80,3 +79,8 @@ def test_logs_are_runs_that_ended_stopped_or_diverged() -> None:
     ]
     with pytest.raises(RunImportError, match="empty:1: has no line like step:"):
         logs_as_tables([*logs, Log("muon", "empty", "nothing")], 8)
+
+
+def test_a_text_that_is_no_table_stays_what_it_is() -> None:
+    for text in ("", "\n", '"' + "x" * 200_000, "run,step,loss\na,1,2\n", "\0", '"a\nb'):
+        assert points_as_table("points.csv", text, {}) == text
