@@ -74,7 +74,9 @@ def points_as_table(source: str, text: str, columns: Mapping[str, str], devices:
     header = header_of(text, [*POINT_COLUMNS, "Step"])
     if not header:
         return text
-    if header[0].lower() in _STEP_KEYS and any(" - " in name for name in header) and "loss" not in header:
+    if "loss" not in header and any(" - " in name for name in header[1:]):
+        if header[0].lower() not in _STEP_KEYS:
+            raise RunImportError([Problem(source, 1, f"is a chart over {header[0]!r}; export it over Step")])
         return _table(source, _of_chart(source, text, header))
     if "step" not in header and (found := log_points(text)):
         return _table(source, _of_log(stem, found, devices))

@@ -355,3 +355,23 @@ def test_the_method_of_the_first_row_has_the_headline(tmp_path: Path) -> None:
     ]
     study = build_study(SweepContext("theirs", "?", kind="imported"), read_runs(write(tmp_path, *ladder, *arms)))
     assert summarize(study).headline.startswith("zeta is 1.41x faster")
+
+
+def test_only_runs_on_one_validation_set_are_compared(tmp_path: Path) -> None:
+    rows = [
+        f"3B,{method},{seed},{steps},,,{steps},,{true_loss(steps)},{text}"
+        for method, steps, text in (
+            ("baseline", 4_000, "fineweb"),
+            ("baseline", 6_000, "fineweb"),
+            ("tst", 4_000, "fineweb"),
+        )
+        for seed in range(2)
+    ]
+    rows.append(f"3B,tst,9,4000,,,4000,,{true_loss(4_000)},wikitext")
+    runs = read_runs(write(tmp_path, *rows, header=f"{HEADER},validation_set"))
+    study = build_study(SweepContext("theirs", "?", kind="imported"), runs)
+    assert [exclusion.reason for exclusion in study.exclusions] == [
+        "other validation set: wikitext, the comparison has fineweb"
+    ]
+    (found,) = (check for check in summarize(study).checks if check.name == "Same validation set")
+    assert (found.status, found.number) == ("warn", "2 values")

@@ -26,6 +26,11 @@ def test_a_chart_of_two_metrics_is_refused() -> None:
         rows("chart.csv", chart)
 
 
+def test_a_chart_over_something_else_is_refused() -> None:
+    with pytest.raises(RunImportError, match=r"chart\.csv:1: is a chart over 'Wall Time'; export it over Step"):
+        rows("chart.csv", '"Wall Time","a - val/loss"\n"0","10.8"\n')
+
+
 def test_a_history_is_of_the_run_in_it_or_of_its_file() -> None:
     lines = [{"_step": 0, "val/loss": 10.8}, {"_step": 1, "loss": 3.0}, {"_step": 2, "val/loss": "Infinity"}]
     text = "\n".join(map(json.dumps, lines))
