@@ -64,7 +64,10 @@ def summarize(study: Study) -> Summary:
     return Summary(
         name=study.context.name,
         kind=study.context.kind,
-        clock_label=study.clock_label,
+        # Where no run knows its hours, the clock is what was counted instead.
+        clock_label=study.clock_label
+        if main is None or any(scale.hours for scale in study.scales)
+        else main.clock_label,
         device=", ".join(devices) or None,
         headline=headline_of(study, main, method_label(main.method) if main else ""),
         worst_caveat=_worst_caveat(main, checks),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from reports.estimate.verdict import Check, CheckStatus, ScaleVerdict, worst_status
 from reports.evidence.runs import DECAY_NOT_STATED, FinishedRun
 from reports.evidence.study import ScaleStudy, Study, StudyArm
-from reports.evidence.tuning import edges
+from reports.evidence.tuning import edges, own_unit
 from reports.html import theme
 
 OneCheck = Callable[[Study, tuple[ScaleVerdict, ...]], Check]
@@ -90,6 +90,9 @@ def check_equal_trials(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Chec
         return Check(name, "warn", "not recorded", "How the arms were tuned is not recorded with these runs.")
     counts = sorted({verdict.trials_method for verdict in verdicts if verdict.trials_method is not None})
     number = " / ".join(f"{count} each" for count in counts)
+    if any(own_unit(arm) for scale in study.scales for arm in scale.arms):
+        sentence = "Both arms had equal trials at equal budgets; a learning rate in a unit of its own, equal octaves."
+        return Check(name, "pass", number, sentence)
     return Check(name, "pass", number, "Both arms had equal trials over equal learning rates at equal budgets.")
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from reports.evidence.units import LossUnit
 from trainers.contract.flops import count_parameters
 from trainers.contract.record import (
     WALL,
@@ -59,6 +60,7 @@ class RunCurve:
 
 
 EMPTY_CURVE = RunCurve(np.zeros(0), np.zeros(0))
+NATS_PER_TOKEN = LossUnit()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,9 @@ class FinishedRun:
     `validation` and `tokenizer` what the loss was measured on. `trunk` names the training prefix whose noise the run
     shares: branches of one trunk are one statistical unit. `boundary_step` is the first step after the method's first
     phase, 0 without one. `params` are those of the model that is evaluated, without heads that only train it.
+    Of runs from elsewhere: `execution` in their own words, `own_learning_rate` where the learning rate is not in the
+    baseline's unit, `loss_unit` in which their losses came (here all are nats per token), `vocab_size` of their
+    tokenizer, `scores` of downstream tasks, which enter no claim.
     """
 
     run_id: str
@@ -106,6 +111,11 @@ class FinishedRun:
     phases: tuple[PhaseTiming, ...] = ()
     curve: RunCurve = EMPTY_CURVE
     notes: tuple[str, ...] = ()
+    execution: str | None = None
+    own_learning_rate: bool = False
+    loss_unit: LossUnit = NATS_PER_TOKEN
+    vocab_size: int | None = None
+    scores: tuple[tuple[str, float], ...] = ()
     record: RunRecord | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:

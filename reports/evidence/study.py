@@ -226,10 +226,7 @@ def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun]) -> S
     hours = {run.run_id: value for run in admitted if (value := pooled_gpu_hours(run, pools)) is not None}
     # All runs of the scale, not of one arm: an arm without trials beside one with them was not tuned, which is known.
     trials_recorded = any(run.purpose == "tuning" for run in runs)
-    arms = {
-        method: _build_arm(method, admitted, runs, hours, trials_recorded)
-        for method in _in_order(context, list(dict.fromkeys(run.method for run in runs)))
-    }
+    arms = {method: _build_arm(method, admitted, runs, hours, trials_recorded) for method in _in_order(context, runs)}
     baseline = arms.pop(BASELINE, None)
     params = sorted(run.params for run in runs if run.params is not None)
     kinds = {run.device_kind for run in admitted or runs}
@@ -248,9 +245,10 @@ def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun]) -> S
     )
 
 
-def _in_order(context: SweepContext, methods: Sequence[str]) -> list[str]:
-    """Methods as the search-space file names them, then others as their first runs come: the first one is the one that a
-    headline is about, so that the order must not depend on how they did."""
+def _in_order(context: SweepContext, runs: Sequence[FinishedRun]) -> list[str]:
+    """Methods as the search-space file names them, then others by their first runs: the first one is the one that a
+    headline is about, so that the order must not depend on how they did, nor on what they are called."""
+    methods = dict.fromkeys(run.method for run in runs)
     named = [method for method in context.axes if method in methods]
     return named + [method for method in methods if method not in named]
 

@@ -1,15 +1,21 @@
 """Were both arms tuned alike, and did the search stop at the edge of its space?
 
 A method that was given more trials, a longer budget or other learning rates wins by luck: that is said in the headline.
+Where a method rescales its learning rate, so that its unit is its own, the values cannot be equal: there the number of
+octaves that were searched has to be.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from reports.evidence.study import StudyArm, SweepContext
 from trainers.contract.spec import Scalar
+
+SAME_OCTAVES = 0.1
+"""Octaves by which two searched ranges may differ: learning rates are often given with two digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,20 +27,36 @@ class TuningComparison:
 
 
 def compare_tuning(baseline: StudyArm | None, method: StudyArm, context: SweepContext) -> TuningComparison:
-    """Same number of trials, same learning rates, same budgets for both arms? Not known where one of them is missing."""
+    """Same number of trials, same learning rates, same budgets for both arms? Not known where one of them is missing.
+
+    Of learning rates in different units only the octaves are compared.
+    """
     if baseline is None or baseline.num_trials is None or method.num_trials is None:
         return TuningComparison(None, "")
     differences: list[str] = []
     if baseline.num_trials != method.num_trials:
         differences.append(f"{method.num_trials} trials of the method against {baseline.num_trials} of the baseline")
     rates = [_learning_rates(arm, context) for arm in (baseline, method)]
-    if rates[0] != rates[1]:
+    if own_unit(baseline) or own_unit(method):
+        octaves = [_octaves(values) for values in rates]
+        if abs(octaves[0] - octaves[1]) > SAME_OCTAVES:
+            differences.append(f"learning rates over {octaves[1]:.2g} against {octaves[0]:.2g} octaves")
+    elif rates[0] != rates[1]:
         differences.append(f"learning rates {_range(rates[1])} against {_range(rates[0])}")
     budgets = [sorted({run.total_steps for run in arm.search}) for arm in (baseline, method)]
     # An arm with one setting has no search, and no budget for it: the number of trials says that already.
     if budgets[0] != budgets[1] and all(budgets):
         differences.append(f"at {_steps(budgets[1])} against {_steps(budgets[0])} steps")
     return TuningComparison(not differences, "; ".join(differences))
+
+
+def own_unit(arm: StudyArm) -> bool:
+    """Whether the arm's runs say that their learning rate is in a unit of the method's own."""
+    return any(run.own_learning_rate for run in (*arm.search, *(run for cell in arm.cells for run in cell.runs)))
+
+
+def _octaves(rates: tuple[float, ...]) -> float:
+    return math.log2(rates[-1] / rates[0]) if rates else 0.0
 
 
 def _learning_rates(arm: StudyArm, context: SweepContext) -> tuple[float, ...]:

@@ -84,11 +84,12 @@ _MARKS = (
 """In the order of `METHODS` behind the baseline; beyond them colours come again with another dash."""
 
 
-ACRONYMS = frozenset({"ema", "lora", "moe", "mtp", "sam", "sgd", "soap", "swa"})
+ACRONYMS = frozenset({"ema", "gqa", "lora", "mla", "moe", "mtp", "mup", "sam", "sgd", "soap", "swa", "tst"})
+"""Names of methods from elsewhere that are written in capitals; all others stay as they are."""
 
 
 def method_label(method: str) -> str:
-    """The method's name for people. Names from elsewhere are kept as they are, but for known acronyms and underscores."""
+    """The method's name for people. Of names from elsewhere, known acronyms are capitals, others lose their underscores."""
     if method in METHODS:
         return METHODS[method].label
     return method.upper() if method in ACRONYMS else method.replace("_", " ")

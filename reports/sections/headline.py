@@ -122,8 +122,8 @@ def info(study: Study, summary: Summary) -> HeadlineInfo:
         ruler=_ruler(main),
         facts=_facts(study, summary),
         caveat=summary.worst_caveat,
-        clock=summary.clock_label.removesuffix("s"),
-        clocks=summary.clock_label,
+        clock=study.clock_label.removesuffix("s"),
+        clocks=study.clock_label,
         plan_hours=theme.count(plan.PLAN_HOURS),
     )
 

@@ -65,7 +65,7 @@ class WhatIfInfo:
 
 def info(study: Study, summary: Summary) -> WhatIfInfo:
     """The plan that the sliders start from."""
-    worth, clock = plan.worth(study, summary), summary.clock_label
+    worth, clock = plan.worth(study, summary), study.clock_label
     if worth is None or summary.main is None:
         return WhatIfInfo((), (), (), "", "", Markup("null"))
     names = {"low": "low end", "middle": "estimate", "high": "high end"}

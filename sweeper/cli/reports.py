@@ -25,10 +25,14 @@ if TYPE_CHECKING:
     from sweeper.ledger.tables import Imported
 
 Table = Annotated[
-    Path | None, typer.Argument(metavar="[RUNS]", help="Table of finished runs, or records.jsonl.", show_default=False)
+    Path | None,
+    typer.Argument(
+        metavar="[RUNS]", help="Table of finished runs, folder of logs, or records.jsonl.", show_default=False
+    ),
 ]
 Points = Annotated[
-    Path | None, typer.Option("--points", help="CSV of in-run points: run, step, loss (gpu_hours, tokens, flops).")
+    Path | None,
+    typer.Option("--points", help="In-run points: a CSV (run, step, loss), a chart or a history of W&B, logs."),
 ]
 Mapped = Annotated[
     list[str] | None,
@@ -36,7 +40,11 @@ Mapped = Annotated[
 ]
 Fixed = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="COLUMN=VALUE", help="With --mlflow: the same for all runs. Repeat."),
+    typer.Option("--set", metavar="COLUMN=VALUE", help="A column that is the same for all runs. Repeat."),
+]
+Unit = Annotated[str | None, typer.Option("--unit", help="Losses are in nats, bits_per_byte or perplexity.")]
+BytesPerToken = Annotated[
+    str | None, typer.Option("--bytes-per-token", help="With bits per byte: of the validation text.")
 ]
 Filter = Annotated[str, typer.Option("--filter", help="With --mlflow: only these runs, in MLflow's search syntax.")]
 SpaceFile = Annotated[
@@ -201,6 +209,8 @@ def import_runs(
     mlflow: Annotated[str | None, typer.Option("--mlflow", help="Read this MLflow experiment instead.")] = None,
     columns: Mapped = None,
     fixed: Fixed = None,
+    unit: Unit = None,
+    bytes_per_token: BytesPerToken = None,
     runs_filter: Filter = "",
     source_uri: Source = None,
     space: SpaceFile = None,
@@ -215,40 +225,48 @@ def import_runs(
     bag_size, step_ratio, gpu_hours, tokens, final_loss. Optional: run,
     learning_rate, device, params, stage (tuning, confirmation, noise_floor),
     decayed (yes, no), outcome (finished, stopped, diverged, failed),
-    parameters (what else sets the method: heads=2 pieces=4).
-    An empty cell is not known; a final_loss of nan is a divergence.
+    parameters (heads=2 pieces=4), flops, execution, validation_set, scores,
+    learning_rate_unit, loss_unit, bytes_per_token, vocab_size, devices.
+    An empty cell is not known; a final_loss of nan or inf is a divergence.
 
     \b
     sweeper import runs.csv --name theirs
     sweeper import --mlflow pretraining --source-uri http://server:5000
-      --map total_steps=train.steps --map final_loss=val/loss
-      --set scale=3B --name theirs
+      --map final_loss=val/loss --set scale=3B --name theirs
+    sweeper import logs/ --set scale=124M --set devices=8 --name theirs
+    sweeper import records.jsonl --space search_spaces/gpu-1m.yaml --name gpu-1m
 
-    One bad row, and nothing is imported. The same name again replaces what was
-    imported under it; the same table again changes nothing.
-
-    \b
-    sweeper import records.jsonl --space search_spaces/gpu-1m.yaml
-      --name gpu-1m
-
-    Records of `python -m trainers.run` become the sweep's own trials.
+    Logs: a folder for each method, one file a run. Records of `python -m
+    trainers.run` become the sweep's own trials. One bad row, and nothing is
+    imported. The same name again replaces; the same table changes nothing.
     """
+    from sweeper.cli.screen import import_progress
     from sweeper.imports.tables import import_tables
     from sweeper.ledger.tables import check_name
 
     check_name(name)
+    fixed = _with_unit(fixed, unit, bytes_per_token)
     if runs is not None and runs.suffix == RECORDS:
         strange = bool(points or mlflow or columns or fixed or runs_filter or source_uri)
         _show_import(name, _records(name, runs, space, question, results, tracking_uri, strange))
         return
     if space is not None:
         raise UserError("--space: is for records (a file that ends in .jsonl)")
-    if mlflow is None:
-        tables = _tables_of_files(runs, points, columns, bool(fixed or runs_filter or source_uri))
-    else:
-        where = source_uri or tracking_uri
-        tables = _tables_of_experiment(mlflow, where, results, columns, fixed, runs_filter, runs or points)
-    _show_import(name, import_tables(results, name, tables, question, _command(), tracking_uri))
+    tables, remarks = (
+        _tables_of_files(runs, points, columns, fixed, bool(runs_filter or source_uri))
+        if mlflow is None
+        else _tables_of_experiment(
+            mlflow, source_uri or tracking_uri, results, columns, fixed, runs_filter, runs or points
+        )
+    )
+    with import_progress() as watch:
+        done = import_tables(results, name, tables, question, _command(), tracking_uri, watch)
+    _show_import(name, done, remarks)
+
+
+def _with_unit(fixed: list[str] | None, unit: str | None, bytes_per_token: str | None) -> list[str]:
+    units = (("loss_unit", unit), ("bytes_per_token", bytes_per_token))
+    return [*(fixed or ()), *(f"{column}={value}" for column, value in units if value is not None)]
 
 
 def _command() -> str:
@@ -271,7 +289,9 @@ def _records(
     return import_records(results, name, path, space, question, _command(), tracking_uri)
 
 
-def _show_import(name: str, done: Imported) -> None:
+def _show_import(name: str, done: Imported, remarks: Sequence[str] = ()) -> None:
+    for remark in (*remarks, *done.remarks):
+        print(remark, file=sys.stderr)
     again = "" if done.written else ", as imported before"
     print(f"{name}: {len(done.runs)} runs{again}")
     print(done.headline)
@@ -279,15 +299,15 @@ def _show_import(name: str, done: Imported) -> None:
 
 
 def _tables_of_files(
-    runs: Path | None, points: Path | None, columns: list[str] | None, strange: bool
-) -> ImportedTables:
-    from sweeper.ledger.tables import pairs_of, tables_of_files
+    runs: Path | None, points: Path | None, columns: list[str] | None, fixed: list[str], strange: bool
+) -> tuple[ImportedTables, tuple[str, ...]]:
+    from sweeper.ledger.tables import MAPPABLE, pairs_of, tables_of_files
 
     if runs is None:
         raise UserError("give a CSV file, or --mlflow EXPERIMENT")
     if strange:
-        raise UserError("--set, --filter and --source-uri: are for --mlflow")
-    return tables_of_files(runs, points, pairs_of("--map", columns or ()))
+        raise UserError("--filter and --source-uri: are for --mlflow")
+    return tables_of_files(runs, points, pairs_of("--map", columns or (), MAPPABLE), pairs_of("--set", fixed)), ()
 
 
 def _tables_of_experiment(
@@ -295,10 +315,10 @@ def _tables_of_experiment(
     uri: str | None,
     results: Path,
     columns: list[str] | None,
-    fixed: list[str] | None,
+    fixed: list[str],
     runs_filter: str,
     strange: Path | None,
-) -> ImportedTables:
+) -> tuple[ImportedTables, tuple[str, ...]]:
     from sweeper.ledger.location import DATABASE, default_tracking_uri
     from sweeper.ledger.tables import Experiment, pairs_of, tables_of_experiment
 
@@ -306,5 +326,5 @@ def _tables_of_experiment(
         raise UserError(f"{strange}: --mlflow takes no CSV file; give one or the other")
     if uri is None and not (results / DATABASE).exists():
         raise UserError(f"{name}: no MLflow database in {results}; say where it is with --source-uri")
-    mapped, same = pairs_of("--map", columns or ()), pairs_of("--set", fixed or ())
+    mapped, same = pairs_of("--map", columns or ()), pairs_of("--set", fixed)
     return tables_of_experiment(Experiment(uri or default_tracking_uri(results), name, mapped, same, runs_filter))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -241,6 +242,20 @@ def show_findings(console: Console, findings: list[Finding]) -> None:
     for finding in findings:
         table.add_row(marks[finding.status], finding.what, finding.found)
     console.print(table)
+
+
+@contextmanager
+def import_progress() -> Iterator[Callable[[int, int], None]]:
+    """A function to call with how many runs are written and how many there are; a bar on a terminal, nothing in a pipe."""
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+
+        def watch(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield watch
 
 
 @contextmanager

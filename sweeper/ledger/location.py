@@ -9,7 +9,7 @@ import sqlite3
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -53,6 +53,34 @@ def one_at_a_time(uri: str) -> Iterator[None]:
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def writing_ahead(database: Path) -> Iterator[None]:
+    """Let SQLite write many small commits quickly, for as long as this lasts: into a log that is flushed now and then.
+
+    MLflow commits a run six times, and each waits for the disk. With a write-ahead log no commit waits; a power cut may
+    lose the last of them, which the same import completes, but never damages the database. Connections that are opened
+    meanwhile are of this kind. Afterwards the database is one plain file again, unless another process has it open; where
+    the file system has no shared memory for the log, everything stays as it is.
+    """
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def connected(connection: object, _record: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            with suppress(sqlite3.OperationalError):
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = NORMAL")
+
+    event.listen(Engine, "connect", connected)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "connect", connected)
+        if database.exists():
+            with closing(sqlite3.connect(database)) as connection, suppress(sqlite3.OperationalError):
+                connection.execute("PRAGMA journal_mode = DELETE")
 
 
 def refuse_unreachable(uri: str) -> None:

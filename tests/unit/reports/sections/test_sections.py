@@ -361,3 +361,15 @@ def test_thinning_is_even_on_a_logarithmic_axis() -> None:
     thin_x, _ = thinned(x, x, bins=300)
     first_half = np.sum(np.log(thin_x) < math.log(x[-1]) / 2)
     assert first_half > 0.2 * len(thin_x)
+
+
+def test_of_names_from_elsewhere_only_known_acronyms_are_capitals() -> None:
+    names = ("deep", "muon", "adam_h", "moe", "sgd", "baseline")
+    assert [theme.method_label(name) for name in names] == [
+        "deep",
+        "muon",
+        "adam h",
+        "MOE",
+        "SGD",
+        "Baseline",
+    ]
