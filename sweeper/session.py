@@ -81,6 +81,9 @@ def plan(options: RunOptions) -> Plan:
         Ledger.open(options.results, space.name, options.tracking_uri, create=False) as ledger,
     ):
         known = ledger.records()
+    earlier: tuple[RunRecord, ...] = ()
+    with contextlib.suppress(LedgerError):
+        earlier = _earlier(space, options)
     # By what was measured on this very device where there is any; a plan says which of the three sources it used.
     cost = step_cost(
         known,
@@ -98,6 +101,7 @@ def plan(options: RunOptions) -> Plan:
         workers=room.workers,
         on_gpu=room.on_gpu,
         known=known,
+        earlier=earlier,
         devices_per_trial=room.devices,
         fits=room.fits,
     )

@@ -181,7 +181,7 @@ def test_what_changes_nothing_is_the_baseline_to_the_last_bit(
 ) -> None:
     spec = method_spec(method, neutral)
     phases = phases_of(spec)
-    if any(phase.fresh for phase in phases) or number_of_heads(phases) > 1:
+    if any(phase.fresh or phase.fresh_moments for phase in phases) or number_of_heads(phases) > 1:
         assert alone(spec, tmp_path) != alone(method_spec("baseline"), tmp_path)
     else:
         assert alone(spec, tmp_path) == alone(method_spec("baseline"), tmp_path)

@@ -1,7 +1,8 @@
 """The model sizes that a search-space file can name: one row each.
 
 The published rows follow the models that the paper names for their shape (SmolLM2-135M, SmolLM2-360M, SmolLM3-3B,
-Qwen3's mixture of experts); the small rows are ours, for machines without a GPU and for extrapolation over size.
+Qwen3's mixture of experts), with their rotary base and the epsilon of their norms; the small rows are ours, for machines
+without a GPU and for extrapolation over size.
 Where the paper is silent, the row says what was chosen.
 """
 
@@ -13,6 +14,9 @@ from trainers.contract.spec import ModelShape
 
 LLAMA3_VOCABULARY = 128_256
 QWEN3_VOCABULARY = 151_936
+SMOLLM2 = {"rope_theta": 100_000.0}
+SMOLLM3 = {"rope_theta": 5_000_000.0, "norm_epsilon": 1e-6}
+UNLIKE_SMOLLM3 = "untied embeddings, rotary embedding in every layer where SmolLM3 has it in three of four"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +33,18 @@ class Scale:
 
 
 def _dense(
-    name: str, layers: int, width: int, heads: int, kv_heads: int, mlp: int, vocabulary: int, origin: str
+    name: str,
+    layers: int,
+    width: int,
+    heads: int,
+    kv_heads: int,
+    mlp: int,
+    vocabulary: int,
+    origin: str,
+    **family: float,
 ) -> Scale:
-    shape = ModelShape(layers, width, heads, kv_heads, width // heads, mlp, vocabulary)
+    """`family` holds `rope_theta` and `norm_epsilon` where the model that gave the shape has another value than ours."""
+    shape = ModelShape(layers, width, heads, kv_heads, width // heads, mlp, vocabulary, **family)  # type: ignore[arg-type]
     return Scale(name, shape, origin)
 
 
@@ -49,9 +62,9 @@ _ROWS = (
     _dense("5m", 6, 256, 4, 4, 688, 4_096, "an hour on a few CPU cores"),
     _dense("25m", 8, 512, 8, 4, 1_376, 8_192, "minutes on one GPU"),
     _dense("50m", 12, 576, 9, 3, 1_536, 16_384, "the width of 270m, fewer layers"),
-    _dense("270m", 30, 576, 9, 3, 1_536, LLAMA3_VOCABULARY, "published; SmolLM2-135M, untied embeddings"),
-    _dense("600m", 32, 960, 15, 5, 2_560, LLAMA3_VOCABULARY, "published; SmolLM2-360M, untied embeddings"),
-    _dense("3b", 36, 2_048, 16, 4, 11_008, LLAMA3_VOCABULARY, "published; SmolLM3-3B, untied embeddings"),
+    _dense("270m", 30, 576, 9, 3, 1_536, LLAMA3_VOCABULARY, "published; SmolLM2-135M, untied embeddings", **SMOLLM2),
+    _dense("600m", 32, 960, 15, 5, 2_560, LLAMA3_VOCABULARY, "published; SmolLM2-360M, untied embeddings", **SMOLLM2),
+    _dense("3b", 36, 2_048, 16, 4, 11_008, LLAMA3_VOCABULARY, f"published; SmolLM3-3B, {UNLIKE_SMOLLM3}", **SMOLLM3),
     Scale(
         "10b-a1b",
         ModelShape(

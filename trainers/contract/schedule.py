@@ -24,8 +24,9 @@ class Phase:
     A sequence of a step has `context / position_divisor` latent positions and is cut into `pieces` that do not see each
     other. `bag_size` tokens are averaged into each position, which predicts the `target_size` tokens that follow: with one
     head all of them by the weights named by `weighting`; with as many `heads` as targets each head the token at its
-    distance, the loss being the mean over the heads. The parameters named `fresh` are drawn anew, with their moments at
-    zero, before the phase's first step. The name tells phases apart whose steps cost differently at one bag size.
+    distance, the loss being the mean over the heads. Before the phase's first step the parameters named `fresh` are drawn
+    anew, with their moments at zero; `fresh_moments` sets those of all parameters to zero and keeps the weights. The name
+    tells phases apart whose steps cost differently at one bag size.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Phase:
     pieces: int = 1
     heads: int = 1
     fresh: tuple[str, ...] = ()
+    fresh_moments: bool = False
 
     def __post_init__(self) -> None:
         assert self.heads in (1, self.target_size), "one head for all targets, or one for each"

@@ -21,6 +21,7 @@ from trainers.methods import (
     patch,
     tst,
     tst_fresh_embedding,
+    tst_fresh_moments,
 )
 from trainers.methods.parameters import (
     LEARNING_RATE,
@@ -75,6 +76,7 @@ _FILES = (
     patch,
     multi_token,
     length_warmup,
+    tst_fresh_moments,
 )
 METHODS: dict[str, Method] = {method.name: method for method in map(_method, _FILES)}
 

@@ -52,13 +52,22 @@ def _objectives(phases: tuple[Phase, ...], step: int) -> list[dict[str, Any]]:
     """
     return [
         {
-            **asdict(phase),
+            **_words(phase),
             "end": min(phase.end, step),
             "weighting": phase.weighting if phase.target_size > 1 else "uniform",
         }
         for phase in phases
         if phase.start < step
     ]
+
+
+def _words(phase: Phase) -> dict[str, Any]:
+    """The phase as plain values. States on disk have names from before phases could drop their moments: left out where
+    they do not."""
+    words = asdict(phase)
+    if not phase.fresh_moments:
+        del words["fresh_moments"]
+    return words
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,17 +142,17 @@ class _Watch:
 
 @torch.no_grad()
 def begin_phase(state: TrainState, phase: Phase, seed: int) -> None:
-    """Draw the phase's `fresh` parameters anew, with their moments and step counts at zero.
+    """Draw the phase's `fresh` parameters anew, and set their moments and step counts to zero, or those of all parameters
+    where it asks for `fresh_moments`.
 
     Called with the state at the phase's start, so that a run that was stopped in it does not draw again and a run that
     leaves a shared prefix there does. The draw depends on the seed and the step, and is not the one of the run's start.
     """
-    if not phase.fresh:
-        return
     parameters = dict(state.model.named_parameters())
-    assert set(phase.fresh) <= parameters.keys(), f"{phase.fresh} are not all parameters of the model"
-    initialise(state.model, int(fingerprint([seed, phase.start])[:8], 16), phase.fresh)
-    for name in phase.fresh:
+    if phase.fresh:
+        assert set(phase.fresh) <= parameters.keys(), f"{phase.fresh} are not all parameters of the model"
+        initialise(state.model, int(fingerprint([seed, phase.start])[:8], 16), phase.fresh)
+    for name in parameters if phase.fresh_moments else phase.fresh:
         for moment in state.optimizer.state.get(parameters[name], {}).values():
             moment.zero_()
 

@@ -22,6 +22,13 @@ def test_published_shapes(name: str, layers: int, width: int, heads: int, kv_hea
     assert (shape.num_kv_heads, shape.mlp_width, shape.vocab_size) == (kv_heads, mlp, LLAMA3_VOCABULARY)
 
 
+def test_published_shapes_have_the_rotary_base_and_epsilon_of_their_families() -> None:
+    """SmolLM2-135M and 360M, SmolLM3-3B, Qwen3; the rows that are ours keep the defaults."""
+    found = {name: (scale.shape.rope_theta, scale.shape.norm_epsilon) for name, scale in SCALES.items()}
+    published = {"270m": (1e5, 1e-5), "600m": (1e5, 1e-5), "3b": (5e6, 1e-6), "10b-a1b": (1e6, 1e-6)}
+    assert found == {**dict.fromkeys(SCALES, (1e4, 1e-5)), **published}
+
+
 @pytest.mark.parametrize(("name", "millions"), [("270m", 254), ("600m", 561), ("3b", 3_338)])
 def test_published_sizes(name: str, millions: float) -> None:
     """Untied embeddings of 128,256 tokens: the names are the paper's round figures."""

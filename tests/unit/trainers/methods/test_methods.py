@@ -158,12 +158,26 @@ def test_fresh_parameters_are_drawn_from_seed_and_step_and_nothing_else_is_touch
     assert drawn[0].std() == pytest.approx(1.0, abs=0.1)
 
 
-def test_the_ablation_shares_the_superposition_phase_with_tst_and_no_step_behind_it() -> None:
-    plain, fresh = (path_of(method_spec(method), "eager") for method in ("tst", "tst_fresh_embedding"))
+@pytest.mark.parametrize("ablation", ["tst_fresh_embedding", "tst_fresh_moments"])
+def test_the_ablation_shares_the_superposition_phase_with_tst_and_no_step_behind_it(ablation: str) -> None:
+    plain, fresh = (path_of(method_spec(method), "eager") for method in ("tst", ablation))
     boundary = plain.phases[0].end
     assert 0 < boundary < plain.end - 1
     assert plain.node(boundary) == fresh.node(boundary)
     assert plain.node(boundary + 1) != fresh.node(boundary + 1)
+
+
+def test_fresh_moments_are_those_of_every_parameter_and_no_weight_is_touched() -> None:
+    spec = method_spec("tst_fresh_moments")
+    phases = phases_of(spec)
+    state = state_of(build_model(spec.shape, spec.context, 0, CPU))
+    step = TrainingStep(spec, phases, state.model, state.optimizer, CORPUS.stream(0, 32), CPU, "eager")
+    step.run(0, phases[0])
+    before = [parameter.detach().clone() for parameter in state.model.parameters()]
+    assert all(moment.any() for moments in state.optimizer.state.values() for moment in moments.values())
+    begin_phase(state, phases[1], 0)
+    assert all(torch.equal(*pair) for pair in zip(before, state.model.parameters(), strict=True))
+    assert not any(moment.any() for moments in state.optimizer.state.values() for moment in moments.values())
 
 
 def test_an_unknown_parameter_cannot_be_fresh() -> None:
