@@ -13,7 +13,7 @@ from reports.checks.all_checks import run_checks
 from reports.estimate.scaling import Aggregate, SizeTrend, geometric_mean, size_trend
 from reports.estimate.speedup import judge
 from reports.estimate.verdict import Check, MatchedPair, NotReached, Reached, ScaleVerdict, Speedup, Words
-from reports.estimate.wording import headline_of
+from reports.estimate.wording import caveat_of_check, equal_data_sentence, headline_of
 from reports.evidence.study import Configuration, Study
 from reports.evidence.sweep_cost import SweepCost, sweep_cost
 from reports.html.theme import method_label
@@ -24,7 +24,8 @@ SUMMARY_SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a sweep says. `headline` is one sentence, `worst_caveat` one more (empty: none).
+    """What a sweep says. `headline` is one sentence; `equal_data` says the same with text in the place of hours (empty: not
+    known). `worst_caveat` is the worst check that failed, without one the main verdict's (empty: none).
 
     `verdicts`: one per (scale, method), scales ascending. `main` is the verdict that the headline speaks about: at the
     largest scale with a confirmed comparison, that of the method that the search-space file names first.
@@ -38,6 +39,7 @@ class Summary:
     clock_label: str
     device: str | None
     headline: str
+    equal_data: str
     worst_caveat: str
     verdicts: tuple[ScaleVerdict, ...]
     main: ScaleVerdict | None
@@ -55,19 +57,25 @@ def summarize(study: Study) -> Summary:
     aggregates = [geometric_mean(verdicts, method) for method in methods]
     trends = [size_trend(verdicts, method, target) for method in methods]
     main = _main_verdict(verdicts)
+    label = method_label(main.method) if main else ""
+    checks = run_checks(study, verdicts)
+    # In the order of the page: from what makes runs incomparable to what narrows a claim.
+    failed = next((check for check in checks if check.status == "fail"), None)
+    caveat = main.worst_caveat if main else ""
     devices = sorted({scale.device for scale in study.scales if scale.device})
     return Summary(
         name=study.context.name,
         kind=study.context.kind,
         clock_label=study.clock_label,
         device=", ".join(devices) or None,
-        headline=headline_of(study, main, method_label(main.method) if main else ""),
-        worst_caveat=main.worst_caveat if main else "",
+        headline=headline_of(study, main, label),
+        equal_data=equal_data_sentence(main, label) if main else "",
+        worst_caveat=caveat_of_check(failed) if failed is not None else caveat,
         verdicts=verdicts,
         main=main,
         aggregates=tuple(aggregate for aggregate in aggregates if aggregate is not None),
         trends=tuple(trend for trend in trends if trend is not None),
-        checks=run_checks(study, verdicts),
+        checks=checks,
         cost=sweep_cost(study),
     )
 
@@ -90,6 +98,7 @@ def summary_to_json(summary: Summary) -> dict[str, Any]:
         "clock": summary.clock_label,
         "device": summary.device,
         "headline": summary.headline,
+        "equal_data": summary.equal_data or None,
         "worst_caveat": summary.worst_caveat or None,
         "cost": None
         if summary.cost is None
@@ -147,10 +156,17 @@ def _verdict_to_json(verdict: ScaleVerdict) -> dict[str, Any]:
         "data_multiplier": _number(verdict.data_multiplier),
         "loss_gap": None
         if gap is None
-        else {"nats": _number(gap.gap), "interval": _pair(gap.interval), "equal_cost": gap.equal_cost},
+        else {
+            "nats": _number(gap.gap),
+            "interval": _pair(gap.interval),
+            "equal_cost": gap.equal_cost,
+            "cost_ratio": _number(gap.cost_ratio),
+        },
         "sigma": _sigma(verdict),
         "sigma_source": verdict.sigma.source if verdict.sigma is not None else None,
         "resolution": _number(verdict.resolution),
+        "needed_steps": verdict.needed_steps,
+        "one_more_seed": _pair(verdict.one_more_seed),
         "seeds": {"baseline": verdict.seeds_baseline, "method": verdict.seeds_method},
         "trials": {"baseline": verdict.trials_baseline, "method": verdict.trials_method},
         "equal_tuning": verdict.equal_tuning,

@@ -238,6 +238,7 @@ def loss_gap(observations: Observations, baseline: Ladder, cell: Cell, method_co
         gap=gap,
         interval=(gap - half, gap + half) if math.isfinite(half) else None,
         equal_cost=bool(same or between),
+        cost_ratio=1.0 if same or between else float(baseline.cost[nearest] / method_cost),
     )
 
 

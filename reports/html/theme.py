@@ -24,6 +24,7 @@ VERMILLION = "#D55E00"
 PURPLE = "#CC79A7"
 WINE = "#882255"
 OLIVE = "#7A6C00"
+INDIGO = "#332288"
 BLACK = "#000000"
 
 DARK_TWIN: dict[str, str] = {
@@ -37,6 +38,7 @@ DARK_TWIN: dict[str, str] = {
     VERMILLION: "#F0782A",
     WINE: "#C9609A",
     OLIVE: "#BFAE2A",
+    INDIGO: "#9C8CF0",
     "#08519C": "#7CC7F2",
     "#4292C6": "#4A9CCB",
     "#9ECAE1": "#33688A",
@@ -78,8 +80,11 @@ _MARKS = (
     (ORANGE, "longdash", "star"),
     (WINE, "dash", "hexagon"),
     (OLIVE, "dashdot", "triangle-down"),
+    (INDIGO, "dot", "pentagon"),
 )
 """In the order of `METHODS` behind the baseline; beyond them colours come again with another dash."""
+_FOREIGN_MARKS = 7
+"""So many of them are for methods from elsewhere: a mark more for ours must not change theirs."""
 
 
 def method_label(method: str) -> str:
@@ -95,7 +100,10 @@ def method_style(method: str) -> MethodStyle:
     if method == BASELINE:
         return MethodStyle(label, BLACK, "solid", "circle")
     others = [name for name in METHODS if name != BASELINE]
-    number = others.index(method) if method in others else sum(map(ord, method))
+    if method not in others:
+        color, _, symbol = _MARKS[sum(map(ord, method)) % _FOREIGN_MARKS]
+        return MethodStyle(label, color, "longdashdot", symbol)
+    number = others.index(method)
     color, dash, symbol = _MARKS[number % len(_MARKS)]
     return MethodStyle(label, color, dash if number < len(_MARKS) else "longdashdot", symbol)
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reports.estimate.verdict import NotReached, Reached, ScaleVerdict, Words
+from reports.estimate.wording import seeds_sentence
 from reports.evidence.study import Study
 from reports.html import theme
 from reports.html.blocks import Block, Fragment
@@ -91,12 +92,14 @@ class HeadlineInfo:
     banners: tuple[Banner, ...]
     question: str
     sentence: str
+    equal_data: str
     number: str
     number_note: str
     certain: bool
     ruler: Ruler | None
     facts: tuple[Fact, ...]
     caveat: str
+    seeds: str
     clock: str
     clocks: str
     plan_hours: str
@@ -116,12 +119,14 @@ def info(study: Study, summary: Summary) -> HeadlineInfo:
         banners=(Banner(*banner),) if banner else (),
         question=context.question or context.name,
         sentence=summary.headline,
+        equal_data=summary.equal_data,
         number=number,
         number_note=note,
         certain=main is not None and main.words in (Words.FASTER, Words.SLOWER),
         ruler=_ruler(main),
         facts=_facts(study, summary),
         caveat=summary.worst_caveat,
+        seeds=seeds_sentence(main) if main else "",
         clock=summary.clock_label.removesuffix("s"),
         clocks=summary.clock_label,
         plan_hours=theme.count(plan.PLAN_HOURS),
@@ -147,6 +152,9 @@ def _number(main: ScaleVerdict | None) -> tuple[str, str]:
             return theme.speedup(speedup), f"95 % interval {low:.2f} to {high:.2f} · {seeds}"
         case Reached(speedup, None):
             return theme.speedup(speedup), f"no interval: no deviation between seeds is known · {seeds}"
+        case NotReached(float(bound), _) if main.needed_steps is not None:
+            said = f"S > {bound:.2f}×: baseline budgets above {main.needed_steps:,} steps are needed"
+            return "not known", f"{said} · {seeds}"
         case NotReached(float(bound), _):
             return f"> {bound:.2f}×", f"95 % lower bound: no baseline run reached the target · {seeds}"
         case _:
@@ -237,7 +245,7 @@ def _facts(study: Study, summary: Summary) -> tuple[Fact, ...]:
             ),
         ]
     if main is not None and main.data_multiplier is not None:
-        equal = ", at equal loss" if isinstance(main.speedup, Reached) else ""
+        equal = ", at equal loss" if isinstance(dict(main.by_clock).get("tokens"), Reached) else ""
         note = f"tokens for each one that the baseline reads{equal}; the text has to exist"
         facts.append(Fact("Text read", theme.speedup(main.data_multiplier), note))
     if main is not None and main.factors is not None:

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reports.estimate.verdict import Clock, NotReached, Reached, ScaleVerdict
+from reports.estimate.verdict import Clock, MatchedPair, NotReached, Reached, ScaleVerdict
 from reports.evidence.runs import FinishedRun, FloatArray
 from reports.evidence.study import ScaleStudy, Study, StudyArm
 from reports.html import theme
@@ -83,7 +83,8 @@ def _chart(verdict: ScaleVerdict, scale: ScaleStudy, arms: list[StudyArm], runs:
         if (cost := cell.cost(clock)) is not None and cost > 0
     )
     curves = tuple(curve for run in runs if (curve := _curve(scale, run, clock)) is not None)
-    reached = isinstance(verdict.speedup, Reached)
+    reached, pair = isinstance(verdict.speedup, Reached), _unequal_pair(verdict)
+    pair_cost = pair.speedup * verdict.method_cost if pair is not None and verdict.method_cost is not None else None
     return IsoLoss(
         clock_label=verdict.clock_label,
         loss_label=_loss_label(arms),
@@ -96,7 +97,8 @@ def _chart(verdict: ScaleVerdict, scale: ScaleStudy, arms: list[StudyArm], runs:
             if ladder is not None and ladder.clock == clock
         ),
         target_loss=verdict.target_loss,
-        baseline_cost=verdict.baseline_cost if reached else None,
+        baseline_cost=verdict.baseline_cost if reached else pair_cost,
+        baseline_loss=None if pair is None else pair.baseline_loss,
         method_cost=verdict.method_cost,
         arrow_text=_arrow_text(verdict),
         projected=isinstance(verdict.speedup, Reached) and verdict.speedup.extrapolated,
@@ -109,7 +111,21 @@ def _loss_label(arms: list[StudyArm]) -> str:
     return "training loss" if all(text.startswith("training loss") for text in stated) else "validation loss"
 
 
+def _unequal_pair(verdict: ScaleVerdict) -> MatchedPair | None:
+    """The two runs to set side by side where nothing was read at equal cost or equal loss."""
+    gap, pair = verdict.loss_gap, verdict.matched_pair
+    if verdict.speedup is not None or gap is None or gap.equal_cost or pair is None:
+        return None
+    return pair if pair.method_steps == verdict.target_steps else None
+
+
+def _cost_word(verdict: ScaleVerdict) -> str:
+    return "hours" if verdict.clock == "gpu_hours" else verdict.clock_label
+
+
 def _arrow_text(verdict: ScaleVerdict) -> str:
+    if (pair := _unequal_pair(verdict)) is not None:
+        return f"{theme.speedup(pair.speedup)} the {_cost_word(verdict)}"
     match verdict.speedup:
         case Reached(speedup, _):
             return theme.speedup(speedup) + (" projected" if verdict.speedup.extrapolated else "")
@@ -196,12 +212,7 @@ def _title(verdict: ScaleVerdict, chart: IsoLoss) -> str:
     match verdict.speedup:
         case Reached() if verdict.baseline_cost is not None and verdict.method_cost is not None:
             would = "would need" if verdict.speedup.extrapolated else "needs"
-            costs = theme.count(verdict.method_cost), theme.count(verdict.baseline_cost)
-            if verdict.clock == "gpu_hours":
-                costs = (
-                    theme.hours(verdict.method_cost, verdict.baseline_cost),
-                    theme.hours(verdict.baseline_cost, verdict.method_cost),
-                )
+            costs = _costs(verdict, verdict.method_cost, verdict.baseline_cost)
             return f"To end at a loss of {target}, {method} needs {costs[0]} and the baseline {would} {costs[1]}"
         case NotReached():
             return f"No baseline run ends as low as {method} does, at {target}"
@@ -210,10 +221,25 @@ def _title(verdict: ScaleVerdict, chart: IsoLoss) -> str:
     if len(chart.methods) < 2:
         return f"Only {theme.method_label(chart.methods[0])} has finished runs; there is nothing to compare"
     gap = verdict.loss_gap
-    if gap is None:
+    pair = _unequal_pair(verdict)
+    if pair is not None and verdict.method_cost is not None:
+        costs = _costs(verdict, verdict.method_cost, pair.speedup * verdict.method_cost)
+        return (
+            f"{method} ends at {theme.loss(pair.method_loss)} for {costs[0]}, the baseline at "
+            f"{theme.loss(pair.baseline_loss)} for {costs[1]}: {theme.speedup(pair.speedup)} the {_cost_word(verdict)}, "
+            f"{abs(pair.baseline_loss - pair.method_loss):.3f} nats apart"
+        )
+    if gap is None or not gap.equal_cost:
         return f"{method} and the baseline: final losses by cost"
     better = "below" if gap.gap > 0 else "above"
     return f"{method} ends {abs(gap.gap):.3f} nats {better} the baseline at equal cost"
+
+
+def _costs(verdict: ScaleVerdict, method: float, baseline: float) -> tuple[str, str]:
+    """Two costs on the verdict's clock, in one unit."""
+    if verdict.clock == "gpu_hours":
+        return theme.hours(method, baseline), theme.hours(baseline, method)
+    return theme.count(method), theme.count(baseline)
 
 
 SECTION = Section("iso-loss", "What a loss costs", info, figure)

@@ -160,7 +160,8 @@ def _table(shown: VerdictInfo) -> Table:
     )
     caption = (
         "S > 1: the method is faster. Two runs: a pair that ends at nearly the same loss, nothing fitted. Fewer × "
-        f"cheaper: steps. Loss gap: baseline minus method at equal {clock}, nats. Seeds and trials: baseline + method. "
+        f"cheaper: steps. Loss gap: baseline minus method at equal {clock}, nats, or to a baseline budget that costs so many "
+        "times as much as it says. Seeds and trials: baseline + method. "
         "Resolves: the smallest gain that this sweep would find in four cases of five."
     )
     return Table(caption, columns, tuple(_table_row(verdict) for verdict in shown.verdicts))
@@ -182,7 +183,6 @@ def _table_row(verdict: ScaleVerdict) -> tuple[str, ...]:
     elif pair is not None:
         costs = theme.hours_to_hours(pair.baseline_hours, pair.method_hours)
     factors = verdict.factors
-    gap = verdict.loss_gap
     trials = [("–" if number is None else str(number)) for number in (verdict.trials_baseline, verdict.trials_method)]
     multiplier = verdict.data_multiplier
     if multiplier is None and pair is not None:
@@ -197,11 +197,19 @@ def _table_row(verdict: ScaleVerdict) -> tuple[str, ...]:
         costs,
         theme.speedup(multiplier),
         "–" if factors is None else f"{factors.fewer_steps:.2f} × {factors.cheaper_steps:.2f}",
-        "–" if gap is None else theme.minus(f"{gap.gap:+.4f}"),
+        _gap_text(verdict),
         f"{verdict.seeds_baseline} + {verdict.seeds_method}",
         " + ".join(trials),
         theme.percent(verdict.resolution, 1),
     )
+
+
+def _gap_text(verdict: ScaleVerdict) -> str:
+    gap = verdict.loss_gap
+    if gap is None:
+        return "–"
+    apart = "" if gap.equal_cost else f" at {theme.speedup(gap.cost_ratio)}"
+    return theme.minus(f"{gap.gap:+.4f}") + apart
 
 
 SECTION = Section("verdict", "Verdict by scale", info, figure)

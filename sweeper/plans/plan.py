@@ -159,10 +159,8 @@ def plan_scale(
     )
     example = next(spec for spec, _ in wanted if spec.method == BASELINE)
     parameters = count_parameters(example.shape).total
-    resolution = _resolution(
-        space, expected_deviation(known, (r for r in earlier if r.spec.scale == scale), parameters)
-    )
-    lines = _planned_stages(store, fresh, cost, devices_per_trial)
+    others = [record for record in earlier if record.spec.scale == scale]
+    resolves, reason = _resolution(space, expected_deviation(known, others, parameters))
     return ScalePlan(
         scale=scale,
         parameters=parameters,
@@ -170,9 +168,9 @@ def plan_scale(
         step_seconds=cost.seconds(example, phases_of(example)[0]),
         wall_hours=executor.wall_seconds / 3600,
         disk_bytes=peak * max(state_bytes(spec) for spec, _ in wanted),
-        resolves=resolution[0],
-        resolves_reason=resolution[1],
-    ), lines
+        resolves=resolves,
+        resolves_reason=reason,
+    ), _planned_stages(store, fresh, cost, devices_per_trial)
 
 
 def _planned_stages(
