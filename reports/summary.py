@@ -12,7 +12,17 @@ from typing import Any
 from reports.checks.all_checks import run_checks
 from reports.estimate.scaling import Aggregate, SizeTrend, geometric_mean, size_trend
 from reports.estimate.speedup import judge
-from reports.estimate.verdict import Check, MatchedPair, NotReached, Reached, ScaleVerdict, Speedup, Words
+from reports.estimate.targets import read_targets
+from reports.estimate.verdict import (
+    Check,
+    MatchedPair,
+    NotReached,
+    Reached,
+    ScaleVerdict,
+    Speedup,
+    TargetReading,
+    Words,
+)
 from reports.estimate.wording import caveat_of_check, equal_data_sentence, headline_of
 from reports.evidence.study import Configuration, Study
 from reports.evidence.sweep_cost import SweepCost, sweep_cost
@@ -30,7 +40,8 @@ class Summary:
     `verdicts`: one per (scale, method), scales ascending. `main` is the verdict that the headline speaks about: at the
     largest scale with a confirmed comparison, that of the method that the search-space file names first.
     `aggregates`: geometric means over scales, one per method, only where two scales or more have a measured speedup.
-    `trends`: `ln S` against `ln N`, from four scales on. `kind` is the study's; `cost` of the whole sweep, tuning
+    `trends`: `ln S` against `ln N`, from four scales on. `targets`: what each arm pays for the study's target loss. `against`
+    is the arm that all others are held against. `kind` is the study's; `cost` of the whole sweep, tuning
     included, None where it is not known.
     """
 
@@ -47,6 +58,8 @@ class Summary:
     trends: tuple[SizeTrend, ...]
     checks: tuple[Check, ...]
     cost: SweepCost | None
+    targets: tuple[TargetReading, ...] = ()
+    against: str = "baseline"
 
 
 def summarize(study: Study) -> Summary:
@@ -77,6 +90,8 @@ def summarize(study: Study) -> Summary:
         trends=tuple(trend for trend in trends if trend is not None),
         checks=checks,
         cost=sweep_cost(study),
+        targets=read_targets(study),
+        against=study.context.against,
     )
 
 
@@ -97,6 +112,7 @@ def summary_to_json(summary: Summary) -> dict[str, Any]:
         "kind": summary.kind,
         "clock": summary.clock_label,
         "device": summary.device,
+        "against": summary.against,
         "headline": summary.headline,
         "equal_data": summary.equal_data or None,
         "worst_caveat": summary.worst_caveat or None,
@@ -118,6 +134,7 @@ def summary_to_json(summary: Summary) -> dict[str, Any]:
             }
             for aggregate in summary.aggregates
         ],
+        "targets": [_target_to_json(reading) for reading in summary.targets],
         "checks": [
             {"name": check.name, "status": check.status, "number": check.number, "sentence": check.sentence}
             for check in summary.checks
@@ -177,6 +194,24 @@ def _verdict_to_json(verdict: ScaleVerdict) -> dict[str, Any]:
         },
         "baseline_best": {"learning_rate": _learning_rate(baseline_best)},
         "flags": [str(flag) for flag in verdict.flags],
+    }
+
+
+def _target_to_json(reading: TargetReading) -> dict[str, Any]:
+    speedup = reading.speedup
+    return {
+        "scale": reading.scale,
+        "method": reading.method,
+        "target_loss": _number(reading.target_loss),
+        "words": str(reading.words),
+        "clock": reading.clock,
+        "cost": _number(reading.cost),
+        "interval": _pair(reading.interval),
+        "lower_bound": _number(reading.lower_bound),
+        "upper_bound": _number(reading.upper_bound),
+        "budgets": reading.budgets,
+        "speedup": None if speedup is None else _number(speedup.speedup),
+        "speedup_interval": None if speedup is None else _pair(speedup.interval),
     }
 
 

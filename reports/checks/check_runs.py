@@ -63,7 +63,7 @@ def _check_setting(study: Study, attribute: str, label: str) -> Check:
         if not values:
             continue
         most = max(most, len(values))
-        left_out += sum(exclusion.reason.startswith(f"other {label}") for exclusion in scale.exclusions)
+        left_out += sum(f"other {label}:" in exclusion.reason for exclusion in scale.exclusions)
         statuses.append("warn" if len(values) > 1 or None in values else "pass")
     if not statuses:
         return Check(name, "not_applicable", "no runs", "No confirmation run has finished.")

@@ -392,5 +392,5 @@ def _unconfirmed(
         seeds_method=method.num_seeds,
         words=Words.UNCONFIRMED,
         flags=(Flag.UNEQUAL_TUNING,) if tuning.equal is False else (),
-        unfinished=unfinished_words(run for run in scale.runs if run.method in arms),
+        unfinished=unfinished_words(run for run in scale.own_runs if run.method in arms),
     )

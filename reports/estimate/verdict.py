@@ -232,6 +232,43 @@ class ScaleVerdict:
     unfinished: tuple[str, ...] = ()
 
 
+class TargetWords(StrEnum):
+    """What an arm's ladder says about a given loss."""
+
+    REACHED = "reached"
+    PROJECTED = "projected"
+    NOT_REACHED = "not reached"
+    PASSED = "already below"
+    ONE_BUDGET = "one budget, no curve"
+    UNCONFIRMED = "not confirmed"
+
+
+@dataclass(frozen=True, slots=True)
+class TargetReading:
+    """What one arm pays for a given loss (nats per token), on one clock for all arms of the scale.
+
+    `cost` with its 95 % interval where the arm's ladder holds the loss, or is projected to it; else `lower_bound` and
+    `upper_bound` of the cost (95 %, one-sided), where a test tells a budget from the loss. `budgets` are the arm's; the
+    largest ends at `end_loss` for `end_cost`. `speedup` is the cost of `against` over this one where both ladders hold it.
+    """
+
+    scale: str
+    method: str
+    clock: Clock
+    clock_label: str
+    target_loss: float
+    words: TargetWords
+    cost: float | None = None
+    interval: tuple[float, float] | None = None
+    lower_bound: float | None = None
+    upper_bound: float | None = None
+    budgets: int = 0
+    end_loss: float | None = None
+    end_cost: float | None = None
+    speedup: Reached | None = None
+    against: str = "baseline"
+
+
 CheckStatus = Literal["pass", "warn", "fail", "not_applicable"]
 _SEVERITY: tuple[CheckStatus, ...] = ("not_applicable", "pass", "warn", "fail")
 

@@ -9,7 +9,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from reports.estimate.verdict import Check, Flag, NotReached, Reached, ScaleVerdict, SeedDeviation, Speedup, Words
+from reports.estimate.verdict import (
+    Check,
+    Flag,
+    NotReached,
+    Reached,
+    ScaleVerdict,
+    SeedDeviation,
+    Speedup,
+    TargetReading,
+    TargetWords,
+    Words,
+)
 from reports.evidence.runs import BASELINE, FinishedRun
 from reports.evidence.study import Study
 from reports.html import theme
@@ -215,6 +226,47 @@ def seeds_sentence(verdict: ScaleVerdict) -> str:
         f"Seeds make up most of this interval: one more seed a budget in both arms would narrow it from {now} to about "
         f"{low} to {high}."
     )
+
+
+def target_sentence(reading: TargetReading) -> str:
+    """What one arm pays for the given loss, in one sentence without a full stop."""
+    label = capital(reference(reading.method))
+    loss, place = f"a loss of {reading.target_loss:g}", f"at {reading.scale}"
+    end = f"its largest budget ends at {theme.loss(reading.end_loss)} for {_cost(reading, reading.end_cost)}"
+    match reading.words:
+        case TargetWords.REACHED:
+            text = f"{label} gets to {loss} in {_cost(reading, reading.cost)}{_cost_interval(reading)} {place}"
+            if (ratio := reading.speedup) is not None:
+                text += f", {times(ratio.speedup)} ({_interval(ratio)}) against {reference(reading.against)}"
+        case TargetWords.PROJECTED:
+            cost = f"{_cost(reading, reading.cost)}{_cost_interval(reading)}"
+            text = f"{label} is projected to get to {loss} in {cost} {place}; {end}"
+        case TargetWords.NOT_REACHED:
+            text = f"{label} does not get to {loss} {place}{_cost_bounds(reading)}; {end}"
+        case TargetWords.PASSED:
+            text = f"{label} is below {loss} with its cheapest budget already {place}{_cost_bounds(reading)}"
+        case TargetWords.ONE_BUDGET:
+            text = f"{label} has one budget {place}, so no curve to read {loss} off{_cost_bounds(reading)}; it ends at "
+            text += f"{theme.loss(reading.end_loss)} for {_cost(reading, reading.end_cost)}"
+        case TargetWords.UNCONFIRMED:
+            text = f"{label} has no finished confirmation runs {place}"
+    return text
+
+
+def _cost(reading: TargetReading, cost: float | None) -> str:
+    return theme.hours(cost) if reading.clock == "gpu_hours" else f"{theme.count(cost)} {reading.clock_label}"
+
+
+def _cost_interval(reading: TargetReading) -> str:
+    if reading.interval is None:
+        return ", without an interval"
+    return f" (95 %: {' to '.join(_cost(reading, end) for end in reading.interval)})"
+
+
+def _cost_bounds(reading: TargetReading) -> str:
+    if reading.lower_bound is not None:
+        return f": more than {_cost(reading, reading.lower_bound)} (95 %)"
+    return "" if reading.upper_bound is None else f": less than {_cost(reading, reading.upper_bound)} (95 %)"
 
 
 def unfinished_words(runs: Iterable[FinishedRun]) -> tuple[str, ...]:

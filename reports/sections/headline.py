@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from reports.estimate.verdict import NotReached, Reached, ScaleVerdict, Words
 from reports.estimate.wording import seeds_sentence
+from reports.evidence.runs import BASELINE
 from reports.evidence.study import Study
 from reports.html import theme
 from reports.html.blocks import Block, Fragment
@@ -112,11 +113,15 @@ def info(study: Study, summary: Summary) -> HeadlineInfo:
     stamp = [theme.day(context.created_at)] if context.created_at else []
     if context.git_commit not in ("", "unknown"):
         stamp.append(f"commit {context.git_commit[:7]}{' with local changes' if context.git_dirty else ''}")
-    banner = BANNERS.get(context.kind)
+    banners = [Banner(*BANNERS[context.kind])] if context.kind in BANNERS else []
+    if context.against != BASELINE:
+        label = theme.method_label(context.against)
+        place = f"{label} stands in the baseline's place: where this page says baseline, it means {label}."
+        banners.append(Banner(f"Against {label}.", place))
     return HeadlineInfo(
         tallies=_tallies(summary),
         stamp=" · ".join(stamp),
-        banners=(Banner(*banner),) if banner else (),
+        banners=tuple(banners),
         question=context.question or context.name,
         sentence=summary.headline,
         equal_data=summary.equal_data,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from reports.estimate.scaling import SizeTrend
 from reports.estimate.verdict import ScaleVerdict, Words
+from reports.evidence.runs import BASELINE
 from reports.evidence.study import Study
 from reports.html import theme
 from reports.html.blocks import Block, Chart, Column, Prose, Table
@@ -43,7 +44,7 @@ def info(study: Study, summary: Summary) -> VerdictInfo:
         low, high = mean.interval if mean.interval is not None else (None, None)
         name = f"geometric mean, {theme.method_label(mean.method)}"
         rows.append(ForestRow(name, mean.method, "mean", mean.speedup, low, high))
-    if rows:
+    if rows and study.context.against == BASELINE:
         # On the page of the published runs their pairs are the result itself: once is enough.
         alone = {row.label.split(",")[0] for row in rows if row.kind == "pair"}
         rows += [

@@ -361,6 +361,10 @@ class SearchSpace(Model):
     optimizer: OptimizerSettings = OptimizerSettings()
     seeds: Seeds = Seeds()
     methods: Annotated[dict[str, Method], Field(description="The arms, `baseline` among them.")]
+    target_loss: Annotated[
+        PositiveNumber | None,
+        Field(description="A final loss, nats per token; the report says what each arm needs to end there."),
+    ] = None
     search: Search
     resources: Resources = Resources()
     price: Price | None = None

@@ -200,7 +200,7 @@ def _draw_ends(drawn: go.Figure, shown: IsoLoss, method: str) -> None:
     first = min(points, key=lambda point: point.cost)
     # The name stands where no arrow is: the arrow runs from the method's cost to the baseline's.
     leftward = shown.baseline_cost is not None and (shown.method_cost or 0) > shown.baseline_cost
-    is_right = last.cost >= max(point.cost for point in shown.points) or (leftward and method != "baseline")
+    is_right = last.cost >= max(point.cost for point in shown.points) or (leftward and method != shown.methods[0])
     at = last if is_right else first
     shift: dict[str, Any] = {"xshift": 12} if is_right else {"xshift": -12, "xanchor": "right", "yshift": -4}
     shift |= {"bgcolor": theme.rgba(theme.PAPER, 0.85)}
