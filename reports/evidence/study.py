@@ -277,7 +277,7 @@ def _of_another_identity(run: FinishedRun, own: list[FinishedRun]) -> str:
     differing = [
         f"other {label}: {_shown(getattr(run, name))}, the file's runs have {_shown(getattr(own[0], name))}"
         for name, label in SETTINGS
-        if name != "device" and getattr(run, name) not in {getattr(one, name) for one in own}
+        if getattr(run, name) not in {getattr(one, name) for one in own}
     ]
     return f"{OTHER_IDENTITY}: {'; '.join(differing) or 'the file says other settings now'}"
 
