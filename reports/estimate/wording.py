@@ -126,7 +126,7 @@ def verdict_sentence(verdict: ScaleVerdict, label: str) -> str:
         case Words.LOSS_GAP_ONLY, _:
             text = _gap_sentence(verdict, label, place)
         case _, NotReached(lower_bound, _):
-            text = _not_reached_sentence(verdict, label, place, lower_bound) + kind
+            text = _not_reached_sentence(verdict, label, place, kind, lower_bound)
         case Words.SLOWER, Reached() as reached:
             text = (
                 f"{label} is slower {place}: {_projected(reached)}{times(reached.speedup)} ({_interval(reached)}){kind}"
@@ -160,16 +160,17 @@ def _projected(reached: Reached) -> str:
     return "projected " if reached.extrapolated else ""
 
 
-def _not_reached_sentence(verdict: ScaleVerdict, label: str, place: str, lower_bound: float | None) -> str:
+def _not_reached_sentence(verdict: ScaleVerdict, label: str, place: str, kind: str, lower_bound: float | None) -> str:
     other = reference(verdict.against)
     if verdict.needed_steps is not None and lower_bound is not None:
         # A bound below 1 holds for a slower method, too.
+        bound = f"S > {times(lower_bound)}, 95 %"
         return (
-            f"Not known whether {label} is faster {place}: no budget of {other} ends as low, and S > {times(lower_bound)} "
-            f"(95 %) is all that follows; it needs budgets of {other} above {verdict.needed_steps:,} steps"
+            f"Not known whether {label} is faster {place}{kind}: no run of {other} ends as low ({bound}); "
+            f"needs budgets of {other} above {verdict.needed_steps:,} steps"
         )
     bound = f"S > {times(lower_bound)} (95 %)" if lower_bound is not None else "no bound without a seed deviation"
-    return f"{capital(other)} did not reach {label}'s loss {place}: not reached; {bound}"
+    return f"{capital(other)} did not reach {label}'s loss {place}: not reached; {bound}{kind}"
 
 
 def _gap_sentence(verdict: ScaleVerdict, label: str, place: str) -> str:

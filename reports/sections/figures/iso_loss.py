@@ -259,7 +259,7 @@ def _draw_target(drawn: go.Figure, shown: IsoLoss, cost_range: tuple[float, floa
             theme.VERMILLION,
             xanchor="center",
             yanchor="top",
-            yshift=-8,
+            yshift=-8 if end_y == target else -28,  # below a slanted arrow, too
             bgcolor=theme.rgba(theme.PAPER, 0.8),
             font={"size": 15, "color": theme.VERMILLION},
         )

@@ -182,8 +182,8 @@ def test_a_bound_below_one_is_no_finding_and_says_what_is_needed() -> None:
     study = make_study([*ladder(budgets=(1_000, 1_600, 2_600)), *ladder("tst", (4_000,), speedup=1.3)])
     summary = summarize(study)
     assert summary.headline == (
-        "Not known whether TST is faster at nano: no budget of the baseline ends as low, and S > 0.65x (95 %) is all that "
-        "follows; it needs budgets of the baseline above 4,000 steps."
+        "Not known whether TST is faster at nano: no run of the baseline ends as low (S > 0.65x, 95 %); "
+        "needs budgets of the baseline above 4,000 steps."
     )
     (scale,) = summary_to_json(summary)["scales"]
     assert (scale["lower_bound"], scale["needed_steps"]) == (pytest.approx(0.65), 4_000)
