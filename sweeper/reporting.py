@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,11 @@ from sweeper.options import COMPARISONS, REPORT, SUMMARY
 from sweeper.space.errors import SearchSpaceError
 from sweeper.space.load import parse_search_space
 from sweeper.space.schema import SearchSpace
-from sweeper.space.trials import domain_of
+from sweeper.space.trials import domain_of, make_spec
 from trainers.contract.record import RunRecord
-from trainers.contract.spec import Scalar
+from trainers.contract.spec import Scalar, TrialSpec
 from trainers.contract.writing import write_atomically
+from trainers.methods import LEARNING_RATE
 
 if TYPE_CHECKING:
     from reports.estimate.verdict import Speedup
@@ -52,14 +54,46 @@ def study_from(
     from reports.evidence.runs import run_from_record
     from reports.evidence.study import build_study
 
-    return build_study(_context(about, command, run_links or {}), [run_from_record(record) for record in records])
+    context = replace(_context(about, command, run_links or {}), of_file=_of_file(about, records))
+    return build_study(context, [run_from_record(record) for record in records])
+
+
+def _of_file(about: SweepAbout, records: Sequence[RunRecord]) -> frozenset[str] | None:
+    """Spec ids of the records that are trials of the sweep's file as it is now: another context, batch, text or recipe makes
+    another trial of the same values. None where the file cannot be read.
+
+    Which values, budgets and seeds it asks for does not count. Nor do the model's shape and the version of the numerics,
+    which are the tool's: a later version must not disown what an earlier one trained.
+    """
+    try:
+        space = parse_search_space(about.search_space_text, Path(about.search_space_file or "search-space.yaml"))
+    except SearchSpaceError:
+        return None
+    return frozenset(record.spec.spec_id for record in records if _asked_by(space, about, record.spec))
+
+
+def _asked_by(space: SearchSpace, about: SweepAbout, spec: TrialSpec) -> bool:
+    try:
+        made = make_spec(
+            space,
+            scale=spec.scale,
+            method=spec.method,
+            parameters={**dict(spec.parameters), LEARNING_RATE: spec.schedule.learning_rate},
+            total_steps=spec.schedule.total_steps,
+            seed=spec.seed,
+            corpus_fingerprint=about.corpus_fingerprint or spec.corpus_fingerprint,
+            tokenizer_fingerprint=about.tokenizer_fingerprint or spec.tokenizer_fingerprint,
+            vocab_size=spec.shape.vocab_size,
+        )
+    except ValueError:
+        return False
+    return replace(made, shape=spec.shape, numerics=spec.numerics) == spec
 
 
 def _context(about: SweepAbout, command: str, run_links: Mapping[str, str]) -> SweepContext:
     """The description that the ledger keeps, as the report asks for it: the one place where the two meet."""
     from reports.evidence.study import SweepContext
 
-    target = None
     try:
         file = Path(about.search_space_file or "search-space.yaml")
         space = parse_search_space(about.search_space_text, file)
@@ -67,7 +101,7 @@ def _context(about: SweepAbout, command: str, run_links: Mapping[str, str]) -> S
     except SearchSpaceError:
         # Imported runs have no file, and one of an earlier version may be refused today. Without the ranges the page says
         # that the edges of the search are not known, which is better than no page.
-        axes = {}
+        axes, target = {}, None
     return SweepContext(
         name=about.name,
         question=about.question,

@@ -25,6 +25,7 @@ from sweeper.engine.sweep import Sweep
 from sweeper.engine.view import SweepView, view_of
 from sweeper.executors.inline import Executor, InlineExecutor
 from sweeper.ledger.about import SweepAbout
+from sweeper.ledger.location import LedgerError
 from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
 from sweeper.lock import STOP, driving
 from sweeper.options import CORPORA, REPORT, STAGES, RunOptions, corpus_facts, corpus_request
@@ -76,6 +77,9 @@ def plan(options: RunOptions) -> Plan:
     except UserError as error:
         words = f"unprepared ({error})"
     known = known_records(options.results, space.name, options.tracking_uri)
+    earlier: tuple[RunRecord, ...] = ()
+    with contextlib.suppress(LedgerError):
+        earlier = _earlier(space, options)
     # By what was measured on this very device where there is any; a plan says which of the three sources it used.
     cost = step_cost(
         known,
@@ -93,6 +97,7 @@ def plan(options: RunOptions) -> Plan:
         workers=room.workers,
         on_gpu=room.on_gpu,
         known=known,
+        earlier=earlier,
         devices_per_trial=room.devices,
         fits=room.fits,
     )

@@ -15,6 +15,7 @@ from reports.evidence.study import SETTINGS, Study
 CHECKS: tuple[OneCheck, ...] = (
     runs.check_decayed,
     *(runs.setting_check(attribute, label) for attribute, label in SETTINGS),
+    runs.check_identity,
     runs.check_equal_trials,
     runs.check_tuning_hours,
     runs.check_tuning_length,

@@ -61,7 +61,7 @@ def _check_setting(study: Study, attribute: str, label: str) -> Check:
     statuses: list[CheckStatus] = []
     most, left_out = 0, 0
     for scale in study.scales:
-        values = {getattr(run, attribute) for run in _confirmed(scale.runs)}
+        values = {getattr(run, attribute) for run in _confirmed(scale.own_runs)}
         if not values:
             continue
         most = max(most, len(values))
@@ -74,6 +74,20 @@ def _check_setting(study: Study, attribute: str, label: str) -> Check:
     if most == 1:
         return Check(name, "warn", "not stated", f"The runs do not state their {label}; it is taken to be the same.")
     return Check(name, "warn", f"{most} values", f"Runs with another {label} were left out: {left_out}.")
+
+
+def check_identity(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
+    """Every run is one that the sweep's file, as it is now, would ask for."""
+    name = "Trained as the file says"
+    if study.context.of_file is None:
+        return Check(name, "not_applicable", "file unknown", "The search-space file of these runs is not known.")
+    others = sum(len(scale.runs) - len(scale.own_runs) for scale in study.scales)
+    if not others:
+        return Check(name, "pass", "0 left out", "No run is of an earlier state of the search-space file.")
+    sentence = (
+        "Runs of an earlier state of the search-space file (another context, batch, text or recipe) were left out."
+    )
+    return Check(name, "warn", f"{others} left out", sentence)
 
 
 def check_equal_trials(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:

@@ -26,8 +26,9 @@ class SweepContext:
 
     `axes`: method -> parameter (with `learning_rate`) -> searched values in ascending order, so that the first and the
     last are the edges. `run_links`: run id -> link into the dashboard. `target_scale_params`: the model size that the
-    reader means to train. `created_at`: ISO 8601. `price_per_gpu_hour` in `currency` per device-hour.
-    `command` reproduces the page.
+    reader means to train, `target_loss` a loss (nats per token) that the reader asks the cost of. `created_at`: ISO 8601.
+    `price_per_gpu_hour` in `currency` per device-hour. `command` reproduces the page. `against`: the arm in the baseline's
+    place. `of_file`: ids of the runs that have the identity of the search-space file, None where that is not known.
     """
 
     name: str
@@ -47,6 +48,8 @@ class SweepContext:
     target_scale_params: float | None = None
     target_loss: float | None = None
     num_gpus: int | None = None
+    against: str = BASELINE
+    of_file: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,8 @@ class ScaleStudy:
     """Everything about one model scale. `hours` maps run id to pooled GPU-hours (absent: unknown).
 
     `baseline` is None where the scale has no baseline run that may enter. `runs` are all runs of the scale,
-    `exclusions` those among them that enter nothing.
+    `exclusions` those among them that enter nothing. `apart` are arms that are compared with nothing and only say how far
+    seeds scatter.
     """
 
     scale: str
@@ -149,11 +153,18 @@ class ScaleStudy:
     pools: Mapping[PoolKey, PooledStepTime]
     hours: Mapping[str, float]
     clock_label: str
+    apart: tuple[StudyArm, ...] = ()
 
     @property
     def step_times(self) -> tuple[PooledStepTime, ...]:
         """The pooled clock, one entry per device, phase and bag size."""
         return tuple(self.pools.values())
+
+    @property
+    def own_runs(self) -> tuple[FinishedRun, ...]:
+        """Runs of the identity that the sweep's file has now."""
+        others = {item.run.run_id for item in self.exclusions if item.reason.startswith(OTHER_IDENTITY)}
+        return tuple(run for run in self.runs if run.run_id not in others)
 
     @property
     def arms(self) -> tuple[StudyArm, ...]:
@@ -199,8 +210,10 @@ def build_study(context: SweepContext, runs: Sequence[FinishedRun]) -> Study:
 
 
 def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun]) -> ScaleStudy:
-    searched = {run.seed for run in runs if run.purpose == "tuning" and run.seed is not None}
-    reference = _reference_settings(runs)
+    own = _own_runs(context, runs)
+    searched = {run.seed for run in own if run.purpose == "tuning" and run.seed is not None}
+    reference = _reference_settings(own)
+    identity = {run.run_id for run in own}
     exclusions: list[Exclusion] = []
     admitted: list[FinishedRun] = []
     seen: set[object] = set()
@@ -211,6 +224,8 @@ def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun]) -> S
         repeated = run.purpose != "tuning" and run.seed is not None and unit in seen
         if run.run_id in seen:
             reason: str | None = "the same run a second time"
+        elif run.run_id not in identity:
+            reason = _of_another_identity(run, own)
         else:
             reason = _refusal(run, reference, searched)
             if reason is None and repeated:
@@ -225,8 +240,8 @@ def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun]) -> S
     pools = pool_step_times(admitted)
     hours = {run.run_id: value for run in admitted if (value := pooled_gpu_hours(run, pools)) is not None}
     # All runs of the scale, not of one arm: an arm without trials beside one with them was not tuned, which is known.
-    trials_recorded = any(run.purpose == "tuning" for run in runs)
-    arms = {method: _build_arm(method, admitted, runs, hours, trials_recorded) for method in _in_order(context, runs)}
+    trials_recorded = any(run.purpose == "tuning" for run in own)
+    arms = {method: _build_arm(method, admitted, own, hours, trials_recorded) for method in _in_order(context, runs)}
     baseline = arms.pop(BASELINE, None)
     params = sorted(run.params for run in runs if run.params is not None)
     kinds = {run.device_kind for run in admitted or runs}
@@ -243,6 +258,26 @@ def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun]) -> S
         hours=hours,
         clock_label="CPU-hours" if kinds == {"cpu"} else "GPU-hours",
     )
+
+
+OTHER_IDENTITY = "of another identity than the sweep's file"
+"""How the reason begins for runs of an earlier state of the file."""
+
+
+def _own_runs(context: SweepContext, runs: list[FinishedRun]) -> list[FinishedRun]:
+    """The runs that the sweep's file as it is now asks for; all where that is not known, or it asks for none of them."""
+    of_file = context.of_file
+    return [run for run in runs if of_file is None or run.run_id in of_file] or runs
+
+
+def _of_another_identity(run: FinishedRun, own: list[FinishedRun]) -> str:
+    """Why a run of an earlier state of the file is left out, with what differs where a setting of runs does."""
+    differing = [
+        f"other {label}: {_shown(getattr(run, name))}, the file's runs have {_shown(getattr(own[0], name))}"
+        for name, label in SETTINGS
+        if getattr(run, name) not in {getattr(one, name) for one in own}
+    ]
+    return f"{OTHER_IDENTITY}: {'; '.join(differing) or 'the file says other settings now'}"
 
 
 def _in_order(context: SweepContext, runs: Sequence[FinishedRun]) -> list[str]:

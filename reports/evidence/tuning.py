@@ -8,9 +8,10 @@ octaves that were searched has to be.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from reports.evidence.runs import BASELINE
 from reports.evidence.study import StudyArm, SweepContext
 from trainers.contract.spec import Scalar
 
@@ -35,14 +36,15 @@ def compare_tuning(baseline: StudyArm | None, method: StudyArm, context: SweepCo
         return TuningComparison(None, "")
     differences: list[str] = []
     if baseline.num_trials != method.num_trials:
-        differences.append(f"{method.num_trials} trials of the method against {baseline.num_trials} of the baseline")
+        other = "the baseline" if baseline.method == BASELINE else baseline.method
+        differences.append(f"{method.num_trials} trials of the method against {baseline.num_trials} of {other}")
     rates = [_learning_rates(arm, context) for arm in (baseline, method)]
     if own_unit(baseline) or own_unit(method):
         octaves = [_octaves(values) for values in rates]
         if abs(octaves[0] - octaves[1]) > SAME_OCTAVES:
             differences.append(f"learning rates over {octaves[1]:.2g} against {octaves[0]:.2g} octaves")
     elif rates[0] != rates[1]:
-        differences.append(f"learning rates {_range(rates[1])} against {_range(rates[0])}")
+        differences.append(f"learning rates {_rates_apart(rates[1], rates[0])}")
     budgets = [sorted({run.total_steps for run in arm.search}) for arm in (baseline, method)]
     # An arm with one setting has no search, and no budget for it: the number of trials says that already.
     if budgets[0] != budgets[1] and all(budgets):
@@ -65,12 +67,28 @@ def _learning_rates(arm: StudyArm, context: SweepContext) -> tuple[float, ...]:
     if axis:
         return tuple(float(value) for value in axis)
     seen = sorted({run.learning_rate for run in arm.search if run.learning_rate is not None})
-    # An adaptive search visits other rates in each arm; only the ends can be compared.
-    return (seen[0], seen[-1]) if seen else ()
+    # An adaptive search visits other rates in each arm; only the ends can be compared. One rate is both ends, as in a
+    # file that gives a constant.
+    return tuple(dict.fromkeys((seen[0], seen[-1]))) if seen else ()
+
+
+def _rates_apart(first: tuple[float, ...], second: tuple[float, ...]) -> str:
+    """Both ranges, or all values where the ranges are equal, with as many digits as tell them apart."""
+    forms: tuple[Callable[[tuple[float, ...]], str], ...] = (
+        _range,
+        lambda rates: _listed(f"{rate:g}" for rate in rates),
+        lambda rates: _listed(map(repr, rates)),
+    )
+    pairs = [(form(first), form(second)) for form in forms]
+    return " against ".join(next((pair for pair in pairs if pair[0] != pair[1]), pairs[-1]))
 
 
 def _range(rates: tuple[float, ...]) -> str:
-    return f"{rates[0]:g} to {rates[-1]:g}" if rates else "not recorded"
+    return f"{rates[0]:g} to {rates[-1]:g}" if len(rates) > 1 else _listed(f"{rate:g}" for rate in rates)
+
+
+def _listed(rates: Iterable[str]) -> str:
+    return ", ".join(rates) or "not recorded"
 
 
 def _steps(budgets: list[int]) -> str:

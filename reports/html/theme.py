@@ -82,6 +82,8 @@ _MARKS = (
     (SKY, "longdash", "pentagon"),
 )
 """In the order of `METHODS` behind the baseline; beyond them colours come again with another dash."""
+_FOREIGN_MARKS = 7
+"""So many of them are for methods from elsewhere: a mark more for ours must not change theirs."""
 
 
 ACRONYMS = frozenset({"ema", "gqa", "lora", "mla", "moe", "mtp", "mup", "sam", "sgd", "soap", "swa", "tst"})
@@ -101,7 +103,10 @@ def method_style(method: str) -> MethodStyle:
     if method == BASELINE:
         return MethodStyle(label, BLACK, "solid", "circle")
     others = [name for name in METHODS if name != BASELINE]
-    number = others.index(method) if method in others else sum(map(ord, method))
+    if method not in others:
+        color, _, symbol = _MARKS[sum(map(ord, method)) % _FOREIGN_MARKS]
+        return MethodStyle(label, color, "longdashdot", symbol)
+    number = others.index(method)
     color, dash, symbol = _MARKS[number % len(_MARKS)]
     return MethodStyle(label, color, dash if number < len(_MARKS) else "longdashdot", symbol)
 

@@ -5,6 +5,8 @@ Registered by `app`. Nothing is trained, and every mistake is one line (a bad ta
 
 from __future__ import annotations
 
+import math
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -76,14 +78,19 @@ def report(
     records: Annotated[
         Path | None, typer.Option("--records", help="Also write the sweep's records to this file, to publish them.")
     ] = None,
+    target: Annotated[
+        float | None,
+        typer.Option("--target", help="Also say what each arm needs to end at this loss, nats per token."),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="METHOD", help="Hold the methods against this one, not the baseline."),
+    ] = None,
     fail_under: Annotated[
         float | None,
         typer.Option(
             min=0, help="Exit with 4 unless every method at every scale is this much faster with 95 % confidence."
         ),
-    ] = None,
-    target: Annotated[
-        float | None, typer.Option(min=0, help="Also say what every arm pays to end at this loss (nats per token).")
     ] = None,
     tracking_uri: Uri = None,
 ) -> None:
@@ -96,16 +103,20 @@ def report(
     sweeps = list(names or ())
     if len(sweeps) not in ((0, 1) if published else (1, 2)):
         raise UserError("give the name of a sweep, two names to compare, or --published with at most one name")
-    if len(sweeps) == 2 and any(option is not None for option in (csv, records, fail_under, target)):
-        raise UserError("--csv, --records, --fail-under and --target are for one sweep, not for a comparison")
+    if len(sweeps) == 2 and any(option is not None for option in (csv, records, fail_under, target, against)):
+        raise UserError(
+            "--csv, --records, --fail-under, --target and --against are for one sweep, not for a comparison"
+        )
+    if target is not None and not 0 < target < math.inf:
+        raise UserError(f"--target: {target:g} is not a loss above 0")
     if published and records is not None:
         raise UserError("--records: is for a sweep in the ledger")
     if len(sweeps) == 2:
         _compare(sweeps, results, tracking_uri, as_json)
         return
     read = partial(_published, sweeps) if published else partial(_swept, sweeps[0], results, tracking_uri, records)
-    folder = Path(*([PUBLISHED] if published else []), *sweeps)
-    misses = _report(read, results / folder, as_json, csv, fail_under, target)
+    folder = Path(*([PUBLISHED] if published else []), *sweeps, *([f"against-{_word(against)}"] if against else []))
+    misses = _report(partial(_asked, read, target, against), results / folder, as_json, csv, fail_under)
     for line in misses:
         print(line, file=sys.stderr)
     if misses:
@@ -133,25 +144,34 @@ def _swept(name: str, results: Path, tracking_uri: str | None, records: Path | N
     return made
 
 
+def _word(name: str) -> str:
+    """A method's name as part of a folder's: an imported one may hold anything."""
+    return re.sub(r"[^\w.-]", "-", name)
+
+
+def _asked(read: Callable[[], Study], target: float | None, against: str | None) -> Study:
+    """The study with what else the reader asked of it."""
+    from reports.evidence.against import held_against
+
+    study = read()
+    if target is not None:
+        command = f"{study.context.command} --target {target:g}"
+        study = replace(study, context=replace(study.context, target_loss=target, command=command))
+    return study if against is None else held_against(study, against)
+
+
 def _report(
-    read: Callable[[], Study],
-    folder: Path,
-    as_json: bool,
-    csv: Path | None,
-    fail_under: float | None,
-    target: float | None,
+    read: Callable[[], Study], folder: Path, as_json: bool, csv: Path | None, fail_under: float | None
 ) -> list[str]:
     """Write into `folder` and print; returns what misses the gate."""
+    from reports.estimate.wording import target_sentence
     from reports.evidence.exporting import runs_to_csv
-    from reports.sections.verdict import target_words
     from reports.summary import summary_to_json
     from sweeper.options import REPORT
     from sweeper.reporting import below, write_report_files
     from trainers.contract.writing import write_atomically
 
     study = read()
-    if target is not None:
-        study = replace(study, context=replace(study.context, target_loss=target))
     summary = write_report_files(study, folder)
     if csv is not None:
         with given(csv):
@@ -160,8 +180,8 @@ def _report(
         print_json(summary_to_json(summary))
     else:
         print(summary.headline)
-        for cost in summary.target_costs:
-            print(f"{cost.scale} {cost.method} to a loss of {summary.target_loss:g}: {target_words(cost)}")
+        for reading in summary.targets:
+            print(f"{target_sentence(reading)}.")
         print((folder / REPORT).resolve())
         if csv is not None:
             print(csv.resolve())

@@ -150,6 +150,16 @@ def _validation(context: int, validation_tokens: int) -> Iterator[Finding]:
         yield Finding(("validation_tokens",), f"{validation_tokens} is less than one context of {context}")
 
 
+def _target(target_loss: float | None, tokenizer: Tokenizer) -> Iterator[Finding]:
+    guessing = math.log(tokenizer.vocab_size)
+    if target_loss is not None and target_loss >= guessing:
+        yield Finding(
+            ("target_loss",),
+            f"{target_loss:g} is no loss to aim at in nats per token: guessing among {tokenizer.vocab_size} tokens has "
+            f"{guessing:.2f}",
+        )
+
+
 def _seeds(seeds: Seeds) -> Iterator[Finding]:
     for stage, given in (("tuning", seeds.tuning), ("confirmation", seeds.confirmation)):
         for index, seed in enumerate(given):
@@ -368,6 +378,7 @@ RULES: tuple[Callable[..., Iterator[Finding]], ...] = (
     _vocabulary,
     _whole_sequences,
     _validation,
+    _target,
     _seeds,
     _gpus,
     _ranks,

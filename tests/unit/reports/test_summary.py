@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from reports.estimate.wording import percent, times
+from reports.estimate.verdict import Reached
+from reports.estimate.wording import percent, seeds_sentence, times
 from reports.evidence.study import Study
 from reports.summary import summarize, summary_to_json
 from tests.support.finished_runs import ladder, make_run, make_study, sweep, tuning
@@ -154,3 +155,91 @@ def test_the_headline_speaks_of_the_largest_confirmed_scale() -> None:
 def test_numbers_are_short_and_never_flatter() -> None:
     assert [times(value) for value in (1.3249, 12.34, 345.6, 2e5)] == ["1.32x", "12.3x", "346x", "more than 100,000x"]
     assert [percent(value) for value in (0.0123, 0.18, 12.0)] == ["1.2 %", "18 %", "more than 1,000 %"]
+
+
+def test_the_caveat_is_the_check_that_failed_and_without_one_the_worst_flag() -> None:
+    """A step time that scatters by 31 % is worse news than a fit that could not be tested."""
+    steady = sweep(1.5)
+    assert summarize(steady).worst_caveat.startswith("A step time was measured once")
+    (first, *others) = steady.runs[-3:]
+    slow = [replace(phase, median_step_seconds=2 * phase.median_step_seconds) for phase in first.phases]
+    shaken = summarize(make_study([*steady.runs[:-3], replace(first, phases=tuple(slow)), *others]))
+    assert shaken.worst_caveat.startswith("Step time stable: ")
+    assert shaken.worst_caveat.endswith("the pooled median enters the clock.")
+
+
+def test_text_in_the_place_of_hours_is_a_line_of_its_own() -> None:
+    """The method of these runs reads 1.75 tokens a position: 1.5 times fewer steps, and more text all the same."""
+    line = summarize(sweep(1.5)).equal_data
+    assert line.startswith("At equal data (tokens read instead of CPU-hours): TST is slower: 0.86x (95 %: ")
+    assert summary_to_json(summarize(sweep(1.5)))["equal_data"] == line
+    silent = [replace(run, tokens=None) for run in sweep(1.5).runs]
+    assert summary_to_json(summarize(make_study(silent)))["equal_data"] is None
+
+
+def test_a_bound_below_one_is_no_finding_and_says_what_is_needed() -> None:
+    """The ladder ends at 2,600 steps, the method was given 4,000."""
+    study = make_study([*ladder(budgets=(1_000, 1_600, 2_600)), *ladder("tst", (4_000,), speedup=1.3)])
+    summary = summarize(study)
+    assert summary.headline == (
+        "Not known whether TST is faster at nano: no run of the baseline ends as low (S > 0.65x, 95 %); "
+        "needs budgets of the baseline above 4,000 steps."
+    )
+    (scale,) = summary_to_json(summary)["scales"]
+    assert (scale["lower_bound"], scale["needed_steps"]) == (pytest.approx(0.65), 4_000)
+    assert summary_to_json(summarize(sweep(3.0)))["scales"][0]["needed_steps"] is None
+
+
+def test_confirmations_that_failed_are_named() -> None:
+    failed = [make_run("tst", 4_000, seed, None, outcome="failed") for seed in (1001, 1000)]
+    summary = summarize(make_study([*tuning("baseline"), *tuning("tst"), *ladder(), *failed]))
+    assert summary.headline == (
+        "Nothing is confirmed yet at nano: the confirmation of TST failed at 4,000 steps (seeds 1000, 1001)."
+    )
+
+
+def test_a_search_without_a_choice_is_equal_tuning() -> None:
+    """One arm's rate is an axis of one value, the other's a constant that no axis names."""
+    rates = (2e-3,)
+    runs = [*tuning("baseline", rates), *tuning("tst", rates), *ladder(), *ladder("tst", (4_000,))]
+    axes = {"baseline": {"learning_rate": rates}, "tst": {"step_ratio": (0.25,)}}
+    (verdict,) = summarize(make_study(runs, axes=axes)).verdicts
+    assert (verdict.equal_tuning, verdict.tuning_difference) == (True, "")
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "words"),
+    [
+        ((1e-3, 2e-3, 4e-3), (1e-3, 4e-3), "learning rates 0.001, 0.004 against 0.001, 0.002, 0.004"),
+        ((1e-3, 2e-3), (1e-3, 4e-3), "learning rates 0.001 to 0.004 against 0.001 to 0.002"),
+        ((1e-3,), (1.0000001e-3,), "learning rates 0.0010000001 against 0.001"),
+    ],
+)
+def test_unequal_learning_rates_are_named_where_they_differ(
+    mine: tuple[float, ...], theirs: tuple[float, ...], words: str
+) -> None:
+    axes = {"baseline": {"learning_rate": mine}, "tst": {"learning_rate": theirs}}
+    runs = [*tuning("baseline"), *tuning("tst"), *ladder(), *ladder("tst", (4_000,))]
+    (verdict,) = summarize(make_study(runs, axes=axes)).verdicts
+    assert verdict.tuning_difference == words
+
+
+def test_one_more_seed_narrows_an_interval_that_seeds_make_wide() -> None:
+    """Three seeds: two thirds of the variance of a mean would be three quarters, with half as many degrees of freedom more."""
+    (verdict,) = summarize(sweep(1.5)).verdicts
+    assert isinstance(verdict.speedup, Reached)
+    assert verdict.speedup.interval is not None
+    assert verdict.one_more_seed is not None
+    assert (
+        verdict.speedup.interval[0]
+        < verdict.one_more_seed[0]
+        < 1.5
+        < verdict.one_more_seed[1]
+        < verdict.speedup.interval[1]
+    )
+    said = seeds_sentence(verdict)
+    assert said.startswith(
+        "Seeds make up most of this interval: one more seed a budget in both arms would narrow it from "
+    )
+    (alone,) = summarize(STUDIES["single seed"]).verdicts
+    assert (alone.one_more_seed, seeds_sentence(alone)) == (None, "")

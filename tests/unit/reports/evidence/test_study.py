@@ -195,3 +195,27 @@ def test_our_own_records_become_runs() -> None:
         assert run.tokens == run.record.tokens
     trunks = {(run.method, run.learning_rate, run.bag_size, run.seed) for run in runs}
     assert len({run.trunk for run in runs}) == len(trunks)
+
+
+def test_the_identity_of_the_file_makes_the_verdict_and_the_rest_is_listed() -> None:
+    """Twelve runs of an earlier context beside seven of the file's: the file decides, not the number of runs."""
+    old = [*ladder(), *ladder("tst", (4_000,), speedup=2.0), *tuning("tst")]
+    changes = {"context": 128, "learning_rate": 3e-3}
+    new = [*ladder(offsets=(0.0, 0.002), **changes), *ladder("tst", (4_000,), speedup=1.2, **changes)]
+    of_file = frozenset(run.run_id for run in new)
+    (scale,) = make_study([*old, *new], of_file=of_file).scales
+    assert {run.context for arm in scale.arms for cell in arm.cells for run in cell.runs} == {128}
+    assert {exclusion.run.run_id for exclusion in scale.exclusions} == {run.run_id for run in old}
+    assert {exclusion.reason for exclusion in scale.exclusions} == {
+        "of another identity than the sweep's file: other context length: 64, the file's runs have 128"
+    }
+    assert set(scale.own_runs) == set(new)
+    assert [arm.num_trials for arm in scale.arms] == [None, None], "another identity's trials are no tuning of this one"
+    (before,) = make_study([*old, *new]).scales
+    assert {run.context for arm in before.arms for cell in arm.cells for run in cell.runs} == {64}
+
+
+def test_a_file_that_asks_for_none_of_the_runs_decides_nothing() -> None:
+    (scale,) = make_study(ladder(), of_file=frozenset({"another"})).scales
+    assert len(scale.baseline.cells if scale.baseline else ()) == 3
+    assert not scale.exclusions

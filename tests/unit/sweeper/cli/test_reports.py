@@ -1,0 +1,45 @@
+"""`sweeper report` in this process: what a reader asks of it beside the sweep's name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sweeper.cli.app import app
+
+
+def test_a_report_says_what_a_given_loss_costs_each_arm(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["report", "--published", "--results", str(tmp_path), "--target", "2.7"])
+    assert done.exit_code == 0, done.output
+    lines = done.output.splitlines()
+    assert "The baseline gets to a loss of 2.7 in 382 h (95 %: 375 h to 390 h) at 3b." in lines
+    assert any(line.startswith("TST has one budget at 3b, so no curve to read a loss of 2.7 off") for line in lines)
+    assert "What a loss of 2.7 costs" in (tmp_path / "published" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_report_holds_two_methods_against_each_other_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    command = ["report", "--published", "--results", str(tmp_path), "--against", "tst_reinit_embeddings", "--json"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    summary = json.loads(done.output)
+    assert summary["against"] == "tst_reinit_embeddings"
+    assert [(one["scale"], one["method"]) for one in summary["scales"]] == [("3b", "tst")]
+    assert (tmp_path / "published" / "against-tst_reinit_embeddings" / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--published", "--target", "0"], "--target: 0 is not a loss above 0"),
+        (["--published", "--target", "nan"], "--target: nan is not a loss above 0"),
+        (["--published", "--against", "nobody"], "nobody: not a method of published"),
+        (["a", "b", "--target", "3"], "are for one sweep, not for a comparison"),
+    ],
+)
+def test_what_a_report_cannot_be_asked_is_one_line(options: list[str], message: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["report", *options, "--results", str(tmp_path)])
+    assert done.exit_code == 2
+    assert message in done.output
