@@ -12,6 +12,7 @@ from reports.evidence.runs import DECAY_NOT_STATED, FinishedRun
 from reports.evidence.study import ScaleStudy, Study, StudyArm
 from reports.evidence.tuning import edges, own_unit
 from reports.html import theme
+from trainers.contract.record import SEARCH_PURPOSES
 
 OneCheck = Callable[[Study, tuple[ScaleVerdict, ...]], Check]
 
@@ -135,6 +136,12 @@ def _tuning_hours(arm: StudyArm) -> float:
 def check_tuning_length(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
     """Learning rates are not carried far beyond the length that they were tuned for: their optimum falls as runs grow."""
     name = "Tuned near its length"
+    probed = [
+        f"{arm.method} at {scale.scale}: {len(arm.probes)} at {max(run.total_steps for run in arm.probes):,} steps"
+        for scale in study.scales
+        for arm in _compared_arms(scale)
+        if arm.probes
+    ]
     factors = {
         f"{arm.method} at {scale.scale}": arm.budgets[-1] / max(run.total_steps for run in arm.search)
         for scale in study.scales
@@ -144,12 +151,20 @@ def check_tuning_length(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Che
     if not factors:
         return Check(name, "not_applicable", "not recorded", "The budgets of the tuning trials are not recorded.")
     said = "; ".join(f"{arm}: {factor:.2g}x" for arm, factor in factors.items())
+    number = f"{max(factors.values()):.2g}x"
+    if len(probed) == len(factors):
+        sentence = (
+            f"An arm's largest confirmed budget over the largest that it was tuned at ({said}). The learning rate was "
+        )
+        return Check(
+            name, "pass", f"{number}, probed", f"{sentence}tried again at its longest budget ({'; '.join(probed)})."
+        )
     status: CheckStatus = "pass" if max(factors.values()) <= TUNED_WITHIN else "warn"
     sentence = (
         f"An arm's largest confirmed budget over the largest that it was tuned at ({said}). Further beyond, a learning "
     )
     sentence += "rate that was best for the short runs may be too high for the long ones, the baseline's above all."
-    return Check(name, status, f"{max(factors.values()):.2g}x", sentence)
+    return Check(name, status, number, sentence)
 
 
 def check_edges(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
@@ -177,7 +192,7 @@ def check_fresh_seeds(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check
     shared: set[int] = set()
     known = False
     for scale in study.scales:
-        searched = {run.seed for run in scale.runs if run.purpose == "tuning" and run.seed is not None}
+        searched = {run.seed for run in scale.runs if run.purpose in SEARCH_PURPOSES and run.seed is not None}
         confirmed = {run.seed for run in scale.runs if run.purpose == "confirmation" and run.seed is not None}
         known = known or bool(searched and confirmed)
         shared |= searched & confirmed

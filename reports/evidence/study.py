@@ -15,6 +15,7 @@ import numpy as np
 
 from reports.evidence.clock import PooledStepTime, PoolKey, pool_step_times, pooled_curve_hours, pooled_gpu_hours
 from reports.evidence.runs import BASELINE, FinishedRun, FloatArray, Parameters
+from trainers.contract.record import SEARCH_PURPOSES
 from trainers.contract.spec import Scalar
 
 StudyKind = Literal["sweep", "imported", "published", "replay", "demo"]
@@ -102,7 +103,8 @@ class StudyArm:
     were not chosen. `chosen_by` says how the configuration was picked when several had been confirmed: `only` (there
     was one), `coverage` (most budgets and seeds), `search` (best tuning loss), `confirmation` (best of the same runs:
     lucky).
-    `num_trials` is None where the tuning was not recorded.
+    `num_trials` is None where the tuning was not recorded. `probes` are the runs that tried the chosen learning rate again
+    at length; they count as no tuning trial.
     """
 
     method: str
@@ -113,6 +115,7 @@ class StudyArm:
     other_cells: tuple[Cell, ...]
     chosen_by: Literal["only", "coverage", "search", "confirmation", "none"]
     num_trials: int | None
+    probes: tuple[FinishedRun, ...] = ()
 
     @property
     def budgets(self) -> tuple[int, ...]:
@@ -211,7 +214,7 @@ def build_study(context: SweepContext, runs: Sequence[FinishedRun]) -> Study:
 
 def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun]) -> ScaleStudy:
     own = _own_runs(context, runs)
-    searched = {run.seed for run in own if run.purpose == "tuning" and run.seed is not None}
+    searched = {run.seed for run in own if run.purpose in SEARCH_PURPOSES and run.seed is not None}
     reference = _reference_settings(own)
     identity = {run.run_id for run in own}
     exclusions: list[Exclusion] = []
@@ -221,7 +224,7 @@ def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun]) -> S
         unit = (run.method, configuration_of(run), run.total_steps, run.seed)
         # A search repeats as it likes; a second copy of a confirmed seed would make the scatter look smaller than
         # it is.
-        repeated = run.purpose != "tuning" and run.seed is not None and unit in seen
+        repeated = run.purpose not in SEARCH_PURPOSES and run.seed is not None and unit in seen
         if run.run_id in seen:
             reason: str | None = "the same run a second time"
         elif run.run_id not in identity:
@@ -233,7 +236,7 @@ def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun]) -> S
         seen.add(run.run_id)
         if reason is None:
             admitted.append(run)
-            if run.purpose != "tuning":
+            if run.purpose not in SEARCH_PURPOSES:
                 seen.add(unit)
         else:
             exclusions.append(Exclusion(run, reason))
@@ -373,6 +376,7 @@ def _build_arm(
         other_cells=tuple(cell for key, ladder in cells.items() if key != chosen for cell in ladder),
         chosen_by=chosen_by,
         num_trials=len(search) if trials_recorded else None,
+        probes=tuple(run for run in everything if run.method == method and run.purpose == "probe"),
     )
 
 

@@ -107,14 +107,17 @@ class Edge:
 def edges(arm: StudyArm, axes: Mapping[str, tuple[Scalar, ...]]) -> tuple[Edge, ...]:
     """The axes on whose edge the arm's configuration lies: a better value may lie beyond.
 
-    Axes of one value, and values that are words, have no edge.
+    Axes of one value, and values that are words, have no edge. A learning rate that was probed at length has the edges of
+    its probes.
     """
     if arm.configuration is None:
         return ()
     chosen: dict[str, Scalar | None] = dict(arm.configuration.parameters)
     chosen["learning_rate"] = arm.configuration.learning_rate
     found: list[Edge] = []
-    for name, values in axes.items():
+    probed = {run.learning_rate for run in arm.probes if run.learning_rate is not None}
+    for name, tuned in axes.items():
+        values = tuple(probed) if probed and name == "learning_rate" else tuned
         value = chosen.get(name)
         numbers = sorted(float(item) for item in values if isinstance(item, int | float))
         if len(numbers) < 2 or not isinstance(value, int | float):

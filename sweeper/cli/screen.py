@@ -134,7 +134,10 @@ def _plain() -> tuple[Callable[[str], None], Callable[[SweepView], None]]:
 
 
 def _arm_row(table: Table, arm: PlannedArm, plan: Plan) -> None:
-    trials = f"{arm.tuning_trials} + {arm.confirmation_trials}" + (f" ({arm.finished} done)" if arm.finished else "")
+    probes = f" + {arm.probe_trials}" if arm.probe_trials else ""
+    trials = f"{arm.tuning_trials}{probes} + {arm.confirmation_trials}" + (
+        f" ({arm.finished} done)" if arm.finished else ""
+    )
     epochs = f"{arm.epochs:.2g}" if arm.epochs is not None else "?"
     cells = [
         arm.method,
@@ -151,7 +154,8 @@ def _arm_row(table: Table, arm: PlannedArm, plan: Plan) -> None:
 def _scale_table(scale: ScalePlan, plan: Plan) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")
     table.title = f"{scale.scale} · {theme.count(scale.parameters)} parameters · {seconds(scale.step_seconds)} a step"
-    names = ["arm", "tune + confirm", "steps alone", "shared", plan.clock]
+    probed = any(arm.probe_trials for arm in scale.arms)
+    names = ["arm", "tune + probe + confirm" if probed else "tune + confirm", "steps alone", "shared", plan.clock]
     names += ["price"] if plan.price_per_hour is not None else []
     for index, name in enumerate([*names, "tokens a run", "epochs"]):
         table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)

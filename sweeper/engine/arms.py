@@ -1,7 +1,8 @@
 """One method at one scale in one sweep: what it tries, what won, what is run again on fresh seeds.
 
-Tuning spends the same number of trials for every arm; then the winner by the search's own model (not the luckiest
-observation) is confirmed on seeds that the search never used. Scheduling is left to `sweep`.
+Tuning spends the same number of trials for every arm; the winner by the search's own model (not the luckiest observation),
+its learning rate probed at length where that is asked for, is confirmed on seeds that the search never used. Scheduling is
+left to `sweep`.
 
 What earlier sweeps in the same ledger found are points for a search to begin at, never values. Losses compare only between
 trials of one identity: the same scale, method, model, text, tokenizer, batch, schedule's warm-up, optimizer and precision.
@@ -11,8 +12,9 @@ Budget, learning rate, the method's parameters and the seed may differ.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
+from sweeper.engine.probes import PROBE, best_rate, probed_rates, rate_of, with_rate
 from sweeper.search import Domain, Proposal, Recommendation, Strategy
 from sweeper.search.domain import Parameters
 from trainers.contract.record import RunRecord
@@ -34,7 +36,8 @@ def proposal_of(spec: TrialSpec) -> Proposal:
 
 @dataclass
 class Arm:
-    """`confirmation` are total steps, ascending; `seeds` the confirmation seeds."""
+    """`confirmation` are total steps, ascending; `seeds` the confirmation seeds. `probes` are None where there are to be
+    none, and otherwise hold those that have been asked for, with their records once they have ended."""
 
     scale: str
     method: str
@@ -47,6 +50,7 @@ class Arm:
     noise_floor: bool
     tuned: dict[str, RunRecord] = field(default_factory=dict)
     asked: dict[str, TrialSpec] = field(default_factory=dict)
+    probes: dict[str, RunRecord | None] | None = None
     winner: Recommendation | None = None
     confirming: dict[str, str] = field(default_factory=dict)
 
@@ -104,13 +108,33 @@ class Arm:
         finished = [record for record in ended if record.spec.schedule.total_steps == top]
         return min(finished, key=lambda record: record.final_loss or 0.0, default=None)
 
+    def probe(self) -> list[tuple[TrialSpec, str]]:
+        """The probes of the winner's learning rate that are still to be asked for, with their purpose; they hold up the
+        confirmation. None where there are to be none, or every trial diverged."""
+        if self.probes != {} or self.best is None:
+            return []
+        values, steps = self.strategy.recommend().parameters, self.confirmation[-1]
+        grid = next((axis.values for axis in self.domain.axes if axis.name == LEARNING_RATE), ())
+        rates = probed_rates(rate_of(values), [float(rate) for rate in grid])
+        specs = [self.make(dict(with_rate(values, rate)), steps, self.domain.seeds[0]) for rate in rates]
+        self.probes = {spec.spec_id: None for spec in specs}
+        return [(spec, PROBE) for spec in specs]
+
+    @property
+    def probing(self) -> bool:
+        """Whether a probe that was asked for has not ended."""
+        return self.probes is not None and None in self.probes.values()
+
     def confirm(self) -> list[tuple[TrialSpec, str]]:
         """Choose the winner and give its trials on fresh seeds with their purpose; none where every trial diverged."""
         if self.best is None:
             return []
-        self.winner = self.strategy.recommend()
         # The model's mean decides, not the lowest loss: with a seed deviation of 0.005 the luckiest of sixteen trials
         # looks 0.009 better than it is, and the arm with more noise would win by it.
+        winner = self.strategy.recommend()
+        ended = [record for record in (self.probes or {}).values() if record is not None]
+        rate = best_rate(ended, rate_of(winner.parameters))
+        self.winner = replace(winner, parameters=with_rate(winner.parameters, rate))
         trials = self.confirmations(self.winner.parameters)
         self.confirming = {spec.spec_id: purpose for spec, purpose in trials}
         return trials

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Protocol
 
 from sweeper.engine.arms import Arm, earlier_points
+from sweeper.engine.probes import is_probed
 from sweeper.engine.site import Site, state_bytes
 from sweeper.options import CorpusFacts
 from sweeper.search import make_strategy
@@ -209,13 +210,22 @@ class Sweep:
     def _confirm_or_move_on(self) -> bool:
         """Confirm an arm whose search is over, or go to the next scale. False when there is nothing of the kind."""
         for arm in self.arms:
-            if arm.winner is None and arm.tuning_done and not arm.confirming:
-                return self._confirm(arm)
+            if arm.winner is None and arm.tuning_done and not arm.confirming and not arm.probing:
+                return self._conclude(arm)
         if not self.book.paths and not self.book.running and len(self._optima) < len(self.space.scales):
             return self._next_scale()
         return False
 
-    def _confirm(self, arm: Arm) -> bool:
+    def _conclude(self, arm: Arm) -> bool:
+        """Ask for what follows an arm's search: its probes, where it has any, then its confirmation."""
+        if probes := arm.probe():
+            self.latest = f"{arm.scale} {arm.method}: probing the learning rate at length"
+            self._want(probes)
+            for spec, _ in probes:
+                if spec.spec_id in self.finished:
+                    arm.probes = {**(arm.probes or {}), spec.spec_id: self.finished[spec.spec_id]}
+            if arm.probing:
+                return True
         trials = arm.confirm()
         self.book.protected -= self._boundaries(arm.asked.values())
         self._want(trials)
@@ -240,7 +250,7 @@ class Sweep:
             self._take_up(arm)
         for arm in list(self.arms):  # at once, so that states of confirmations under way are not taken for spare ones
             if arm.tuning_done:
-                self._confirm(arm)
+                self._conclude(arm)
 
     def _open_arm(self, scale: str, method: str) -> Arm:
         space = self.space
@@ -273,6 +283,7 @@ class Sweep:
             confirmation=settings.budgets.confirmation,
             seeds=space.seeds.confirmation,
             noise_floor=method == BASELINE and len(space.seeds.confirmation) == 1,
+            probes={} if is_probed(space) else None,
         )
 
     def _make_spec(self, scale: str, method: str, parameters: Mapping[str, Scalar], steps: int, seed: int) -> TrialSpec:
@@ -404,9 +415,11 @@ class Sweep:
         self.ledger.write(record)
         self.finished[spec_id] = record
         self.book.remove(spec_id)
-        arm = next((arm for arm in self.arms if spec_id in arm.asked), None)
-        if arm is not None and record.purpose == "tuning":
-            arm.tell(record)
+        for arm in self.arms:
+            if spec_id in arm.asked and record.purpose == "tuning":
+                arm.tell(record)
+            elif spec_id in (arm.probes or {}):
+                arm.probes = {**(arm.probes or {}), spec_id: record}
         if record.final_loss is not None:
             self.latest = (
                 f"{spec.scale} {spec.method} ended at {record.final_loss:.4f} after {spec.schedule.total_steps:,} steps"

@@ -16,6 +16,7 @@ from reports.estimate.noise import PRIOR_MINIMUM_PARAMS, PRIOR_SIGMA
 from reports.estimate.resolution import what_it_can_resolve
 from reports.pages.plan import PlannedArm, PlannedStage
 from sweeper.engine.arms import NOISE_FLOOR_SEEDS, identity_of
+from sweeper.engine.probes import PROBE
 from sweeper.engine.site import Site, state_bytes
 from sweeper.engine.sweep import Sweep
 from sweeper.executors.simulated import SimulatedExecutor, trains_nothing
@@ -26,7 +27,7 @@ from sweeper.plans.fits import ScaleFit
 from sweeper.space.schema import SearchSpace
 from sweeper.space.trials import FAN_AXIS
 from trainers.contract.flops import count_parameters, flops_at
-from trainers.contract.record import Provenance, RunRecord
+from trainers.contract.record import SEARCH_PURPOSES, Provenance, RunRecord
 from trainers.contract.schedule import data_position, phase_at
 from trainers.contract.spec import TrialSpec
 from trainers.methods import BASELINE, describe_parameters, phases_of
@@ -234,7 +235,8 @@ def _planned_arm(
         scale=scale,
         method=method,
         tuning_trials=sum(purpose == "tuning" for _, purpose in mine),
-        confirmation_trials=sum(purpose != "tuning" for _, purpose in mine),
+        probe_trials=sum(purpose == PROBE for _, purpose in mine),
+        confirmation_trials=sum(purpose not in SEARCH_PURPOSES for _, purpose in mine),
         finished=sum(spec.spec_id in done for spec, _ in mine),
         steps_alone=alone,
         # What the simulated sweep trained, not what the tree of all its trials holds: a search may ask for a boundary that
@@ -252,7 +254,7 @@ def measured_deviation(known: Iterable[RunRecord]) -> float | None:
     """Pooled deviation of final losses within (method, parameters, budget) over confirmation seeds, None without repeats."""
     cells: dict[tuple[object, ...], dict[str, float]] = {}
     for record in known:
-        if record.purpose != "tuning" and record.final_loss is not None:
+        if record.purpose not in SEARCH_PURPOSES and record.final_loss is not None:
             spec = record.spec
             # By id, since two sweeps of a ledger may have trained the same trial.
             key = (identity_of(spec), spec.parameters, spec.schedule)

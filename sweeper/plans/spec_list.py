@@ -65,8 +65,13 @@ def list_trials(space: SearchSpace, corpus: CorpusFacts, known: Iterable[RunReco
             "import their records and make the next list"
         )
     else:
+        if tuning and any(arm.probes is not None for arm in sweep.arms):
+            notes.append(
+                f"{sweep.arms[0].scale}: learning rates are tried again at length before they are confirmed: "
+                "import these records and make the next list"
+            )
         for arm in sweep.arms:
-            if arm.winner is None:
+            if arm.winner is None and arm.probes is None:
                 confirming += [
                     TrialLine(spec, purpose, winner=True) for spec, purpose in arm.confirmations(arm.domain.points[0])
                 ]

@@ -296,6 +296,10 @@ class Search(Model):
         True
     )
     seed: Annotated[Integer, Field(ge=0, le=LARGEST_SEED, description="Of the sampler, not of the training.")] = 0
+    probe: Annotated[
+        Switch,
+        Field(description="Try learning rates again at length where a budget is above 4 times the tuning budget."),
+    ] = True
 
 
 def _refuse_other_than_gpus(value: object) -> object:

@@ -117,7 +117,7 @@ def test_optional_columns(tmp_path: Path) -> None:
     assert first.notes == ()
     assert (second.outcome, second.purpose) == ("failed", "confirmation")
     assert problems(write(tmp_path, "3B,tst,0,100,4,0.3,3,4,2.5,,,,final,,", header=header)) == [
-        "runs.csv:2: stage: 'final' is not one of tuning, confirmation, noise_floor"
+        "runs.csv:2: stage: 'final' is not one of tuning, probe, confirmation, noise_floor"
     ]
 
 
