@@ -36,6 +36,7 @@ class Objective:
         self._embed: Callable[[Tensor], Tensor] = model.embed
         self._body: Callable[[Tensor, int], Tensor] = model.body
         self._loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = fused_linear_multi_hot
+        model.compiled_blocks = {}  # an earlier step of the model may have been compiled, and this one is not
         if compile_parts:
             if not self._sharded:
                 unrolled = UNROLLED_BAG if device.type == "cpu" else None

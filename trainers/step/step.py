@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trainers.contract.schedule import Phase, learning_rates
 from trainers.contract.spec import TrialSpec
-from trainers.model.attention import attention_kernels, forced_attention
+from trainers.model.attention import forced_attention, kernels_of_lengths
 from trainers.model.decoder import Decoder
 from trainers.model.losses import target_weights
 from trainers.model.ranks import ALONE, Ranks
@@ -71,7 +71,8 @@ class TrainingStep:
                 f"micro_sequences: {self.micro_sequences} does not divide the {len(self.lanes)} sequences of {whose}"
             )
         self.parts = len(self.lanes) // self.micro_sequences
-        self.attention = attention_kernels(spec.shape, spec.context, spec.precision, device)
+        lengths = {spec.context, *(spec.context // phase.position_divisor // phase.pieces for phase in phases)}
+        self.attention = kernels_of_lengths(spec.shape, lengths, spec.precision, device)
         self.learning_rates = learning_rates(spec.schedule)
         # What ranks gather is in the working precision already; their shards are the masters.
         self._weights = WorkingWeights(model, spec.precision if ranks.size == 1 else "fp32")
