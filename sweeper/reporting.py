@@ -19,7 +19,7 @@ from sweeper.ledger.tables import imported_runs
 from sweeper.options import COMPARISONS, REPORT, SUMMARY
 from sweeper.space.errors import SearchSpaceError
 from sweeper.space.load import parse_search_space
-from sweeper.space.schema import SearchSpace
+from sweeper.space.schema import AxisRange, SearchSpace
 from sweeper.space.trials import domain_of, make_spec
 from trainers.contract.record import RunRecord
 from trainers.contract.spec import Scalar, TrialSpec
@@ -54,25 +54,36 @@ def study_from(
     from reports.evidence.runs import run_from_record
     from reports.evidence.study import build_study
 
-    context = replace(_context(about, command, run_links or {}), of_file=_of_file(about, records))
-    return build_study(context, [run_from_record(record) for record in records])
+    space = _file_of(about)
+    asked = None if space is None else frozenset(r.spec.spec_id for r in records if _asked_by(space, about, r.spec))
+    context = replace(_context(about, space, command, run_links or {}), of_file=asked)
+    own = _own_units(space)
+    runs = [run_from_record(record) for record in records]
+    return build_study(context, [replace(run, own_learning_rate=run.method in own) for run in runs])
 
 
-def _of_file(about: SweepAbout, records: Sequence[RunRecord]) -> frozenset[str] | None:
-    """Spec ids of the records that are trials of the sweep's file as it is now: another context, batch, text or recipe makes
-    another trial of the same values. None where the file cannot be read.
-
-    Which values, budgets and seeds it asks for does not count. Nor do the model's shape and the version of the numerics,
-    which are the tool's: a later version must not disown what an earlier one trained.
-    """
+def _file_of(about: SweepAbout) -> SearchSpace | None:
+    """The sweep's file; None for imported runs, which have none, and for one of an earlier version that is refused today.
+    Without it the page does not know ranges and identity, which is better than no page."""
     try:
-        space = parse_search_space(about.search_space_text, Path(about.search_space_file or "search-space.yaml"))
+        return parse_search_space(about.search_space_text, Path(about.search_space_file or "search-space.yaml"))
     except SearchSpaceError:
         return None
-    return frozenset(record.spec.spec_id for record in records if _asked_by(space, about, record.spec))
+
+
+def _own_units(space: SearchSpace | None) -> frozenset[str]:
+    """The methods whose learning rate the file says to be in a unit of their own."""
+    rates = {name: method.axes[LEARNING_RATE] for name, method in space.methods.items()} if space else {}
+    return frozenset(name for name, rate in rates.items() if isinstance(rate, AxisRange) and rate.unit is not None)
 
 
 def _asked_by(space: SearchSpace, about: SweepAbout, spec: TrialSpec) -> bool:
+    """Whether a trial is one of the sweep's file as it is now: another context, batch, text or recipe makes another trial of
+    the same values.
+
+    Which values, budgets and seeds the file asks for does not count. Nor do the model's shape and the version of the
+    numerics, which are the tool's: a later version must not disown what an earlier one trained.
+    """
     try:
         made = make_spec(
             space,
@@ -90,18 +101,10 @@ def _asked_by(space: SearchSpace, about: SweepAbout, spec: TrialSpec) -> bool:
     return replace(made, shape=spec.shape, numerics=spec.numerics) == spec
 
 
-def _context(about: SweepAbout, command: str, run_links: Mapping[str, str]) -> SweepContext:
+def _context(about: SweepAbout, space: SearchSpace | None, command: str, run_links: Mapping[str, str]) -> SweepContext:
     """The description that the ledger keeps, as the report asks for it: the one place where the two meet."""
     from reports.evidence.study import SweepContext
 
-    try:
-        file = Path(about.search_space_file or "search-space.yaml")
-        space = parse_search_space(about.search_space_text, file)
-        axes, target = searched_values(space), space.target_loss
-    except SearchSpaceError:
-        # Imported runs have no file, and one of an earlier version may be refused today. Without the ranges the page says
-        # that the edges of the search are not known, which is better than no page.
-        axes, target = {}, None
     return SweepContext(
         name=about.name,
         question=about.question,
@@ -115,8 +118,8 @@ def _context(about: SweepAbout, command: str, run_links: Mapping[str, str]) -> S
         search_space_text=about.search_space_text,
         price_per_gpu_hour=about.price_per_gpu_hour,
         currency=about.currency,
-        axes=axes,
-        target_loss=target,
+        axes=searched_values(space) if space else {},
+        target_loss=space.target_loss if space else None,
         run_links=run_links,
     )
 
@@ -135,7 +138,7 @@ def study_of_runs(
     """The study of runs that were trained elsewhere. `links` lead into the dashboard, by run id."""
     from reports.evidence.study import build_study
 
-    return build_study(_context(about, command, links or {}), runs)
+    return build_study(_context(about, _file_of(about), command, links or {}), runs)
 
 
 def read_study(results: Path, name: str, tracking_uri: str | None) -> Study:

@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from reports.evidence.runs import BASELINE
 from reports.evidence.study import StudyArm, SweepContext
 from trainers.contract.spec import Scalar
-
-SAME_OCTAVES = 0.1
-"""Octaves by which two searched ranges may differ: learning rates are often given with two digits."""
+from trainers.methods import SAME_OCTAVES
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ from trainers.contract.scales import SCALES
 from trainers.contract.schedule import steps_of
 from trainers.contract.spec import ModelShape, Optimizer, Schedule, TrialSpec
 from trainers.data.sources import SOURCES
-from trainers.methods import BASELINE, LEARNING_RATE, METHODS, PARAMETER_TABLE, phases_of
+from trainers.methods import BASELINE, LEARNING_RATE, METHODS, PARAMETER_TABLE, SAME_OCTAVES, phases_of
 
 LARGEST_EMBEDDING_SHARE = 0.95
 """Of a model's parameters. A vocabulary beyond it leaves no transformer to measure (nano with 128,256 tokens: 0.996)."""
@@ -245,12 +245,22 @@ def _values(methods: Arms, context: int) -> Iterator[Finding]:
 
 
 def _equal_learning_rates(methods: Arms) -> Iterator[Finding]:
-    """A speedup over a baseline that was tuned over other learning rates is none."""
+    """A speedup over a baseline that was tuned over other learning rates is none. In a unit of its own they are as many
+    octaves."""
     axes = {name: arm.sound_axes[LEARNING_RATE] for name, arm in _known(methods) if LEARNING_RATE in arm.sound_axes}
     for name, axis in axes.items() if BASELINE in axes else ():
-        if _offered(axis) != _offered(axes[BASELINE]):
+        place = ("methods", name, "axes", LEARNING_RATE)
+        if isinstance(axis, AxisRange) and axis.unit is not None and name != BASELINE:
+            wide, others = (_octaves_of(given) for given in (axis, axes[BASELINE]))
+            if abs(wide - others) > SAME_OCTAVES:
+                yield Finding(
+                    place,
+                    f"{_axis_shown(axis)} spans {wide:.2g} octaves and the baseline's {others:.2g}; "
+                    "arms are tuned over equally many",
+                )
+        elif _offered(axis) != _offered(axes[BASELINE]):
             yield Finding(
-                ("methods", name, "axes", LEARNING_RATE),
+                place,
                 f"{_axis_shown(axis)} is not the baseline's {_axis_shown(axes[BASELINE])}; "
                 "arms are tuned over equal learning rates",
             )
@@ -268,6 +278,14 @@ def _trials(methods: Arms, search: Search, seeds: Seeds) -> Iterator[Finding]:
                 ("search", "trials_per_arm"),
                 f"{search.trials_per_arm} is more than {name}'s {points} points times {num_seeds} search seeds",
             )
+
+
+def _octaves_of(axis: Axis | Scalar) -> float:
+    """How far the values of a learning rate's axis reach; 0 where it cannot be said."""
+    numbers = (
+        [value for value in values_of(axis) if not isinstance(value, str) and value > 0] if _size(axis) > 1 else []
+    )
+    return math.log2(numbers[-1] / numbers[0]) if numbers else 0.0
 
 
 def _known(methods: Arms) -> Iterator[tuple[str, SoundArm]]:
@@ -296,6 +314,8 @@ def _form(place: Location, parameter: str, axis: Axis | Scalar) -> Iterator[Find
     row = PARAMETER_TABLE[parameter]
     if _size(axis) > MOST_VALUES:
         yield Finding(place, f"{_size(axis):,} values; at most {MOST_VALUES:,} are allowed")
+    if isinstance(axis, AxisRange) and axis.unit is not None and (parameter != LEARNING_RATE or BASELINE in place):
+        yield Finding((*place, "unit"), "is for the learning rate of a method, which the baseline's is compared with")
     if isinstance(axis, Grid):
         yield from _order((*place, "grid"), axis.grid)
     elif isinstance(axis, UniformRange | LogUniformRange) and row.type is not float:

@@ -70,10 +70,14 @@ class AxisRange(Model):
     spacing: ClassVar[Literal["linear", "log"] | None] = None
     """In which unit the values are equally far apart; None: as the parameter's row in the table says."""
 
+    unit: Annotated[
+        Literal["own"] | None, Field(description="Of a learning rate: that it is not in the baseline's unit.")
+    ] = None
+
     @property
     def written(self) -> tuple[str, tuple[Scalar, ...]]:
         """The kind's key and what stands behind it."""
-        key = next(iter(type(self).model_fields))
+        key = next(name for name in type(self).model_fields if name != "unit")
         return key, getattr(self, key)
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from reports.evidence.tuning import own_unit
 from sweeper.ledger.about import SweepAbout
 from sweeper.reporting import study_from
 from sweeper.space.load import parse_search_space
@@ -108,3 +109,14 @@ def test_what_an_earlier_version_trained_stays_the_files_own() -> None:
     other = records(TEXT.replace("context: 64", "context: 32"), "baseline", (8_000,), 2)
     (scale,) = study_from(about(TEXT), [*changed, *other], "").scales
     assert {item.run.run_id for item in scale.exclusions} == {record.spec.spec_id for record in other}
+
+
+def test_a_learning_rate_in_a_unit_of_its_own_is_compared_by_octaves() -> None:
+    """The method's rates are ten times the baseline's, over as many octaves."""
+    own = TEXT.replace("learning_rate: *learning_rate", "learning_rate: {grid: [4e-2, 5.7e-2, 8e-2, 0.113], unit: own}")
+    assert own != TEXT
+    runs = [*records(own, "baseline", (6_000, 10_000, 16_000), 2), *records(own, "tst", (6_000,), 2)]
+    (scale,) = study_from(about(own), runs, "").scales
+    assert scale.baseline is not None
+    assert not own_unit(scale.baseline)
+    assert [own_unit(arm) for arm in scale.methods] == [True]
