@@ -160,9 +160,7 @@ class StudyLedger:
         if self._trouble and not self._said:
             self._said = True
             where = without_login(self._place.url)
-            self._say(
-                f"{where}: the searches cannot be written there ({without_login(self._trouble)}); the sweep goes on"
-            )
+            self._say(f"{where}: no studies are written there ({without_login(self._trouble)})")
 
     # in the thread
 
@@ -186,13 +184,17 @@ class StudyLedger:
                 return
 
     def _write(self, trials: list[LedgerTrial], changed: set[str]) -> None:
-        try:
-            write_studies(self._place.url, self._copies(trials, changed))
-        except Exception:
-            if self._place.file is None:
-                raise
-            # Damaged or of an older form: it is a copy, so that a new one serves as well.
-            replace_studies(self._place.file, self._copies(trials, {self._name(trial.spec) for trial in trials}))
+        file = self._place.file
+        if file is None or file.exists():
+            try:
+                write_studies(self._place.url, self._copies(trials, changed))
+                return
+            except Exception:
+                if file is None:
+                    raise
+        # Missing, damaged or of an older form: it is a copy, so that a new one serves as well. It is put in its place
+        # whole, because a dashboard that opens a file whose tables are being made makes them, too, and one of the two fails.
+        replace_studies(file, self._copies(trials, {self._name(trial.spec) for trial in trials}))
 
     def _copies(self, trials: list[LedgerTrial], names: set[str]) -> list[StudyCopy]:
         studies: dict[str, list[LedgerTrial]] = {}
