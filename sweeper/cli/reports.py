@@ -228,8 +228,8 @@ def import_runs(
     imported under it; the same table again changes nothing.
 
     \b
-    sweeper import records.jsonl --space search_spaces/gpu-25m.yaml
-      --name gpu-25m
+    sweeper import records.jsonl --space search_spaces/gpu-1m.yaml
+      --name gpu-1m
 
     Records of `python -m trainers.run` become the sweep's own trials.
     """

@@ -118,8 +118,10 @@ class Mixture(nn.Module):
 
     def _route(self, x_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Shares `[N, K]` float32, experts `[N, K]` and how many assignments each expert got `[X]`, router in float32."""
+        # In float32: rounded scores tie, and a tie is decided by the order of the experts.
         probability_NX = F.linear(x_ND.float(), self.router.weight.float()).softmax(-1)
         expert_NK = probability_NX.detach().topk(self.chosen, dim=-1).indices
+        # Not `bincount`, whose result has a length that the host would have to wait for.
         one = torch.ones_like(expert_NK).flatten()
         counts_X = torch.zeros_like(self.this_step[:-1]).scatter_add_(0, expert_NK.flatten(), one)
         if torch.is_grad_enabled():
@@ -130,6 +132,7 @@ class Mixture(nn.Module):
     def _balanced(self, probability_NX: Tensor, counts_X: Tensor) -> Tensor:
         """Count the assignments once a micro-batch, and let the load so far pull on the probabilities."""
         if not _recomputing():
+            # Positions are counted beside the assignments: what was dropped is their difference, and has to be zero.
             seen = F.pad(counts_X, (0, 1), value=probability_NX.shape[0])
             self.this_step.add_(seen if self.over_ranks is None else self.over_ranks(seen))
         load_X = self.this_step[:-1] / self.this_step[:-1].sum()
@@ -139,6 +142,7 @@ class Mixture(nn.Module):
 
     def _grouped(self, x_ND: Tensor, share_NK: Tensor, expert_NK: Tensor, counts_X: Tensor) -> Tensor:
         """Sort the assignments by expert, then one grouped matmul a projection: no padding, no capacity, no host."""
+        # Stable, so that positions of one expert keep their order and their sums keep their bits.
         order_A = expert_NK.flatten().argsort(stable=True)
         place_A = torch.empty_like(order_A).scatter_(0, order_A, torch.arange(len(order_A), device=order_A.device))
         ends_X = counts_X.cumsum(0).to(torch.int32)
@@ -152,6 +156,7 @@ class Mixture(nn.Module):
     def _every_expert(self, x_ND: Tensor, share_NK: Tensor, expert_NK: Tensor, counts_X: Tensor) -> Tensor:
         """Every expert on every position, weighted by 0 where it was not chosen: X/K times the work, for small twins where
         no grouped matmul can be captured or traced (float32)."""
+        # A share of zero switches an expert off without a shape that depends on a value.
         share_NX = torch.zeros(len(x_ND), self.num_experts, dtype=x_ND.dtype, device=x_ND.device)
         share_NX = share_NX.scatter(1, expert_NK, share_NK)
         gate_NXF, up_NXF = torch.einsum("nd,xfd->nxf", x_ND, self.gate_up).chunk(2, dim=-1)

@@ -76,6 +76,7 @@ def read_batch(
         for lane in lanes or range(spec.sequences_per_step)
     ]
     inputs, targets = cut_batch(np.stack(sequences).astype(np.int64, copy=False), spec.context, phase)
+    # Copies: targets of neighbouring positions are one overlapping view of the tokens.
     pair = torch.from_numpy(inputs.copy()), torch.from_numpy(targets.copy())
     if device.type == "cuda":
         return tuple(part.pin_memory().to(device, non_blocking=True) for part in pair)  # type: ignore[return-value]

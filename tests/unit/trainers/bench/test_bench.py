@@ -235,7 +235,9 @@ def test_the_plan_of_a_file_reckons_with_the_bench_beside_its_results(tmp_path: 
 
 @pytest.mark.slow
 def test_mfu_is_flops_of_the_positions_over_the_peak() -> None:
-    result = run_bench(BenchOptions(("pico",), ("eager",), "cpu", steps=1), lambda line: None)
+    kept: list[BenchResult] = []
+    result = run_bench(BenchOptions(("pico",), ("eager",), "cpu", steps=1), lambda line: None, kept.append)
+    assert kept == [replace(result, losses=())], "what there is after a scale is kept before the losses are timed"
     (scale,) = result.scales
     per_position = flops_per_position(SCALES["pico"].shape, scale.context)
     assert scale.flops_per_second is not None
