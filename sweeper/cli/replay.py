@@ -15,6 +15,7 @@ import typer
 
 from sweeper.cli.options import Json, guarded, print_json
 from trainers.contract.errors import UserError, given
+from trainers.contract.faults import without_login
 
 if TYPE_CHECKING:
     from sweeper.replay.loss_table import LossTable
@@ -86,7 +87,7 @@ def _published() -> Path:
 
 
 def _command() -> str:
-    return shlex.join(["sweeper", *sys.argv[1:]])
+    return without_login(shlex.join(["sweeper", *sys.argv[1:]]))
 
 
 def _race(

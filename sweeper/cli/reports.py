@@ -19,6 +19,7 @@ import typer
 
 from sweeper.cli.options import RESULTS, Json, Results, Uri, guarded, print_json
 from trainers.contract.errors import UserError, given
+from trainers.contract.faults import without_login
 
 if TYPE_CHECKING:
     from reports.evidence.study import Study
@@ -313,7 +314,7 @@ def _with_unit(fixed: list[str] | None, unit: str | None, bytes_per_token: str |
 
 
 def _command() -> str:
-    return shlex.join(["sweeper", *sys.argv[1:]])
+    return without_login(shlex.join(["sweeper", *sys.argv[1:]]))
 
 
 def _records(

@@ -2,8 +2,8 @@
 
 Executors ask for stages and bring results; every executor drives this same machine, so that a sweep has the same trials
 wherever it runs. Small scales come first. Per scale both arms are tuned at the same time; an arm whose search is over is
-confirmed on fresh seeds while the other still searches. Searches are asked only when a worker would idle, so that they
-know as much as they can.
+confirmed on fresh seeds while the other still searches. Searches are asked round by round, so that a sweep has the same
+trials however many workers it has and however often it was killed.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from enum import Enum
 from functools import partial
 from typing import Protocol
 
-from sweeper.engine.arms import Arm, earlier_points
+from sweeper.engine.arms import ROUNDS, Arm, earlier_points
 from sweeper.engine.probes import is_probed
 from sweeper.engine.site import Site, state_bytes
 from sweeper.options import CorpusFacts
-from sweeper.search import make_strategy
+from sweeper.search import UNLEARNED, make_strategy
 from sweeper.search.domain import Parameters
 from sweeper.search.warm_start import starting_points
 from sweeper.space.schema import SearchSpace
@@ -77,7 +77,8 @@ class Idle(Enum):
 class Sweep:
     """One run of one sweep. `max_hours` are device-hours of the whole sweep, earlier runs included; None has no limit.
 
-    `earlier` are records of other sweeps, for warm starts.
+    `earlier` are records of other sweeps, for warm starts. `at_once` asks every search for all of its trials before it knows
+    a result, as a list for a machine without a sweep has to.
     """
 
     space: SearchSpace
@@ -88,6 +89,7 @@ class Sweep:
     provenance: Provenance
     max_hours: float | None = None
     earlier: tuple[RunRecord, ...] = ()
+    at_once: bool = False
     arms: list[Arm] = field(default_factory=list)
     stopping: str | None = None
     latest: str = ""
@@ -139,8 +141,7 @@ class Sweep:
             tuning = [segment for segment in ready if self._purpose_of[segment.trials[0]] == "tuning"]
             if tuning:
                 return self._start(tuning[0])
-            # Then ask the searches for more, before a confirmation takes the worker. They are asked this late, and not
-            # when their last trial ended, so that each proposal knows as many losses as it can.
+            # Then ask the searches for more, before a confirmation takes the worker.
             if self._ask_tuning():
                 continue
             if ready:
@@ -266,24 +267,26 @@ class Sweep:
         example = make(dict(domain.points[0]), domain.rungs[-1], domain.seeds[0])
         found = earlier_points(self.earlier, example)
         starts = starting_points(domain, smaller_scale=smaller, finished=found) if space.search.warm_start else ()
+        strategy = make_strategy(
+            space.search.sampler,
+            domain,
+            trials=trials,
+            fan=space.search.fan,
+            seed=space.search.seed,
+            warm_start=starts,
+        )
         return Arm(
             scale=scale,
             method=method,
             domain=domain,
-            strategy=make_strategy(
-                space.search.sampler,
-                domain,
-                trials=trials,
-                fan=space.search.fan,
-                seed=space.search.seed,
-                warm_start=starts,
-            ),
+            strategy=strategy,
             make=make,
             trials=trials,
             confirmation=settings.budgets.confirmation,
             seeds=space.seeds.confirmation,
             noise_floor=method == BASELINE and len(space.seeds.confirmation) == 1,
             probes={} if is_probed(space) else None,
+            rounds=1 if self.at_once or strategy.sampler in UNLEARNED else ROUNDS,
         )
 
     def _make_spec(self, scale: str, method: str, parameters: Mapping[str, Scalar], steps: int, seed: int) -> TrialSpec:

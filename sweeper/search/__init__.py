@@ -6,10 +6,11 @@ the same history again gives the same state.
 """
 
 from sweeper.search.domain import Axis, Domain, Proposal, Recommendation
-from sweeper.search.strategies import STRATEGIES, Strategy, make_strategy
+from sweeper.search.strategies import STRATEGIES, UNLEARNED, Strategy, make_strategy
 
 __all__ = [
     "STRATEGIES",
+    "UNLEARNED",
     "Axis",
     "Domain",
     "Proposal",
