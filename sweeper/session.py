@@ -165,6 +165,7 @@ def _about(space: SearchSpace, options: RunOptions, corpus: Any, where: Provenan
         corpus_description=corpus.description,
         corpus_tokens=corpus.train_tokens,
         seen_share=corpus.seen_share,
+        bytes_per_token=corpus.bytes_per_token,
         git_commit=where.git_commit,
         git_dirty=where.git_dirty,
         versions=where.versions,
