@@ -30,6 +30,7 @@ class SweepContext:
     reader means to train, `target_loss` a loss (nats per token) that the reader asks the cost of. `created_at`: ISO 8601.
     `price_per_gpu_hour` in `currency` per device-hour. `command` reproduces the page. `against`: the arm in the baseline's
     place. `of_file`: ids of the runs that have the identity of the search-space file, None where that is not known.
+    `seen_share` of the validation text is in training, too; `bytes_per_token`: bytes of its mean token.
     """
 
     name: str
@@ -40,6 +41,7 @@ class SweepContext:
     git_commit: str = "unknown"
     git_dirty: bool = False
     seen_share: float | None = None
+    bytes_per_token: float | None = None
     corpus_description: str = ""
     search_space_text: str = ""
     price_per_gpu_hour: float | None = None
@@ -191,6 +193,12 @@ class Study:
     def exclusions(self) -> tuple[Exclusion, ...]:
         """All exclusions of all scales."""
         return tuple(exclusion for scale in self.scales for exclusion in scale.exclusions)
+
+    @property
+    def bytes_per_token(self) -> float | None:
+        """Bytes of a mean token of the validation text, as the corpus or all imported runs state it; None where they do not."""
+        stated = {run.loss_unit.bytes_per_token for run in self.runs}
+        return self.context.bytes_per_token or (stated.pop() if len(stated) == 1 else None)
 
     @property
     def clock_label(self) -> str:

@@ -41,7 +41,8 @@ class Manifest:
     """A prepared corpus in numbers. Token counts include one separator a document.
 
     `fingerprint` identifies the stream of tokens on any machine, `key` the request and its inputs in this cache. `seen_share`
-    is the share of the validation tokens in spans of 64 that occur in training, None where that was not measured.
+    is the share of the validation tokens in spans of 64 that occur in training, `bytes_per_token` the bytes of a mean
+    validation token, separators included; None where that was not measured.
     """
 
     format: int
@@ -58,6 +59,7 @@ class Manifest:
     description: str
     files: tuple[FileEntry, ...]
     seen_share: float | None = None
+    bytes_per_token: float | None = None
 
     @property
     def num_documents(self) -> int:

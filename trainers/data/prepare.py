@@ -174,6 +174,7 @@ def _build(request: CorpusRequest, inputs: _Inputs, directory: Path, say: Callab
         f"{'given tokenizer' if request.tokenizer_path else 'byte-level BPE'} of {request.vocab_size:,} tokens",
         files=tuple(file_entry(path) for path in paths),
         seen_share=_seen_share(directory, dtype),
+        bytes_per_token=round(sum(entry.size for entry in split.validation) / validation.num_tokens, 6),
     )
     write_manifest(directory, manifest)
     say(f"Prepared {train.num_tokens:,} training and {validation.num_tokens:,} validation tokens")

@@ -40,7 +40,7 @@ class PreparedCorpus:
     """A whole prepared corpus: numbers and a directory, cheap to hand to another process.
 
     Token counts include one separator a document; `num_documents` counts both splits. `separator` is a token id,
-    `seen_share` as in the manifest.
+    `seen_share` and `bytes_per_token` as in the manifest.
     """
 
     directory: Path
@@ -54,6 +54,7 @@ class PreparedCorpus:
     num_documents: int
     description: str
     seen_share: float | None
+    bytes_per_token: float | None
 
     def stream(
         self, seed: int, materialise_bytes: int = MATERIALISE_BYTES, piece_tokens: int = PIECE_TOKENS
@@ -110,6 +111,7 @@ def open_corpus(directory: Path) -> PreparedCorpus:
         num_documents=manifest.num_documents,
         description=manifest.description,
         seen_share=manifest.seen_share,
+        bytes_per_token=manifest.bytes_per_token,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,22 @@ def test_a_report_says_what_a_given_loss_costs_each_arm(tmp_path: Path) -> None:
     assert "What a loss of 2.7 costs" in (tmp_path / "published" / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_loss_may_be_given_as_a_perplexity(tmp_path: Path) -> None:
+    command = [
+        "report",
+        "--published",
+        "--results",
+        str(tmp_path),
+        "--target",
+        str(math.exp(2.7)),
+        "--unit",
+        "perplexity",
+    ]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "The baseline gets to a loss of 2.7 in 382 h (95 %: 375 h to 390 h) at 3b." in done.output.splitlines()
+
+
 def test_a_report_holds_two_methods_against_each_other_in_a_folder_of_its_own(tmp_path: Path) -> None:
     command = ["report", "--published", "--results", str(tmp_path), "--against", "tst_reinit_embeddings", "--json"]
     done = CliRunner().invoke(app, command)
@@ -35,6 +52,19 @@ def test_a_report_holds_two_methods_against_each_other_in_a_folder_of_its_own(tm
     [
         (["--published", "--target", "0"], "--target: 0 is not a loss above 0"),
         (["--published", "--target", "nan"], "--target: nan is not a loss above 0"),
+        (["--published", "--unit", "nats"], "--unit: is the unit of --target"),
+        (
+            ["--published", "--target", "3", "--unit", "bits"],
+            "--unit: 'bits' is not one of nats, bits_per_byte, perplexity",
+        ),
+        (
+            ["--published", "--target", "3", "--unit", "bits_per_byte"],
+            "the bytes of a token of this validation text are not",
+        ),
+        (
+            ["--published", "--target", "0.9", "--unit", "perplexity"],
+            "--target: 0.9 is no perplexity of a loss above 0",
+        ),
         (["--published", "--against", "nobody"], "nobody: not a method of published"),
         (["a", "b", "--target", "3"], "are for one sweep, not for a comparison"),
     ],
