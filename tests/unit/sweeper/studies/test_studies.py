@@ -22,6 +22,7 @@ from tests.support.tiny_sweep import Desk, Workers, result_of
 from trainers.contract.record import Diverged
 from trainers.contract.stage import StageJob, StageResult
 
+pytestmark = pytest.mark.slow
 NAMES = ["tiny/nano/baseline/8", "tiny/nano/tst/8"]
 
 
