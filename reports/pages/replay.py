@@ -56,7 +56,8 @@ class Race:
 @dataclass(frozen=True, slots=True)
 class Standing:
     """A contestant on a table over all seeds: medians, with "not reached" counted as beyond every number (None). Costs in
-    full-budget equivalents, regrets in nats; `reached` is the part of the races that found a good cell.
+    full-budget equivalents, regrets in nats; `reached` is the part of the races that found a good cell, nine in ten of which
+    had spent at most `ninetieth_spent`.
 
     `course` holds the median smoothed regret after 1, 1.5, 2, ... full-budget equivalents, from where half of the races
     recommend anything; a race that is over keeps its last answer.
@@ -69,6 +70,7 @@ class Standing:
     shared: bool
     warm_start: bool
     median_spent: float | None
+    ninetieth_spent: float | None
     median_held: float | None
     median_regret: float
     median_raw_regret: float

@@ -6,14 +6,14 @@ counting and seeds are `strategies`' business.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from sweeper.search.acquisition import choose_fan
-from sweeper.search.domain import Axis, Domain, Parameters
+from sweeper.search.domain import Domain, Parameters
 from sweeper.search.surface import Observation, Surface, fit_surface
 from sweeper.search.warm_start import nearest_point
 
@@ -181,21 +181,9 @@ def _led_by_optuna(situation: Situation, sampler: str) -> tuple[int, ...]:
 
 def _nearest(situation: Situation, wanted: Mapping[str, float]) -> int | None:
     """The cell on offer that is nearest to the wanted coordinates, each axis measured in its own range."""
-    axes = [axis for axis in situation.domain.axes if axis.name in wanted]
-    offered: Sequence[int] = sorted(cell for members in situation.open_families.values() for cell in members)
-
-    def distance(cell: int) -> tuple[float, int]:
-        point = dict(situation.domain.points[cell])
-        return sum(_gap(axis, axis.coordinate(point[axis.name]), wanted[axis.name]) for axis in axes), cell
-
-    return min(offered, key=distance, default=None)
-
-
-def _gap(axis: Axis, given: float, wanted: float) -> float:
-    if axis.spacing == "category":
-        return 4.0 * (given != wanted)
-    reach = axis.coordinate(axis.values[-1]) - axis.coordinate(axis.values[0])
-    return ((given - wanted) / reach) ** 2
+    offered = sorted(cell for members in situation.open_families.values() for cell in members)
+    points = situation.domain.points
+    return min(offered, key=lambda cell: (situation.domain.distance(points[cell], wanted), cell), default=None)
 
 
 CHOOSERS: dict[str, Chooser] = {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sweeper.replay.loss_table import LossTable, benchmark_domain, read_tables, seed_noise, truth_of
-from sweeper.replay.race import Contestant, Rules, compare_strategies, run_race
+from sweeper.replay.race import Contestant, Rules, compare_strategies, num_races, run_race
 from tests.support.places import ROOT
 from trainers.contract.spec import ModelShape, Optimizer, Schedule, TrialSpec
 
@@ -148,6 +148,60 @@ def test_warm_start_needs_another_table() -> None:
     two = compare_strategies(tables, contestants, seeds=2, rules=Rules(trials=6))
     assert [standing.warm_start for standing in one.standings] == [False]
     assert [standing.warm_start for standing in two.standings] == [False, True] * 2
+
+
+def without(table: LossTable, *cells: tuple[float, int]) -> LossTable:
+    return replace(table, losses=tuple(cell for cell in table.losses if cell[:2] not in cells))
+
+
+@pytest.mark.parametrize("sampler", ["surface", "tpe", "random", "grid"])
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_cell_without_an_answer_is_never_asked_for_nor_recommended(sampler: str, shared: bool) -> None:
+    whole = made_table()
+    # The best cell and a corner: both are where a search would go.
+    table = without(whole, (0.3, 4), (0.1, 2), (0.5, 6))
+    domain = benchmark_domain(table)
+    assert len(domain.points) == 22
+    race = run_race(table, domain, Contestant(sampler, shared), Rules(trials=30, patience=30), seed=1)
+    assert race.trials == 30
+    assert set(truth_of(table, domain).smoothed_regret) == set(domain.points)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {(0.1, bag) for bag in (2, 3, 4, 5, 6)},  # one value of r, so that nothing fans out
+        {(ratio, 3) for ratio in (0.1, 0.2, 0.3, 0.4, 0.5)},
+        {(0.2, 4)},
+        {(0.1, 2), (0.2, 3), (0.3, 4)},
+    ],
+)
+def test_any_shape_of_table_can_be_raced(kept: set[tuple[float, int]]) -> None:
+    table = made_table()
+    table = replace(table, losses=tuple(cell for cell in table.losses if cell[:2] in kept))
+    contestants = [
+        Contestant(name, shared) for name in ("surface", "random", "grid", "tpe") for shared in (True, False)
+    ]
+    result = compare_strategies([table], contestants, seeds=2, rules=Rules(trials=200))
+    assert all(standing.reached == 1 for standing in result.standings)
+
+
+def test_a_table_of_cells_beyond_the_benchmark_is_raced_as_it_is() -> None:
+    table = LossTable("made", "1M", 100, "uniform", ((0.05, 16, 3.0), (0.05, 32, 3.1), (0.95, 16, 3.2)))
+    assert len(benchmark_domain(table).points) == 3
+    with pytest.raises(ValueError, match="nothing can be asked"):
+        benchmark_domain(replace(table, losses=((0.0, 1, 3.0),)))
+
+
+def test_the_races_do_not_depend_on_the_number_of_processes() -> None:
+    tables = [made_table(), without(made_table(4, 3), (0.1, 2))]
+    contestants = [Contestant("random"), Contestant("surface", shared=False), Contestant("random", warm=True)]
+    seen: list[int] = []
+    alone = compare_strategies(tables, contestants, seeds=10, rules=Rules(trials=5), watch=seen.append)
+    both = compare_strategies(tables, contestants, seeds=10, rules=Rules(trials=5), workers=2)
+    assert alone == both
+    assert seen == sorted(seen)
+    assert seen[-1] == num_races(contestants, 2, 10) == 60
 
 
 @pytest.mark.slow
