@@ -29,13 +29,17 @@ SEED_DEVIATION = 0.001
 
 @dataclass(frozen=True, slots=True)
 class LossTable:
-    """One scale, budget and bag weighting. `losses` holds (step_ratio, bag_size, nats) of fully trained models."""
+    """One scale, budget and bag weighting. `losses` holds (step_ratio, bag_size, nats) of fully trained models.
+
+    `seed_deviation` in nats is what two seeds differ by, where the table is known to have one of its own.
+    """
 
     table: str
     params: str
     total_steps: int
     bag_weighting: str
     losses: tuple[tuple[float, int, float], ...]
+    seed_deviation: float | None = None
     _known: dict[tuple[float, int], float] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

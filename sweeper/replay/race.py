@@ -76,6 +76,10 @@ class Rules:
     seed_deviation: float = SEED_DEVIATION
     tolerance: float = TOLERANCE
 
+    def deviation_of(self, table: LossTable) -> float:
+        """Seed noise in nats: the table's own, else that of these rules."""
+        return self.seed_deviation if table.seed_deviation is None else table.seed_deviation
+
 
 def run_race(
     table: LossTable,
@@ -102,7 +106,7 @@ def run_race(
             ratio, bag = float(proposal.value("step_ratio")), int(proposal.value("bag_size"))
             # Noise by cell and seed, not by turn: every strategy that asks for a cell sees the same loss there, so
             # races differ in the choices alone.
-            loss = table.loss(ratio, bag) + seed_noise(proposal.seed, seed, ratio, bag, rules.seed_deviation)
+            loss = table.loss(ratio, bag) + seed_noise(proposal.seed, seed, ratio, bag, rules.deviation_of(table))
             strategy.tell(proposal, loss)
             lucky = min(lucky, (loss, proposal.parameters))
         told.extend(proposals)
@@ -256,7 +260,7 @@ def _recommended_on(table: LossTable, domain: Domain, sampler: str, rules: Rules
     while proposals := strategy.ask():
         for proposal in proposals:
             ratio, bag = float(proposal.value("step_ratio")), int(proposal.value("bag_size"))
-            noise = seed_noise(proposal.seed, seed + 1_000_000, ratio, bag, rules.seed_deviation)
+            noise = seed_noise(proposal.seed, seed + 1_000_000, ratio, bag, rules.deviation_of(table))
             strategy.tell(proposal, table.loss(ratio, bag) + noise)
     return strategy.recommend().parameters
 
