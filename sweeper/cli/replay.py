@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sweeper.search import Domain
 
 PUBLISHED = Path("reports") / "published" / "final_loss_by_r_and_s.csv"
+MADE_UP = "a made-up family"
 FEW_RACES = 100
 """Up to here one process is done before others would have started."""
 Table = Annotated[
@@ -36,6 +37,9 @@ def replay(
         typer.Argument(help="Search-space file whose axes are searched; default: the benchmark's.", show_default=False),
     ] = None,
     table: Table = None,
+    valleys: Annotated[
+        str | None, typer.Option(help="Instead of a table: half of the made-up family, fitted or held-back.")
+    ] = None,
     params: Annotated[str | None, typer.Option(help="Only the table's rows of this model size, e.g. 270M.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Races of each strategy.")] = 20,
     sampler: Annotated[
@@ -68,7 +72,9 @@ def replay(
     if per_doubling is not None:
         raise UserError("--per-doubling: is for --sweep; a race is run at the table's own budget")
     numbers = (trials, fan, deviation)
-    _race(file, _tables(table, params), table, seeds, sampler, numbers, out, markdown, as_json)
+    made = _made_up(valleys, table)
+    tables, source = (made, MADE_UP) if made else (_tables(table, params), (table or PUBLISHED).name)
+    _race(file, tables, source, seeds, sampler, numbers, out, markdown, as_json)
 
 
 def _tables(path: Path | None, params: str | None) -> Sequence[LossTable]:
@@ -85,6 +91,19 @@ def _tables(path: Path | None, params: str | None) -> Sequence[LossTable]:
     return chosen
 
 
+def _made_up(half: str | None, table: Path | None) -> Sequence[LossTable]:
+    """The made-up tables of one half; none where no half is asked for."""
+    from sweeper.replay.valleys import HALVES, valleys
+
+    if half is None:
+        return ()
+    if half not in HALVES:
+        raise UserError(f"--valleys: {half!r} is not one of {', '.join(HALVES)}")
+    if table is not None:
+        raise UserError(f"--valleys: {half} stands instead of --table {table}; give one of them")
+    return valleys(half)
+
+
 def _published() -> Path:
     from importlib import resources
 
@@ -98,7 +117,7 @@ def _command() -> str:
 def _race(
     file: Path | None,
     tables: Sequence[LossTable],
-    source: Path | None,
+    source: str,
     seeds: int,
     samplers: list[str] | None,
     numbers: tuple[int, int, float],
@@ -109,7 +128,7 @@ def _race(
     from sweeper.cli.screen import replay_progress, show_replay
     from sweeper.replay.loss_table import benchmark_domain
     from sweeper.replay.race import CONTESTANTS, PLAIN, SLOW, Rules, compare_strategies, num_races
-    from sweeper.replay.report import markdown_table, write_replay_files
+    from sweeper.replay.report import against_best_table, markdown_table, write_replay_files
     from sweeper.replay.sweep import race_domain
     from sweeper.space.load import load_search_space
 
@@ -137,11 +156,11 @@ def _race(
     page = None
     if out is not None:
         with given(out):
-            page = write_replay_files(result, out, command=_command(), source=(source or PUBLISHED).name)
+            page = write_replay_files(result, out, command=_command(), source=source)
     if as_json:
         print_json(result.to_json())
     elif markdown:
-        print(markdown_table(result))
+        print(markdown_table(result), against_best_table(result), sep="\n\n")
     else:
         show_replay(result)
     if page is not None and not as_json:

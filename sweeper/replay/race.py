@@ -16,14 +16,20 @@ from multiprocessing import get_context
 from statistics import median
 
 from reports.pages.replay import Race, ReplayResult, Standing
-from sweeper.replay.loss_table import SEED_DEVIATION, LossTable, Truth, benchmark_domain, seed_noise, truth_of
+from sweeper.replay.loss_table import (
+    SEED_DEVIATION,
+    TOLERANCE,
+    LossTable,
+    Truth,
+    benchmark_domain,
+    seed_noise,
+    truth_of,
+)
 from sweeper.search import Domain, Proposal, make_strategy
 from sweeper.search.domain import Parameters
 from sweeper.search.sharing import alone_cost, shared_cost
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-TOLERANCE = 0.0015
-"""Nats above the best of the smoothed table that count as found."""
 
 
 @dataclass(frozen=True, slots=True)

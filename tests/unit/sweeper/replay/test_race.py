@@ -11,6 +11,8 @@ import pytest
 
 from sweeper.replay.loss_table import LossTable, benchmark_domain, read_tables, seed_noise, truth_of
 from sweeper.replay.race import Contestant, Rules, compare_strategies, num_races, run_race
+from sweeper.replay.report import against_best_table
+from sweeper.replay.valleys import GRIDS, HALVES, KINDS, PER_KIND, valleys
 from tests.support.places import ROOT
 from trainers.contract.spec import ModelShape, Optimizer, Schedule, TrialSpec
 
@@ -213,3 +215,40 @@ def test_the_default_search_keeps_its_promise_on_the_published_tables() -> None:
     for standing in result.standings:
         assert standing.median_spent is not None
         assert standing.median_spent <= (3.0 if standing.warm_start else 6.0)
+
+
+@pytest.mark.parametrize("half", sorted(HALVES))
+def test_the_made_up_family_is_the_same_everywhere_and_its_best_cells_count_as_found(half: str) -> None:
+    family = valleys(half)
+    assert family == valleys(half)
+    assert len({table.name for table in family}) == len(family) == PER_KIND * len(KINDS)
+    assert all(0.0005 <= (table.seed_deviation or 0) <= 0.02 for table in family)
+    points = {table.name: len(benchmark_domain(table).points) for table in family}
+    grids = {len(ratios) * len(bags) for ratios, bags in GRIDS}
+    assert {count in grids for count in points.values()} == {True, False}, "some lack cells, some lack none"
+    for table in family:
+        raw = truth_of(table, benchmark_domain(table))
+        assert min(raw.smoothed_regret[point] for point, regret in raw.raw_regret.items() if regret < 0.003) <= 0.0015
+
+
+def test_the_halves_share_no_table() -> None:
+    assert not {table.losses for table in valleys("fitted")} & {table.losses for table in valleys("held-back")}
+
+
+def test_the_default_is_held_against_the_best_other_of_each_table() -> None:
+    one, two = made_table(), made_table(4, 3)
+    names = ("surface", "random", "grid")
+    result = compare_strategies([one, two], [Contestant(name) for name in names], seeds=4, rules=Rules(trials=12))
+    (median, ninetieth) = result.against_best()
+    assert (median.shared, median.quantile, ninetieth.quantile) == (True, "median_spent", "ninetieth_spent")
+    spent = {(item.label, item.sampler): item.median_spent or 12 for item in result.standings}
+    expected = [
+        (spent[label, "surface"], min(spent[label, "random"], spent[label, "grid"]))
+        for label in dict.fromkeys(item.label for item in result.standings)
+    ]
+    assert list(median.pairs) == expected
+    assert replace(median, pairs=((6.0, 3.0), (2.0, 4.0), (1.5, 1.0))).geometric_mean == pytest.approx(1.5 ** (1 / 3))
+    assert replace(median, pairs=((6.0, 3.0), (2.0, 4.0), (1.5, 1.0))).beyond == 1
+    assert result.to_json()["default_against_best"][0]["worst"] == median.worst
+    assert len(against_best_table(result).splitlines()) == 4
+    assert replace(result, standings=result.standings[:1]).against_best() == ()

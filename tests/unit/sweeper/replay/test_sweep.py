@@ -276,6 +276,8 @@ def test_the_command_replays_a_sweep_to_a_labelled_report(tmp_path: Path) -> Non
         (("--sampler", "best"), "--sampler: 'best' is not one of random, grid, tpe, gp, surface"),
         (("--params", "7B"), "--params: '7B' is not in the table, which has 270M, 600M"),
         (("--per-doubling", "0.1"), "--per-doubling: is for --sweep"),
+        (("--valleys", "other"), "--valleys: 'other' is not one of fitted, held-back"),
+        (("--valleys", "fitted", "--table", "t.csv"), "--valleys: fitted stands instead of --table t.csv"),
         (("--table", "nowhere.csv"), "nowhere.csv"),
     ],
 )
