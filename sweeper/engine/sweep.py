@@ -9,21 +9,22 @@ trials however many workers it has and however often it was killed.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
 from typing import Protocol
 
-from sweeper.engine.arms import ROUNDS, Arm, earlier_points
+from sweeper.engine.arms import ROUNDS, Arm, SpecMaker, earlier_points
 from sweeper.engine.probes import is_probed
 from sweeper.engine.site import Site, state_bytes
 from sweeper.options import CorpusFacts
-from sweeper.search import UNLEARNED, make_strategy
+from sweeper.search import UNLEARNED, Domain, make_strategy
 from sweeper.search.domain import Parameters
 from sweeper.search.warm_start import starting_points
 from sweeper.space.schema import SearchSpace
 from sweeper.space.trials import domain_of, grid_trials, make_spec
+from trainers.contract.errors import InputError
 from trainers.contract.record import Failed, Provenance, RunRecord, Stopped
 from trainers.contract.spec import Scalar, TrialSpec
 from trainers.contract.stage import StageJob, StageResult
@@ -78,7 +79,8 @@ class Sweep:
     """One run of one sweep. `max_hours` are device-hours of the whole sweep, earlier runs included; None has no limit.
 
     `earlier` are records of other sweeps, for warm starts. `at_once` asks every search for all of its trials before it knows
-    a result, as a list for a machine without a sweep has to.
+    a result, as a list for a machine without a sweep has to. `refusal` says why a trial cannot be run, None where it can: what
+    a replay's table lacks is never asked for.
     """
 
     space: SearchSpace
@@ -90,6 +92,7 @@ class Sweep:
     max_hours: float | None = None
     earlier: tuple[RunRecord, ...] = ()
     at_once: bool = False
+    refusal: Callable[[TrialSpec], str | None] | None = None
     arms: list[Arm] = field(default_factory=list)
     stopping: str | None = None
     latest: str = ""
@@ -256,14 +259,16 @@ class Sweep:
     def _open_arm(self, scale: str, method: str) -> Arm:
         space = self.space
         settings = space.methods[method]
+        make = partial(self._make_spec, scale, method)
         domain = domain_of(settings, space.seeds.tuning)
+        if self.refusal is not None:
+            domain = _answered(domain, make, self.refusal, f"{scale} {method}")
         trials = space.search.trials_per_arm
         if space.search.sampler == "grid":
             trials = grid_trials(domain, trials)
         # A method's search begins at the smaller scale's winner, since the published valley of bag size and ratio moves
         # little with size. The baseline has only a learning rate, whose whole axis is cheap to search anew.
         smaller = self._optima[-1].get(method) if self._optima and method != BASELINE else None
-        make = partial(self._make_spec, scale, method)
         example = make(dict(domain.points[0]), domain.rungs[-1], domain.seeds[0])
         found = earlier_points(self.earlier, example)
         starts = starting_points(domain, smaller_scale=smaller, finished=found) if space.search.warm_start else ()
@@ -427,3 +432,14 @@ class Sweep:
             self.latest = (
                 f"{spec.scale} {spec.method} ended at {record.final_loss:.4f} after {spec.schedule.total_steps:,} steps"
             )
+
+
+def _answered(domain: Domain, make: SpecMaker, refusal: Callable[[TrialSpec], str | None], arm: str) -> Domain:
+    """The points that can be run at every budget that is tuned on. Raises `InputError` where none can."""
+    reasons = {
+        point: next(filter(None, (refusal(make(dict(point), steps, domain.seeds[0])) for steps in domain.rungs)), None)
+        for point in domain.points
+    }
+    if all(reasons.values()):
+        raise InputError(f"{arm}: nothing can be asked: {next(iter(reasons.values()))}")
+    return domain.only(lambda point: reasons[point] is None)
