@@ -74,7 +74,7 @@ def _bring_up(storage: RDBStorage, wanted: StudyCopy) -> None:
     there = study.get_trials(deepcopy=False)
     for old, new in zip(there, wanted.trials, strict=False):
         if not old.state.is_finished() and old.state != new.state:
-            _end(storage, wanted.name, old, new)
+            _advance(storage, wanted.name, old, new)
     for new in wanted.trials[len(there) :]:
         study.add_trial(new)
 
@@ -115,7 +115,7 @@ def _fits(old: FrozenTrial, new: FrozenTrial) -> bool:
     return bool((old.state, old.values, old.user_attrs) == (new.state, new.values, new.user_attrs))
 
 
-def _end(storage: RDBStorage, study: str, old: FrozenTrial, new: FrozenTrial) -> None:
+def _advance(storage: RDBStorage, study: str, old: FrozenTrial, new: FrozenTrial) -> None:
     """Bring an unfinished trial to its new state, with what is known by then."""
     from optuna.trial import TrialState
 
