@@ -228,7 +228,7 @@ def test_a_part_that_is_too_short_shortens_the_others(texts: Path, tmp_path: Pat
     assert manifest.train_documents == len(decoded(made, "train"))
     assert manifest.validation_documents == len(decoded(made, "validation"))
     held_out = [shard.tokens for shard in made.shards if shard.split == "validation"]
-    assert held_out[0] < held_out[1] / 2
+    assert held_out[0] < 0.7 * held_out[1], "about a third; uncut they are alike"
 
 
 def test_what_looks_like_a_special_token_is_text(tmp_path: Path) -> None:
@@ -250,14 +250,15 @@ def test_a_vocabulary_beyond_two_bytes_takes_four(tmp_path: Path) -> None:
     assert sorted(decoded(made, "train") + decoded(made, "validation")) == sorted(documents())
 
 
-def test_the_share_of_seen_text_is_that_of_the_held_out_side(tmp_path: Path) -> None:
+def test_the_share_of_seen_text_is_that_of_the_held_out_side(corpus: PreparedCorpus, tmp_path: Path) -> None:
     held_out = [text for text in documents() if is_held_out(text, 0.1) and len(text) > 500]
     # The same text with a line in front: another hash, and on the other side for half of them.
     copies = [f"# {index}\n{text}" for index, text in enumerate(held_out)]
     write_parquet(tmp_path / "a.parquet", [*documents(), *(text for text in copies if not is_held_out(text, 0.1))])
     made = prepare(local_request(tmp_path), tmp_path / "cache")
     assert made.seen_share is not None
-    assert made.seen_share > 0.5
+    assert corpus.seen_share is not None
+    assert corpus.seen_share + 0.3 < made.seen_share
     assert made.validation_tokens < SEEN_TOKENS
 
 
