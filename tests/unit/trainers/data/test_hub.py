@@ -74,7 +74,10 @@ def test_a_folder_in_the_hub_s_layout_is_prepared_and_named(repository: Path, tm
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"config": "sample-9BT"}, r"cannot be read \(BuilderConfig 'sample-9BT' not found\. Available: \['default', 'sa"),
+        (
+            {"config": "sample-9BT"},
+            r"cannot be read \(BuilderConfig 'sample-9BT' not found\. Available: \['default', 'sa",
+        ),
         ({"split": "test"}, r"cannot be read \(Bad split: test\. Available splits: \['train'\]\); or read local files"),
         ({"field": "content"}, r"^corpus\.field: 'content' is not a column of .*fineweb-edu; it has id, text$"),
     ],
@@ -100,7 +103,9 @@ def test_without_a_network_a_name_is_one_line_with_what_to_name_instead(tmp_path
     assert "\n" not in str(caught.value)
 
 
-def test_a_tokenizer_of_the_hub_that_is_not_there_names_the_local_alternatives(repository: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_of_the_hub_that_is_not_there_names_the_local_alternatives(
+    repository: Path, tmp_path: Path
+) -> None:
     request = replace(request_of(repository), tokenizer_name="meta-llama/Meta-Llama-3-8B")
     with pytest.raises(UserError) as caught:
         prepare(request, tmp_path)
