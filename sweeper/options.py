@@ -149,7 +149,8 @@ def reread_text(space: SearchSpace, train_tokens: int) -> str | None:
     if need.tokens <= train_tokens:
         return None
     epochs = need.tokens / train_tokens
-    return f"{need.run} needs {count(need.tokens)} tokens, the corpus has {count(train_tokens)}: {epochs:.2g} epochs"
+    said = f"{epochs:.2g}" if epochs < 100 else count(epochs)
+    return f"{need.run} needs {count(need.tokens)} tokens, the corpus has {count(train_tokens)}: {said} epochs"
 
 
 def corpus_facts(corpus: Any) -> CorpusFacts:

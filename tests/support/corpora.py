@@ -19,13 +19,18 @@ VOCABULARY = 512
 
 
 @cache
-def documents() -> tuple[str, ...]:
-    """Some thousands of short texts, each another: pieces of the standard library."""
+def documents(pattern: str = "[ehjl]*/*.py") -> tuple[str, ...]:
+    """Some thousands of short texts, each another: pieces of the standard library, of the files that `pattern` names."""
     found: dict[str, None] = {}
-    for package in ("json", "email", "html", "http", "logging"):
-        for path in sorted((stdlib.library_root() / package).glob("*.py")):
+    for path in sorted(stdlib.library_root().glob(pattern)):
+        if path in _sources():
             found |= dict.fromkeys(part.strip() for part in path.read_text(encoding="utf-8").split("\n\n"))
     return tuple(text for text in found if 0 < len(text) < 2_000)
+
+
+@cache
+def _sources() -> frozenset[Path]:
+    return frozenset(stdlib.sources_below(stdlib.library_root()))
 
 
 def write_parquet(path: Path, texts: Sequence[str | None], field: str = "text", rows: int = 64) -> None:

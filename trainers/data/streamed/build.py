@@ -21,6 +21,7 @@ from trainers.data.manifest import SPLITS, TOKENIZER_FILE, token_dtype_of
 from trainers.data.request import HUGGINGFACE, CorpusRequest, PartRequest
 from trainers.data.streamed.encoder import Encoded, is_held_out
 from trainers.data.streamed.finish import finish
+from trainers.data.streamed.order import Permutation
 from trainers.data.streamed.pool import EncoderPool, usable_cores
 from trainers.data.streamed.readers import LocalReader, Reader
 from trainers.data.streamed.state import (
@@ -147,9 +148,13 @@ def _training_texts(request: CorpusRequest, readers: Iterable[Reader]) -> Iterat
 
 
 def _records(reader: Reader, unit: int, row: int) -> Generator[tuple[Place, bytes]]:
-    """Documents from a place on, UTF-8, each with the place after it; records without text are left out."""
+    """Documents from a place on, UTF-8, each with the place after it; records without text are left out.
+
+    Units come in an order that has nothing to do with theirs: what is taken of a part would else be its oldest crawls.
+    """
+    order = Permutation(reader.units, seed=0, epoch=0)
     for current in range(unit, reader.units):
-        for text in reader.texts(current, row):
+        for text in reader.texts(order(current), row):
             row += 1
             if text and not text.isspace():
                 yield (current, row), text.encode("utf-8", "replace")

@@ -35,7 +35,7 @@ from trainers.data.streamed.state import PROGRESS_FILE, PartState, Progress, cut
 SEEN_TOKENS = 1 << 20
 """Held-out tokens, taken evenly from all of them, of which is said how many were seen in training."""
 SEEN_BLOCK_TOKENS = 1_024
-ORDER_RULE = "blocks in the order of a Feistel network"
+ORDER_RULE = "units, and blocks of their tokens, in the order of a Feistel network"
 
 
 def finish(
