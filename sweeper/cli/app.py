@@ -1,7 +1,7 @@
 """The command line: parsing, wiring, printing. No logic, and nothing heavy is imported before a command needs it.
 
 Exit codes: 0 done; 1 a trial or the program failed; 2 the user's mistake, in one line; 3 stopped before the end, and
-running the same command again goes on; 4 the speedup is below `--fail-under`; 130 interrupted.
+running the same command again goes on; 4 the speedup is below `--fail-under`; 130 interrupted, 143 by SIGTERM.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def running_server(
     `port` None takes a free one. Raises `DashboardError` with the server's last words when it does not answer.
     """
     # Free a moment ago: another program may take it in between, and then the server says so.
-    chosen = _free_port() if port is None else port
+    chosen = free_port() if port is None else port
     spare_loopback()
     log = results / "mlflow-server.log"
     with log.open("wb") as output:
@@ -147,7 +147,8 @@ def _command(results: Path, port: int) -> list[str]:
     ]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port on loopback that nobody listens at now."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         number: int = probe.getsockname()[1]

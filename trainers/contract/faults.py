@@ -16,9 +16,13 @@ from pathlib import Path
 
 from trainers.contract.errors import UserError
 
-USER, FAULT = 2, 1
-"""Exit codes: the user's mistake, a fault of the program or the machine."""
+USER, FAULT, INTERRUPTED, TERMINATED = 2, 1, 130, 143
+"""Exit codes: the user's mistake, a fault of the program or the machine, Ctrl-C, SIGTERM."""
 _PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+class Terminated(KeyboardInterrupt):
+    """A SIGTERM (Slurm, `docker stop`, a spot machine): like Ctrl-C, with an exit code of its own."""
 
 
 def end_of(error: Exception, program: str, folder: Path | None, *, debug: bool = False) -> int:
