@@ -76,10 +76,8 @@ def summarize(study: Study) -> Summary:
     return Summary(
         name=study.context.name,
         kind=study.context.kind,
-        # Where no run knows its hours, the clock is what was counted instead.
-        clock_label=study.clock_label
-        if main is None or any(scale.hours for scale in study.scales)
-        else main.clock_label,
+        # Where an arm does not know its hours, the clock is what was counted instead.
+        clock_label=main.clock_label if main else study.clock_label,
         device=", ".join(devices) or None,
         headline=headline_of(study, main, label),
         equal_data=equal_data_sentence(main, label) if main else "",

@@ -86,7 +86,8 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class HeadlineInfo:
-    """What the top of the page shows. `certain`: the interval lies on one side of 1."""
+    """What the top of the page shows. `certain`: the interval lies on one side of 1. `clock` and `clocks`: what the reader's
+    plan is counted in, one and many of it."""
 
     tallies: tuple[Tally, ...]
     stamp: str
@@ -132,8 +133,8 @@ def info(study: Study, summary: Summary) -> HeadlineInfo:
         facts=_facts(study, summary),
         caveat=summary.worst_caveat,
         seeds=seeds_sentence(main) if main else "",
-        clock=summary.clock_label.removesuffix("s"),
-        clocks=summary.clock_label,
+        clock=study.clock_label.removesuffix("s"),
+        clocks=study.clock_label,
         plan_hours=theme.count(plan.PLAN_HOURS),
     )
 

@@ -388,7 +388,7 @@ def test_bad_lines_are_listed_and_nothing_starts(tmp_path: Path, capsys: pytest.
     assert [problem.split(": ")[0] for problem in problems] == [
         f"specs.jsonl:{number}" for number in (3, 5, 6, 7, 8, 9, 11, 12)
     ]
-    assert "'warm-up' is not one of tuning, confirmation, noise_floor" in problems[0]
+    assert "'warm-up' is not one of tuning, probe, confirmation, noise_floor" in problems[0]
     assert "method: 'magic' is not one of" in problems[2]
     file.write_text("\n".join(json.dumps(line) for line in content[:2] + content[3:4]))
     assert main([str(file), "--corpus", str(tmp_path), "--out", str(tmp_path / "out.jsonl")]) == 2

@@ -80,6 +80,16 @@ def test_savings_follow_from_the_interval() -> None:
     assert worth.spent_hours == pytest.approx(paid)
 
 
+@pytest.mark.parametrize("without", [("tst",), ("baseline",), ("tst", "baseline")])
+def test_the_clock_is_the_one_that_was_used_and_a_plan_is_in_hours(without: tuple[str, ...]) -> None:
+    runs = [replace(run, gpu_hours=None, phases=()) if run.method in without else run for run in sweep().runs]
+    study = make_study(runs)
+    summary = summarize(study)
+    assert summary.clock_label == "model FLOPs"
+    assert summary.headline.endswith(" on model FLOPs.")
+    assert headline.info(study, summary).clocks == study.clock_label == "CPU-hours"
+
+
 def test_a_sweep_that_no_run_knows_the_hours_of_is_never_paid_for() -> None:
     study = make_study(
         [replace(run, gpu_hours=None, billed_gpu_hours=None, incurred_gpu_hours=None) for run in sweep().runs]
