@@ -6,6 +6,7 @@ of their own, as plain as the one for a success.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -151,9 +152,39 @@ def verdict_sentence(verdict: ScaleVerdict, label: str) -> str:
             text = f"No speedup can be read {place}"
     if verdict.against != BASELINE and verdict.words in (Words.FASTER, Words.SLOWER, Words.NO_INTERVAL):
         text += f", against {other}"
+    text += _flops_beside(verdict)
     if Flag.SIGMA_FROM_PRIOR in verdict.flags and isinstance(verdict.speedup, Reached):
         text += "; the seed deviation is assumed, not measured"
     return text
+
+
+SAME_CLOCK = 0.02
+"""Hours and FLOPs that agree this well, as logarithms, tell one speedup."""
+
+
+def _flops_beside(verdict: ScaleVerdict) -> str:
+    """The speedup in FLOPs, which no other work on the machine can stretch, beside one in wall time that it differs from;
+    empty where hours were timed step by step."""
+    hours, flops = verdict.speedup, dict(verdict.by_clock).get("flops")
+    if not verdict.wall_time_only or verdict.upper_bound is not None:
+        return ""
+    first, second = _estimate(hours), _estimate(flops)
+    if first is None or second is None or (type(hours) is type(flops) and abs(math.log(first / second)) <= SAME_CLOCK):
+        return ""
+    if not isinstance(flops, Reached):
+        return f"; in model FLOPs S > {times(second)} (95 %)"
+    return f"; in model FLOPs {_projected(flops)}{times(second)} ({_interval(flops)})"
+
+
+def _estimate(speedup: Speedup | None) -> float | None:
+    """The speedup, or its lower bound where it is not more than that."""
+    match speedup:
+        case Reached(value):
+            return value
+        case NotReached(bound):
+            return bound
+        case None:
+            return None
 
 
 def _projected(reached: Reached) -> str:
@@ -187,6 +218,9 @@ def _gap_sentence(verdict: ScaleVerdict, label: str, place: str) -> str:
         )
     if pair is not None:
         unit = verdict.clock_label if verdict.clock == "gpu_hours" else "compute"
+        flops = pair.flops_ratio if verdict.wall_time_only else None
+        if flops is not None and abs(math.log(pair.speedup / flops)) > SAME_CLOCK:
+            unit += f" and {times(flops)} the model FLOPs"
         return (
             f"{label} ends at {pair.method_loss:.3f} and {other} at {pair.baseline_loss:.3f} with "
             f"{times(pair.speedup)} the {unit} {place}; that is one pair of runs, so neither a fit nor an interval"
