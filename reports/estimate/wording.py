@@ -322,9 +322,11 @@ def _seed_list(seeds: list[int]) -> str:
 
 
 def headline_of(study: Study, main: ScaleVerdict | None, label: str) -> str:
-    """The sweep in one sentence. Unequal tuning is said here, with both counts, before anything else."""
+    """The sweep in one sentence. What kind of runs these are, and unequal tuning with both counts, stand before the number."""
     if study.context.kind == "replay":
         return f"Replay: {_headline(study, main, label)}"
+    if study.asked_for_by_an_earlier_file:
+        return f"Of an earlier state of the file: {_headline(study, main, label)}"
     return _headline(study, main, label)
 
 
