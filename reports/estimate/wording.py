@@ -309,16 +309,27 @@ def unfinished_words(runs: Iterable[FinishedRun]) -> tuple[str, ...]:
     seeds: dict[tuple[str, str, int], list[int]] = defaultdict(list)
     for run in runs:
         if run.purpose == "confirmation" and run.outcome != "finished":
-            ended = "was stopped" if run.outcome == "stopped" else run.outcome
+            ended: str = "was stopped" if run.outcome == "stopped" else run.outcome
             seeds[reference(run.method), ended, run.total_steps] += [] if run.seed is None else [run.seed]
+    # Budgets that lost the same seeds are named together.
+    budgets: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for (method, ended, steps), found in seeds.items():
+        budgets[method, ended, _seed_list(found)].append(steps)
     return tuple(
-        f"the confirmation of {method} {ended} at {steps:,} steps" + (f" ({_seed_list(found)})" if found else "")
-        for (method, ended, steps), found in seeds.items()
+        f"the confirmation of {method} {ended} at {_listed_steps(steps)} steps{listed}"
+        for (method, ended, listed), steps in budgets.items()
     )
 
 
+def _listed_steps(budgets: list[int]) -> str:
+    *first, last = (f"{steps:,}" for steps in sorted(budgets))
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def _seed_list(seeds: list[int]) -> str:
-    return f"seed{'s' * (len(seeds) > 1)} {', '.join(str(seed) for seed in sorted(seeds))}"
+    if not seeds:
+        return ""
+    return f" (seed{'s' * (len(seeds) > 1)} {', '.join(str(seed) for seed in sorted(seeds))})"
 
 
 def headline_of(study: Study, main: ScaleVerdict | None, label: str) -> str:

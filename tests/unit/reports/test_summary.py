@@ -191,10 +191,13 @@ def test_a_bound_below_one_is_no_finding_and_says_what_is_needed() -> None:
 
 
 def test_confirmations_that_failed_are_named() -> None:
-    failed = [make_run("tst", 4_000, seed, None, outcome="failed") for seed in (1001, 1000)]
+    """Budgets that lost the same seeds are one clause."""
+    failed = [make_run("tst", steps, seed, None, outcome="failed") for steps in (6_000, 4_000) for seed in (1001, 1000)]
+    failed.append(make_run("tst", 8_000, 1000, None))
     summary = summarize(make_study([*tuning("baseline"), *tuning("tst"), *ladder(), *failed]))
     assert summary.headline == (
-        "Nothing is confirmed yet at nano: the confirmation of TST failed at 4,000 steps (seeds 1000, 1001)."
+        "Nothing is confirmed yet at nano: the confirmation of TST failed at 4,000 and 6,000 steps (seeds 1000, 1001); "
+        "the confirmation of TST diverged at 8,000 steps (seed 1000)."
     )
 
 
