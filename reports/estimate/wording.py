@@ -62,20 +62,13 @@ _CAVEATS: tuple[tuple[Flag, str], ...] = (
 """From the worst to the mildest."""
 
 
-def caveats(
-    flags: tuple[Flag, ...], tuning_difference: str, deviation: SeedDeviation | None, against: str = BASELINE
-) -> tuple[str, ...]:
-    """One sentence for each flag, the worst first."""
-    sigma = deviation.total if deviation is not None else 0.0
-    words = {"tuning": tuning_difference, "sigma": sigma, "baseline": reference(against)}
-    return tuple(capital(text.format(**words)) for flag, text in _CAVEATS if flag in flags)
-
-
 def worst_caveat(
     flags: tuple[Flag, ...], tuning_difference: str, deviation: SeedDeviation | None, against: str = BASELINE
 ) -> str:
-    """The single worst caveat; empty where there is none."""
-    return next(iter(caveats(flags, tuning_difference, deviation, against)), "")
+    """The sentence of the worst flag; empty where there is none."""
+    sigma = deviation.total if deviation is not None else 0.0
+    words = {"tuning": tuning_difference, "sigma": sigma, "baseline": reference(against)}
+    return next((capital(text.format(**words)) for flag, text in _CAVEATS if flag in flags), "")
 
 
 def caveat_of_check(check: Check) -> str:
@@ -305,7 +298,7 @@ def _cost_bounds(reading: TargetReading) -> str:
 
 
 def unfinished_words(runs: Iterable[FinishedRun]) -> tuple[str, ...]:
-    """Confirmation runs that did not finish: `confirmation of TST failed at 8,000 steps (seeds 1000, 1001)`."""
+    """Confirmation runs that did not finish: `the confirmation of TST failed at 8,000 and 12,000 steps (seeds 1000, 1001)`."""
     seeds: dict[tuple[str, str, int], list[int]] = defaultdict(list)
     for run in runs:
         if run.purpose == "confirmation" and run.outcome != "finished":
