@@ -23,7 +23,7 @@ from reports.estimate.verdict import (
     TargetReading,
     Words,
 )
-from reports.estimate.wording import equal_data_sentence, headline_of
+from reports.estimate.wording import caveat_of_check, equal_data_sentence, headline_of
 from reports.evidence.study import Configuration, Study
 from reports.evidence.sweep_cost import SweepCost, sweep_cost
 from reports.html.theme import method_label
@@ -98,7 +98,7 @@ def _worst_caveat(main: ScaleVerdict | None, checks: tuple[Check, ...]) -> str:
     if main is None:
         return ""
     failed = next((check for check in checks if check.status == "fail"), None)
-    return main.worst_caveat if failed is None else f"{failed.name}: {failed.number}. {failed.sentence}"
+    return main.worst_caveat if failed is None else caveat_of_check(failed)
 
 
 def _main_verdict(verdicts: tuple[ScaleVerdict, ...]) -> ScaleVerdict | None:

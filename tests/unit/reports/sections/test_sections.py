@@ -67,6 +67,12 @@ def test_an_interval_that_holds_one_is_not_certain() -> None:
     assert shown.ruler.low < shown.ruler.one < shown.ruler.high
 
 
+def test_a_result_of_an_earlier_state_of_the_file_is_not_certain() -> None:
+    study, _ = evidence("faster")
+    earlier = replace(study, context=replace(study.context, of_file=frozenset()))
+    assert not headline.info(earlier, summarize(earlier)).certain
+
+
 def test_savings_follow_from_the_interval() -> None:
     study, summary = evidence("faster")
     worth = plan.worth(study, summary)
