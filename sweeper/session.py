@@ -44,6 +44,7 @@ from sweeper.plans.plan import UNPREPARED, Plan, make_plan
 from sweeper.plans.room import Room, find_room
 from sweeper.space.load import load_search_space
 from sweeper.space.schema import SearchSpace
+from sweeper.studies.keeper import StudyLedger, place_of
 from trainers.bench.result import FOLDER as BENCH
 from trainers.bench.result import read_figures
 from trainers.contract.errors import UserError
@@ -207,10 +208,11 @@ def run(options: RunOptions, say: Say = lambda line: None, watch: Watch = lambda
         stopping.listen()
         corpus = prepared_text(space, options, say)
         ledger = stack.enter_context(Ledger.open(options.results, space.name, options.tracking_uri, create=True))
+        kept = stack.enter_context(StudyLedger(ledger, place_of(folder, options.study_storage), say))
         sweep: Sweep | None = None
         complete = False
         try:
-            sweep = _sweep(space, options, folder, ledger, corpus, room, say)
+            sweep = _sweep(space, options, folder, ledger, kept, corpus, room, say)
             stopping.gently = True
             executor.run(sweep, train_stage, partial(_look, sweep, folder, watch))
             watch(view_of(sweep))
@@ -259,7 +261,14 @@ def _look(sweep: Sweep, folder: Path, watch: Watch) -> None:
 
 
 def _sweep(
-    space: SearchSpace, options: RunOptions, folder: Path, ledger: Ledger, corpus: Any, room: Room, say: Say
+    space: SearchSpace,
+    options: RunOptions,
+    folder: Path,
+    ledger: Ledger,
+    kept: StudyLedger,
+    corpus: Any,
+    room: Room,
+    say: Say,
 ) -> Sweep:
     import torch
 
@@ -283,7 +292,7 @@ def _sweep(
     return Sweep(
         space,
         corpus_facts(corpus),
-        ledger,
+        kept,
         DiskStore(store),
         site,
         where,

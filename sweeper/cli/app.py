@@ -140,6 +140,12 @@ def run(
     ] = False,
     max_gpu_hours: Annotated[float | None, typer.Option(min=0, help="Start nothing new once this is spent.")] = None,
     tracking_uri: Uri = None,
+    study_storage: Annotated[
+        str | None,
+        typer.Option(
+            "--study-storage", help="Database of the Optuna studies; default: optuna.db in the sweep's folder."
+        ),
+    ] = None,
 ) -> None:
     """Run a sweep to its report. The same command again goes on where it stopped."""
     from rich.console import Console
@@ -158,6 +164,7 @@ def run(
         checkpoint_activations=checkpoint_activations,
         max_gpu_hours=max_gpu_hours,
         tracking_uri=tracking_uri,
+        study_storage=study_storage,
     )
     with progress(Console(stderr=True, highlight=False)) as (say, show):
         end = session.run(options, say, show)

@@ -142,13 +142,15 @@ def _published(names: Sequence[str]) -> Study:
 
 
 def _swept(name: str, results: Path, tracking_uri: str | None, records: Path | None) -> Study:
-    """A sweep of the ledger, whose records are written to a file, too."""
+    """A sweep of the ledger, whose records are written to a file, too. Its studies are brought up to it."""
     from sweeper.imports.records import write_records
     from sweeper.reporting import read_study
+    from sweeper.studies.keeper import copy_studies
 
     if records is not None:
         write_records(results, name, tracking_uri, records)
     made: Study = read_study(results, name, tracking_uri)
+    copy_studies(results, name, tracking_uri, lambda line: print(line, file=sys.stderr))
     return made
 
 

@@ -302,6 +302,10 @@ class Ledger:
             for spec_id, trial in self._trials().items()
         }
 
+    def run_ids(self) -> Mapping[str, str]:
+        """Each trial's run in MLflow by spec id, in the order asked, as this writer left them."""
+        return {spec_id: trial.run_id for spec_id, trial in self._known().items()}
+
     # MLflow
 
     def _search(self, filter_string: str) -> list[Any]:

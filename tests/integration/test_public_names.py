@@ -59,6 +59,10 @@ def test_a_mistake_of_the_user_has_one_root(tmp_path: Path) -> None:
         ({"executor": "Inline"}, "executor: 'Inline' is not one of ray, inline"),
         ({"workers": -1}, "workers: -1 is below 0, which means all there is room for"),
         ({"micro_sequences": 0}, "micro_sequences: 0 is not a positive number"),
+        (
+            {"study_storage": "studies.db"},
+            "study_storage: 'studies.db' is not a database's address, such as sqlite:///studies.db",
+        ),
         ({"max_gpu_hours": -1.0}, "max_gpu_hours: -1.0 is not a number of hours"),
         ({"max_gpu_hours": float("nan")}, "max_gpu_hours: nan is not a number of hours"),
     ],

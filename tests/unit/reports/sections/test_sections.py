@@ -296,16 +296,6 @@ def test_spending_ends_at_all_hours_of_the_arm_and_never_rises() -> None:
         assert list(spent.losses) == sorted(spent.losses, reverse=True)
 
 
-def test_an_axis_that_decides_everything_explains_everything_and_noise_explains_nothing() -> None:
-    decided = [(value, float(value)) for value in (1, 1, 2, 2, 3, 3)]
-    assert search.share_explained(decided) == pytest.approx(1.0)
-    noise = [(index % 3, float((index * 7919) % 101)) for index in range(300)]
-    share = search.share_explained(noise)
-    assert share is not None
-    assert share < 0.05
-    assert search.share_explained([(1, 2.0), (2, 3.0)]) is None
-
-
 def test_every_run_is_listed_with_its_outcome() -> None:
     study, summary = evidence("faster")
     shown = appendix.info(study, summary)
