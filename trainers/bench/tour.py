@@ -62,6 +62,8 @@ GPU_LIMITS: dict[str, float] = {
     "boundary": 90,
     "captured-270m": 180,
     "compiled-270m": 120,
+    "toy": 60,
+    "captured-1m": 60,
     "variants": 60,
     "tests": 300,
     "captured-600m": 150,

@@ -54,6 +54,8 @@ TEST_SECONDS = 140
 NOTHING_COLLECTED = 5
 """Exit code of pytest where no test is chosen."""
 SHORT = Pace(rounds=3, block=4, warm_up=0, settle=2, most_rounds=3, seconds=0.0)
+LONG = Pace(rounds=10, block=10, warm_up=0, settle=2, most_rounds=10, seconds=0.0)
+"""For steps of a millisecond."""
 
 
 class Report:
@@ -210,9 +212,9 @@ def boundary(report: Report) -> str:
     return f"captured is eager within {distance:.1e} over ten steps, norms included"
 
 
-def _subject(report: Report, scale: str, bags: tuple[int, ...], micro_sequences: int | None = None) -> Subject:
+def _subject(report: Report, scale: str, bags: tuple[int, ...], micro_sequences: int | None, pace: Pace) -> Subject:
     setting = setting_of(scale, report.device, micro_sequences)
-    phases = bench_phases(bags, 8 + 2 * SHORT.calls)
+    phases = bench_phases(bags, 8 + 2 * pace.calls)
     return make_subject(scale, SCALES[scale].shape, setting, phases, report.device, 5)
 
 
@@ -221,25 +223,35 @@ def _peak(report: Report) -> float:
     return stated or measure_ceilings(report.device, report.environment["device"], "fp32").peak_flops
 
 
-def steps(report: Report, scale: str, forms: tuple[str, ...], bags: tuple[int, ...], rivals: tuple[Rival, ...]) -> str:
+def steps(
+    report: Report,
+    scale: str,
+    forms: tuple[str, ...],
+    bags: tuple[int, ...],
+    rivals: tuple[Rival, ...],
+    pace: Pace = SHORT,
+) -> str:
     """Our step at some bag sizes in some forms, with rivals after it or else the kernels that the first form spends its time
     on."""
     micro = None if not rivals or report.device.type != "cuda" else _rivals_micro_batch(report, scale)
-    subject = _subject(report, scale, bags, micro)
+    subject = _subject(report, scale, bags, micro, pace)
     peak = _peak(report)
-    best: Timed | None = None
+    baselines: list[Timed] = []
     for form in forms:
-        timed, notes = time_forms(subject, (form,), SHORT, peak, rivals)
-        best = best or next(iter(timed), None)
+        timed, notes = time_forms(subject, (form,), pace, peak, rivals)
+        baselines += [one for one in timed if one.variant == "baseline"]
         for one in timed:
             report.add(f"{one.variant} s={one.bag_size} {one.form}", asdict(one), "  ".join(step_row(one)))
         if notes:
             report.add(f"not timed, {form}", notes, *notes)
     if not rivals:
         report.attempt("kernels", partial(_kernels, report, subject, forms[0]))
-    if best is None:
+    if not baselines:
         raise RuntimeError(f"no step of {scale} could be timed")
-    return f"{scale}: {best.positions_per_second:,.0f} positions/s {best.form}, MFU {best.mfu:.1%}"
+    first, *others = baselines
+    slower = [f"{one.form} takes {one.seconds / first.seconds:.2f} times as long" for one in others]
+    speed = f"{scale}: {first.positions_per_second:,.0f} positions/s {first.form}, MFU {first.mfu:.1%}"
+    return "; ".join([speed, *slower])
 
 
 def _rivals_micro_batch(report: Report, scale: str) -> int:
@@ -367,6 +379,8 @@ MEASURES: dict[str, Callable[[Report], str]] = {
     "rivals": lambda report: steps(report, "pico", ("eager",), (1, 6), RIVALS),
     "captured-270m": lambda report: steps(report, "270m", ("captured",), BAGS, ()),
     "compiled-270m": lambda report: steps(report, "270m", ("compiled", "eager"), (1,), ()),
+    "toy": lambda report: steps(report, "pico", ("captured", "compiled", "eager"), (1,), (), LONG),
+    "captured-1m": lambda report: steps(report, "1m", ("captured",), BAGS, ()),
     "variants": variants,
     "tests": tests,
     "captured-600m": lambda report: steps(report, "600m", ("captured",), BAGS, ()),
