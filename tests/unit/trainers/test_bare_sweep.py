@@ -462,3 +462,14 @@ def test_the_command_needs_torch_numpy_safetensors_and_msgspec_only(uncut: Desk,
     records = read_records(out)
     assert [record.spec for record in records] == LADDER[:2]
     assert {record.outcome for record in records} == {uncut.records()[spec.spec_id].outcome for spec in LADDER[:2]}
+
+
+def test_of_many_bad_lines_twenty_are_told_and_the_rest_is_counted(tmp_path: Path) -> None:
+    file = tmp_path / "records.jsonl"
+    file.write_text("[]\n" * 7_640, encoding="utf-8")
+    with pytest.raises(BadLinesError) as caught:
+        read_records(file)
+    lines = str(caught.value).splitlines()
+    assert (len(caught.value.problems), len(lines)) == (7_640, 21)
+    assert lines[0].startswith("records.jsonl:1: ")
+    assert lines[-1] == "and 7,620 more like these"
