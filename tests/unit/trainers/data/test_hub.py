@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.corpora import documents, local_request, write_repository, write_tokenizer
+from tests.support.hub_server import COMMIT, hub
 from trainers.contract.errors import UserError
 from trainers.data.hub import HubReader
 from trainers.data.manifest import read_manifest
@@ -141,3 +143,67 @@ prepare(CorpusRequest("huggingface", parts=(part,)), Path({json.dumps(str(tmp_pa
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "needs the package datasets: pip install 'tst-sweeper[hub]'; or read local files" in done.stderr
+
+
+BY_NAME = """
+import sys
+from pathlib import Path
+from trainers.contract.errors import UserError
+from trainers.data.prepare import prepare
+from trainers.data.request import CorpusRequest, PartRequest
+data, tokenizer, cache = sys.argv[1:]
+part = PartRequest("huggingface", name=data, config="default", revision="main")
+request = CorpusRequest(
+    "huggingface", parts=(part,), validation_fraction=0.1, vocab_size=512, tokenizer_name=tokenizer, tokens=30_000
+)
+try:
+    print(prepare(request, Path(cache)).directory)
+except UserError as error:
+    print(error)
+"""
+
+
+def by_name(endpoint: str, home: Path, data: str, tokenizer: str) -> str:
+    """The folder of a corpus that was prepared from a hub at `endpoint`, or what was said instead."""
+    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    command = [sys.executable, "-c", BY_NAME, data, tokenizer, str(home / "cache")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return done.stdout.strip()
+
+
+@pytest.mark.slow
+def test_names_of_a_hub_are_streamed_and_their_commit_and_licence_written_down(tmp_path: Path) -> None:
+    repository = write_tokenizer(write_repository(tmp_path / "repository", documents()))
+    with hub(repository) as endpoint:
+        folder = Path(by_name(endpoint, tmp_path, "HuggingFaceFW/fineweb-edu", "ours/tokenizer"))
+    manifest = read_manifest(folder)
+    (source,) = manifest.sources
+    assert (source.name, source.revision) == ("HuggingFaceFW/fineweb-edu (default), train", COMMIT)
+    assert source.licence == "odc-by"
+    local = prepare(
+        local_request(Path(f"{repository}/data/*.parquet"), tokens=30_000, tokenizer_path=str(repository)),
+        tmp_path / "local",
+    )
+    assert read_manifest(local.directory).files == manifest.files
+    # What is prepared is found by its names without the hub.
+    assert by_name("http://127.0.0.1:9", tmp_path, "HuggingFaceFW/fineweb-edu", "ours/tokenizer") == str(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("data", "tokenizer", "said"),
+    [
+        (
+            "gated/data",
+            "ours/tokenizer",
+            "corpus.source: gated/data cannot be read (is gated: accept its terms on the hub",
+        ),
+        ("missing/data", "ours/tokenizer", "corpus.source: missing/data cannot be read (404"),
+        ("ours/data", "gated/tokenizer", "tokenizer.name: gated/tokenizer cannot be read (is gated: accept its terms"),
+    ],
+)
+def test_a_repository_that_is_not_given_is_one_line(tmp_path: Path, data: str, tokenizer: str, said: str) -> None:
+    with hub(write_tokenizer(write_repository(tmp_path / "repository", documents()[:100]))) as endpoint:
+        printed = by_name(endpoint, tmp_path, data, tokenizer)
+    assert printed.startswith(said)
+    assert "\n" not in printed
