@@ -28,7 +28,16 @@ from sweeper.ledger.about import SweepAbout
 from sweeper.ledger.location import LedgerError
 from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
 from sweeper.lock import STOP, driving
-from sweeper.options import CORPORA, REPORT, STAGES, RunOptions, corpus_facts, corpus_request
+from sweeper.options import (
+    CORPORA,
+    REPORT,
+    STAGES,
+    RunOptions,
+    corpus_facts,
+    corpus_request,
+    prepared_text,
+    reread_text,
+)
 from sweeper.plans.costs import step_cost
 from sweeper.plans.known import known_records
 from sweeper.plans.plan import UNPREPARED, Plan, make_plan
@@ -76,6 +85,7 @@ def plan(options: RunOptions) -> Plan:
         manifest = find_prepared(corpus_request(space), options.results / CORPORA)
         if manifest:
             facts, words = corpus_facts(manifest), f"{manifest.description}, prepared"
+            words += f"; {said}" if (said := reread_text(space, manifest.train_tokens)) else ""
     except UserError as error:
         words = f"unprepared ({error})"
     known = known_records(options.results, space.name, options.tracking_uri)
@@ -182,7 +192,6 @@ def run(options: RunOptions, say: Say = lambda line: None, watch: Watch = lambda
     `KeyboardInterrupt` after an interrupted sweep was left in order.
     """
     from sweeper.executors.worker import train_stage
-    from trainers.data.prepare import prepare
 
     space = load_search_space(options.file)
     if options.executor == "inline" and (ranks := space.resources.num_ranks) > 1:
@@ -197,8 +206,7 @@ def run(options: RunOptions, say: Say = lambda line: None, watch: Watch = lambda
         contextlib.ExitStack() as stack,
     ):
         stopping.listen()
-        corpus = prepare(corpus_request(space), options.results / CORPORA, say)
-        corpus.validation(space.validation_tokens + 1)
+        corpus = prepared_text(space, options, say)
         ledger = stack.enter_context(Ledger.open(options.results, space.name, options.tracking_uri, create=True))
         kept = stack.enter_context(StudyLedger(ledger, place_of(folder, options.study_storage), say))
         sweep: Sweep | None = None

@@ -138,6 +138,11 @@ class FinishedRun:
         return float(dict(self.parameters).get("step_ratio", 0.0))
 
     @property
+    def wall_time_only(self) -> bool:
+        """Whether its hours are a total that somebody else took from a wall clock, which other work may have stretched."""
+        return self.record is None and not self.phases and self.gpu_hours is not None
+
+    @property
     def epochs(self) -> float | None:
         """Passes over the training text, where the size of the corpus is known."""
         if not self.corpus_tokens or self.tokens is None:

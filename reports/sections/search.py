@@ -48,16 +48,16 @@ class SearchInfo:
 def info(study: Study, summary: Summary) -> SearchInfo:
     """Collect the tuning runs of every scale."""
     scales = tuple(_scale(study, scale) for scale in study.scales if any(arm.search for arm in scale.arms))
-    return SearchInfo(scales, _shared(summary))
+    return SearchInfo(scales, _shared(study, summary))
 
 
-def _shared(summary: Summary) -> str:
+def _shared(study: Study, summary: Summary) -> str:
     cost = summary.cost
     if cost is None or cost.saved is None or cost.saved <= 0.005:
         return ""
     return (
         f"Trained one by one, all runs would have taken {theme.hours(cost.alone)}; sharing the prefixes that runs have "
-        f"in common, the sweep paid {theme.hours(cost.incurred)} ({summary.clock_label}): {theme.percent(cost.saved)} "
+        f"in common, the sweep paid {theme.hours(cost.incurred)} ({study.clock_label}): {theme.percent(cost.saved)} "
         "saved."
     )
 

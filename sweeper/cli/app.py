@@ -16,6 +16,7 @@ import typer
 
 from sweeper.cli.bench import bench
 from sweeper.cli.options import RESULTS, Json, Results, Uri, guarded, print_json
+from sweeper.cli.prepare import prepare
 from sweeper.cli.replay import replay
 from sweeper.cli.reports import import_runs, report
 from trainers.contract.errors import UserError, given
@@ -235,6 +236,7 @@ def doctor(
         raise typer.Exit(1)
 
 
+app.command()(prepare)
 app.command()(report)
 app.command("import")(import_runs)
 app.command()(replay)

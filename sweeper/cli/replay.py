@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PUBLISHED = Path("reports") / "published" / "final_loss_by_r_and_s.csv"
 MADE_UP = "a made-up family"
+WIDEST = 6
+"""Tables that one Markdown table has columns for."""
 FEW_RACES = 100
 """Up to here one process is done before others would have started."""
 Table = Annotated[
@@ -128,12 +130,12 @@ def _race(
 ) -> None:
     from sweeper.cli.screen import replay_progress, show_replay
     from sweeper.replay.loss_table import benchmark_domain
-    from sweeper.replay.race import CONTESTANTS, PLAIN, SLOW, Rules, compare_strategies, num_races
+    from sweeper.replay.race import COLD, CONTESTANTS, PLAIN, SLOW, Rules, compare_strategies, num_races
     from sweeper.replay.report import against_best_table, markdown_table, write_replay_files
     from sweeper.replay.sweep import race_domain
     from sweeper.space.load import load_search_space
 
-    everyone = (*CONTESTANTS, *PLAIN)
+    everyone = COLD if source == MADE_UP else (*CONTESTANTS, *PLAIN)
     contestants = [one for one in everyone if (one.sampler in samplers if samplers else one.sampler != SLOW)]
     unknown = set(samplers or ()) - {one.sampler for one in contestants}
     if unknown:
@@ -161,7 +163,9 @@ def _race(
     if as_json:
         print_json(result.to_json())
     elif markdown:
-        print(markdown_table(result), against_best_table(result), sep="\n\n")
+        if len(tables) <= WIDEST:
+            print(markdown_table(result), end="\n\n")
+        print(against_best_table(result))
     else:
         show_replay(result)
     if page is not None and not as_json:

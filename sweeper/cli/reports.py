@@ -206,6 +206,8 @@ def _report(
         print_json(summary_to_json(summary))
     else:
         print(summary.headline)
+        if summary.equal_data:
+            print(summary.equal_data)
         for reading in summary.targets:
             print(f"{target_sentence(reading)}.")
         print((folder / REPORT).resolve())

@@ -14,7 +14,7 @@ from pathlib import Path
 from sweeper.engine.site import Site
 from sweeper.engine.sweep import Sweep
 from sweeper.ledger.in_memory import MemoryLedger
-from sweeper.options import CORPORA, CorpusFacts, RunOptions, corpus_facts, corpus_request
+from sweeper.options import CorpusFacts, RunOptions, corpus_facts, prepared_text
 from sweeper.plans.known import known_records
 from sweeper.search import UNLEARNED
 from sweeper.space.load import load_search_space
@@ -91,11 +91,9 @@ def list_trials(space: SearchSpace, corpus: CorpusFacts, known: Iterable[RunReco
 def write_specs(options: RunOptions, path: Path, say: Callable[[str], None]) -> SpecList:
     """Prepare the corpus where that is still to do, and write the list. Raises what a run raises before it trains."""
     from trainers.contract.writing import write_atomically
-    from trainers.data.prepare import prepare
 
     space = load_search_space(options.file)
-    corpus = prepare(corpus_request(space), options.results / CORPORA, say)
-    corpus.validation(space.validation_tokens + 1)
+    corpus = prepared_text(space, options, say)
     known = known_records(options.results, space.name, options.tracking_uri)
     made = list_trials(space, corpus_facts(corpus), known)
     with given(path):

@@ -65,6 +65,8 @@ CONTESTANTS: tuple[Contestant, ...] = tuple(
     )
 )
 PLAIN: tuple[Contestant, ...] = tuple(Contestant(name, shared=False, by_luck=True) for name in ("random", "tpe", "gp"))
+COLD: tuple[Contestant, ...] = tuple(one for one in CONTESTANTS if not one.warm)
+"""Without a warm start, for tables that have nothing to do with each other."""
 SLOW = "gp"
 """Raced where it is asked for by name: its answers cost Optuna a hundred times as long as the others'."""
 RACES_A_TASK = 8

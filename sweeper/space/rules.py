@@ -6,8 +6,8 @@ left to others.
 
 A bag fits when it is a whole number from 1 to 64 and no longer than the context: a longer one would average more text
 into one position than the recovery phase ever sees in one sequence. The same holds for whatever else a method counts
-(heads, pieces, the tokens of a patch), and the method may ask for more. How often a run reads a corpus over again is no
-error; `plan` counts it.
+(heads, pieces, the tokens of a patch), and the method may ask for more. How often a run reads a corpus over again is told
+where the corpus is known (`sweeper.options`).
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from sweeper.search.domain import LAST_SEARCH_SEED
 from sweeper.space.errors import choose_from, closest, shown
+from sweeper.space.rules_text import Finding, corpus_findings, tokenizer_findings
 from sweeper.space.schema import (
     MOST_VALUES,
     Axis,
     AxisRange,
     Budgets,
-    Corpus,
     Grid,
     LogUniformRange,
     Resources,
@@ -44,7 +44,6 @@ from trainers.contract.flops import count_parameters
 from trainers.contract.scales import SCALES
 from trainers.contract.schedule import steps_of
 from trainers.contract.spec import ModelShape, Optimizer, Schedule, TrialSpec
-from trainers.data.sources import SOURCES
 from trainers.methods import BASELINE, LEARNING_RATE, METHODS, PARAMETER_TABLE, SAME_OCTAVES, phases_of
 
 LARGEST_EMBEDDING_SHARE = 0.95
@@ -53,13 +52,6 @@ LARGEST_COUNT = 64
 """Of tokens in a bag, and of anything else that a method counts."""
 MOST_POINTS = 100_000
 """Of one arm's grid: every strategy holds the grid in memory."""
-
-
-class Finding(NamedTuple):
-    """An objection, and the place that it is about; a place that is missing stands where it would be."""
-
-    location: Location
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,30 +86,6 @@ def _scales(scales: tuple[str, ...]) -> Iterator[Finding]:
         elif name in seen:
             yield Finding(("scales", index), f"{shown(name)} is given twice")
         seen.add(name)
-
-
-def _corpus(corpus: Corpus) -> Iterator[Finding]:
-    source = SOURCES.get(corpus.source)
-    if source is None:
-        yield Finding(
-            ("corpus", "source"), f"{shown(corpus.source)} is not a source; {choose_from(corpus.source, SOURCES)}"
-        )
-    elif source.takes_paths and not corpus.paths:
-        yield Finding(
-            ("corpus", "paths"), f"missing; source: {source.name} reads text files, folders or globs: paths: [...]"
-        )
-    elif corpus.paths and not source.takes_paths:
-        readers = ", ".join(name for name, source in SOURCES.items() if source.takes_paths)
-        yield Finding(("corpus", "paths"), f"{shown(corpus.paths)} is read with source: {readers} only")
-
-
-def _tokenizer(tokenizer: Tokenizer) -> Iterator[Finding]:
-    if tokenizer.kind == "bpe" and tokenizer.path is not None:
-        yield Finding(("tokenizer", "path"), f"{shown(tokenizer.path)} is read with kind: file only")
-    if tokenizer.kind == "file":
-        for key, what in (("path", "the tokenizer.json"), ("vocab_size", "the number of its tokens")):
-            if key not in tokenizer.model_fields_set or getattr(tokenizer, key) is None:
-                yield Finding(("tokenizer", key), f"missing; kind: file needs {what}")
 
 
 def _vocabulary(tokenizer: Tokenizer, scales: tuple[str, ...]) -> Iterator[Finding]:
@@ -393,8 +361,8 @@ def _try(method: str, parameter: str, value: Scalar, context: int) -> None:
 
 RULES: tuple[Callable[..., Iterator[Finding]], ...] = (
     _scales,
-    _corpus,
-    _tokenizer,
+    corpus_findings,
+    tokenizer_findings,
     _vocabulary,
     _whole_sequences,
     _validation,

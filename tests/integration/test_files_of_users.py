@@ -236,6 +236,9 @@ def test_a_table_without_hours(results: Path, tmp_path: Path) -> None:
     assert "runs.csv: no column bag_size, step_ratio, gpu_hours, which stays unknown" in said
     found = summary(results)
     assert found["clock"] == "model FLOPs"
+    page = (results / "theirs" / "report.html").read_text(encoding="utf-8")
+    assert "baseline GPU-hours, at" in page, "the reader's own plan is in hours"
+    assert "What the sweep took is not known." in page
     assert speedup(results) == pytest.approx(1.4, rel=1e-4)
 
 

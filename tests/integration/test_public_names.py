@@ -33,7 +33,10 @@ def test_a_sweep_is_planned_run_and_read_in_five_lines(tmp_path: Path, corpora: 
     assert [arm.method for arm in planned.arms] == ["baseline", "tst"]
     assert (end.reason, end.failed) == (None, 0)
     assert end.headline == summary.headline
-    assert (tmp_path / "tiny" / "report.html").stat().st_size > 10_000
+    page = (tmp_path / "tiny" / "report.html").read_text(encoding="utf-8")
+    assert "Final losses in nats per token, perplexity, bits per byte (" in page, (
+        "the bytes of a token are the corpus's"
+    )
     with Ledger.open(tmp_path, "tiny", create=False) as ledger:
         records = ledger.records()
     assert all(isinstance(record, RunRecord) and isinstance(record.spec, TrialSpec) for record in records)

@@ -67,6 +67,12 @@ def test_an_interval_that_holds_one_is_not_certain() -> None:
     assert shown.ruler.low < shown.ruler.one < shown.ruler.high
 
 
+def test_a_result_of_an_earlier_state_of_the_file_is_not_certain() -> None:
+    study, _ = evidence("faster")
+    earlier = replace(study, context=replace(study.context, of_file=frozenset()))
+    assert not headline.info(earlier, summarize(earlier)).certain
+
+
 def test_savings_follow_from_the_interval() -> None:
     study, summary = evidence("faster")
     worth = plan.worth(study, summary)
@@ -78,6 +84,16 @@ def test_savings_follow_from_the_interval() -> None:
     assert days == pytest.approx(worth.saved_hours("middle") / 24)  # type: ignore[operator]
     paid = sum(run.incurred_gpu_hours or 0 for run in study.runs)
     assert worth.spent_hours == pytest.approx(paid)
+
+
+@pytest.mark.parametrize("without", [("tst",), ("baseline",), ("tst", "baseline")])
+def test_the_clock_is_the_one_that_was_used_and_a_plan_is_in_hours(without: tuple[str, ...]) -> None:
+    runs = [replace(run, gpu_hours=None, phases=()) if run.method in without else run for run in sweep().runs]
+    study = make_study(runs)
+    summary = summarize(study)
+    assert summary.clock_label == "model FLOPs"
+    assert summary.headline.endswith(" on model FLOPs.")
+    assert headline.info(study, summary).clocks == study.clock_label == "CPU-hours"
 
 
 def test_a_sweep_that_no_run_knows_the_hours_of_is_never_paid_for() -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from reports.evidence.exporting import runs_to_csv
 from sweeper.cli.app import app
+from tests.support.finished_runs import sweep
 
 
 def test_a_report_says_what_a_given_loss_costs_each_arm(tmp_path: Path) -> None:
@@ -45,6 +47,18 @@ def test_a_report_holds_two_methods_against_each_other_in_a_folder_of_its_own(tm
     assert summary["against"] == "tst_reinit_embeddings"
     assert [(one["scale"], one["method"]) for one in summary["scales"]] == [("3b", "tst")]
     assert (tmp_path / "published" / "against-tst_reinit_embeddings" / "summary.json").exists()
+
+
+def test_a_report_says_what_text_in_the_place_of_hours_says_on_a_line_of_its_own(tmp_path: Path) -> None:
+    runs = tmp_path / "runs.csv"
+    runs.write_text(runs_to_csv(sweep(1.5)), encoding="utf-8")
+    options = ["--results", str(tmp_path / "results")]
+    done = CliRunner().invoke(app, ["import", str(runs), "--name", "theirs", *options])
+    assert done.exit_code == 0, done.output
+    headline, equal_data, page = CliRunner().invoke(app, ["report", "theirs", *options]).output.splitlines()
+    assert headline.startswith("TST is 1.50x faster (95 %: ")
+    assert equal_data.startswith("At equal data (tokens read instead of GPU-hours): TST is slower: 0.86x (95 %: ")
+    assert page.endswith("report.html")
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,8 @@ def test_one_mistake_makes_one_line(case: str) -> None:
         "several": 4,
         "seeds_meet": 2,
         "tokenizer_file_bare": 2,
+        "tokenizer_hub_bare": 3,
+        "corpus_hub_nameless": 2,
         "budget_without_decay": 2,
         "method_name_missing": 10,
     }
