@@ -29,7 +29,7 @@ def study_space(**changes: Any) -> SearchSpace:
 
 def about_space(space: SearchSpace) -> SweepAbout:
     """What the ledger says of a sweep of `space` over the imaginary text."""
-    text = yaml.safe_dump(space.model_dump(mode="json", exclude_none=True))
+    text = yaml.safe_dump(space.model_dump(mode="json", exclude_defaults=True))
     return replace(
         about_of(space.name),
         search_space_text=text,
