@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from sweeper.engine.probes import PROBE, best_rate, probed_rates, rate_of, with_rate
 from sweeper.search import Domain, Proposal, Recommendation, Strategy
-from sweeper.search.domain import Parameters
+from sweeper.search.domain import LAST_SEARCH_SEED, Parameters
 from trainers.contract.record import RunRecord
 from trainers.contract.spec import Scalar, TrialSpec, fingerprint
 from trainers.methods import LEARNING_RATE
@@ -147,7 +147,10 @@ class Arm:
         values, steps = self.strategy.recommend().parameters, self.confirmation[-1]
         grid = next((axis.values for axis in self.domain.axes if axis.name == LEARNING_RATE), ())
         rates = probed_rates(rate_of(values), [float(rate) for rate in grid])
-        specs = [self.make(dict(with_rate(values, rate)), steps, self.domain.seeds[0]) for rate in rates]
+        # From a tuning trial's trunk where there may be one; an arm that was tuned at this very length has them already, and is
+        # probed as often as the others all the same.
+        seed = LAST_SEARCH_SEED if steps in self.domain.rungs else self.domain.seeds[0]
+        specs = [self.make(dict(with_rate(values, rate)), steps, seed) for rate in rates]
         self.probes = {spec.spec_id: None for spec in specs}
         return [(spec, PROBE) for spec in specs]
 

@@ -53,8 +53,10 @@ def with_rate(values: Parameters, rate: float) -> Parameters:
 
 
 def best_rate(probes: Iterable[RunRecord], centre: float) -> float:
-    """The rate of the lowest final loss; `centre`, the tuned one, where no probe finished."""
+    """The rate of the lowest final loss; `centre`, the tuned one, where it is as good as any or no probe finished."""
     ended = [
-        (record.final_loss, record.spec.schedule.learning_rate) for record in probes if record.final_loss is not None
+        (record.final_loss, rate != centre, rate)
+        for record in probes
+        if record.final_loss is not None and (rate := record.spec.schedule.learning_rate)
     ]
-    return min(ended)[1] if ended else centre
+    return min(ended)[2] if ended else centre

@@ -208,6 +208,11 @@ class Sweep:
             specs = arm.ask()
             if specs:
                 self._want([(spec, "tuning") for spec in specs])
+                # A file whose tuning budget was raised may ask for what was a probe.
+                for record in [self.finished[s.spec_id] for s in specs if s.spec_id in self.finished]:
+                    self.finished[record.spec.spec_id] = replace(record, purpose="tuning")
+                    self.ledger.write(self.finished[record.spec.spec_id])
+                    arm.tell(self.finished[record.spec.spec_id])
                 return True
         return False
 

@@ -164,3 +164,35 @@ def test_a_list_for_a_bare_machine_waits_for_its_tuning_records() -> None:
     second = list_trials(desk.space, FACTS, records)
     assert {line.purpose for line in second.trials} == {"probe"}
     assert loss_of(second.trials[0].spec, 1)
+
+
+def test_equal_losses_keep_the_tuned_rate() -> None:
+    def flat(job: StageJob) -> StageResult:
+        made = result_of(job)
+        loss = 3.0 + abs(job.spec.schedule.learning_rate - 0.0028) * (job.spec.schedule.total_steps < 30)
+        return replace(made, points=tuple(replace(point, loss=loss) for point in made.points))
+
+    desk = swept(far_space(), Workers(judge=flat))
+    baseline = [spec for spec in of(desk, "confirmation") if spec.method == "baseline"]
+    assert {spec.schedule.learning_rate for spec in baseline} == {0.0028}
+
+
+def test_an_arm_that_was_tuned_at_its_own_length_is_probed_as_often() -> None:
+    space = far_space()
+    methods = {name: method.model_dump(mode="python") for name, method in space.methods.items()}
+    methods["tst"]["budgets"] = {"tuning": 8, "confirmation": (8,)}
+    desk = swept(space_of(methods=methods, search=space.search.model_dump(mode="python")))
+    assert Counter(spec.method for spec in of(desk, "probe")) == {"baseline": 3, "tst": 3}
+
+
+def test_a_raised_tuning_budget_may_ask_for_what_was_a_probe() -> None:
+    desk = swept(far_space())
+    methods = {name: method.model_dump(mode="python") for name, method in desk.space.methods.items()}
+    methods["baseline"]["budgets"] = {"tuning": 40, "confirmation": (8, 12, 40)}
+    methods["tst"]["budgets"] = {"tuning": 16, "confirmation": (8, 16)}
+    desk.space = space_of(methods=methods, search=desk.space.search.model_dump(mode="python"))
+    Workers(judge=falling_optimum).run(desk.open())
+    assert not desk.ledger.pending()
+    tuned = Counter((spec.method, spec.schedule.total_steps) for spec in of(desk, "tuning"))
+    assert (tuned["baseline", 40], tuned["tst", 16]) == (6, 6)
+    assert {spec.schedule.learning_rate for spec in of(desk, "confirmation") if spec.method == "baseline"} >= {0.0028}
