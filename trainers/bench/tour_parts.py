@@ -327,18 +327,8 @@ def tests(report: Report) -> str:
     for file in sorted((root / "tests" / "gpu").glob("test_*.py")):
         junit = report.path.with_name(f"{file.stem}.xml")
         # Without the project's own options, some of which belong to plugins that may not be here.
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-o",
-            "addopts=",
-            "-q",
-            "-m",
-            "gpu",
-            str(file),
-            f"--junitxml={junit}",
-        ]
+        command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-q", "-m", "gpu", str(file)]
+        command.append(f"--junitxml={junit}")
         try:
             done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=TEST_SECONDS)
             lines = done.stdout.strip().splitlines() or [done.stderr.strip()[-200:]]
