@@ -37,7 +37,7 @@ BLOCK_BYTES = 1 << 20
 """Text that an encoder gets at once: a fraction of a second's work."""
 COMMIT_SECONDS = 10.0
 """Between two points that a killed preparation goes on from."""
-TOKENIZER_TRAINING_BYTES = 64 << 20
+TOKENIZER_TRAINING_BYTES = 32 << 20
 """Text from the beginning of the parts, in their shares, that a tokenizer is trained on."""
 
 
