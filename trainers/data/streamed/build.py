@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainers.data.manifest import SPLITS, TOKENIZER_FILE, token_dtype_of
+from trainers.data.manifest import MANIFEST_FILE, SPLITS, TOKENIZER_FILE, token_dtype_of
 from trainers.data.request import HUGGINGFACE, CorpusRequest, PartRequest
 from trainers.data.streamed.encoder import Encoded, is_held_out
 from trainers.data.streamed.finish import finish
@@ -92,6 +92,8 @@ def build(
     """
     dtype = token_dtype_of(request.vocab_size)
     progress = read_progress(directory, key, dtype)
+    if progress is None and (directory / MANIFEST_FILE).exists():
+        return  # all was done but for putting it in its place
     if progress is None:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
