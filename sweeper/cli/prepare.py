@@ -73,7 +73,7 @@ def _progress(console: Console) -> Iterator[tuple[Callable[[str], None], Callabl
 
     columns = (BarColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None, start=False)
+        task = bar.add_task("", total=None)
 
         def show(pace: Pace) -> None:
             bar.update(task, total=pace.wanted, completed=pace.tokens, description=pace_words(pace))
