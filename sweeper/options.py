@@ -5,20 +5,11 @@ Nothing here changes what comes out of a trial, but for the text, which the file
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sweeper.space.schema import CorpusPart, SearchSpace
-from sweeper.space.text import text_needed, text_wanted
 from trainers.contract.errors import UserError
-from trainers.data.request import STREAMED_SOURCES, CorpusRequest, PartRequest
-
-if TYPE_CHECKING:
-    from trainers.data.shards import PreparedCorpus
-
-Say = Callable[[str], None]
 
 CORPORA = "corpora"
 """Folder of prepared texts, for all sweeps under the same results."""
@@ -78,84 +69,6 @@ class CorpusFacts:
     vocab_size: int
     train_tokens: int
     directory: str
-
-
-def corpus_request(space: SearchSpace) -> CorpusRequest:
-    """What the file asks of its text."""
-    corpus, tokenizer = space.corpus, space.tokenizer
-    streamed = corpus.source in STREAMED_SOURCES
-    parts = (corpus.parts or (corpus,)) if streamed else ()
-    return CorpusRequest(
-        source=corpus.source,
-        paths=() if streamed else corpus.paths,
-        validation_fraction=corpus.validation_fraction,
-        vocab_size=tokenizer.vocab_size,
-        tokenizer_path=tokenizer.path,
-        tokenizer_name=tokenizer.name,
-        tokenizer_revision=tokenizer.revision,
-        end_of_document=tokenizer.end_of_document,
-        parts=tuple(
-            PartRequest(
-                source=part.source,
-                name=part.name,
-                config=part.config,
-                split=part.split,
-                revision=part.revision,
-                paths=part.paths,
-                field=part.field,
-                weight=part.weight if isinstance(part, CorpusPart) else 1.0,
-            )
-            for part in parts
-        ),
-        tokens=text_wanted(space) if streamed else None,
-    )
-
-
-def prepared_text(space: SearchSpace, options: RunOptions, say: Say, **more: Any) -> PreparedCorpus:
-    """The open corpus of a file, prepared where that is still to do, and found to be enough for its sweep. `more` are
-    arguments of `trainers.data.prepare.prepare`.
-
-    Raises `UserError` for text that cannot be used or is too little: before it is prepared, where that can be known.
-    """
-    from trainers.data.prepare import prepare
-
-    request = corpus_request(space)
-    if request.tokens is not None:
-        _refuse_few_held_out(request.tokens, space)
-    corpus = prepare(request, options.results / CORPORA, say, **more)
-    corpus.validation(space.validation_tokens + 1)
-    if said := reread_text(space, corpus.train_tokens):
-        if (
-            space.corpus.max_epochs is not None
-            and text_needed(space).tokens > space.corpus.max_epochs * corpus.train_tokens
-        ):
-            raise UserError(f"corpus.max_epochs: {space.corpus.max_epochs:g} allowed, but {said}; add text or raise it")
-        say(said)
-    return corpus
-
-
-def _refuse_few_held_out(train_tokens: int, space: SearchSpace) -> None:
-    """Before hours go into text of which too little will be held out. Half of what is expected is let through."""
-    fraction = space.corpus.validation_fraction
-    held_out = train_tokens * fraction / (1 - fraction)
-    if held_out < space.validation_tokens / 2:
-        needed = space.validation_tokens / (train_tokens + space.validation_tokens)
-        raise UserError(
-            f"corpus.validation_fraction: {fraction:g} of the text is about {held_out:,.0f} tokens to be held out, and "
-            f"validation_tokens asks for {space.validation_tokens:,}; hold out {needed:.1g} or more"
-        )
-
-
-def reread_text(space: SearchSpace, train_tokens: int) -> str | None:
-    """Which run needs how much more text than there is, in one line; None where none does."""
-    from reports.html.theme import count
-
-    need = text_needed(space)
-    if need.tokens <= train_tokens:
-        return None
-    epochs = need.tokens / train_tokens
-    said = f"{epochs:.2g}" if epochs < 100 else count(epochs)
-    return f"{need.run} needs {count(need.tokens)} tokens, the corpus has {count(train_tokens)}: {said} epochs"
 
 
 def corpus_facts(corpus: Any) -> CorpusFacts:

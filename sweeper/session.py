@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from sweeper.corpora import corpus_request, prepared_text, reread_text
 from sweeper.engine.site import Site
 from sweeper.engine.sweep import Sweep
 from sweeper.engine.view import SweepView, view_of
@@ -28,16 +29,7 @@ from sweeper.ledger.about import SweepAbout
 from sweeper.ledger.location import LedgerError
 from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
 from sweeper.lock import STOP, driving
-from sweeper.options import (
-    CORPORA,
-    REPORT,
-    STAGES,
-    RunOptions,
-    corpus_facts,
-    corpus_request,
-    prepared_text,
-    reread_text,
-)
+from sweeper.options import CORPORA, REPORT, STAGES, RunOptions, corpus_facts
 from sweeper.plans.costs import step_cost
 from sweeper.plans.known import known_records
 from sweeper.plans.plan import UNPREPARED, Plan, make_plan

@@ -1,12 +1,11 @@
 """`sweeper prepare`: the text of a file, made ready before a run. Parsing, a progress bar, and the figures of what came out.
 
-Registered by `app`. What is done is `trainers.data`'s; whether it is enough for the sweep is `sweeper.options`'s.
+Registered by `app`. What is done is `trainers.data`'s; whether it is enough for the sweep is `sweeper.corpora`'s.
 """
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
 
     from trainers.data.streamed.build import Pace
 
-QUIET_SECONDS = 30
-"""Between two lines about the pace where there is no terminal."""
-
 
 @guarded
 def prepare(
@@ -37,7 +33,8 @@ def prepare(
 
     from rich.console import Console
 
-    from sweeper.options import RunOptions, prepared_text
+    from sweeper.corpora import prepared_text
+    from sweeper.options import RunOptions
     from sweeper.space.load import load_search_space
     from trainers.data.manifest import read_manifest
 
@@ -63,40 +60,22 @@ def prepare(
 @contextmanager
 def _progress(console: Console) -> Iterator[tuple[Callable[[str], None], Callable[[Pace], None]]]:
     """A pair to say a line with and to show the pace with: a bar on a terminal, a line now and then elsewhere."""
+    from sweeper.corpora import now_and_then, pace_words
+
     if not console.is_terminal:
-        yield _lines()
+
+        def say(line: str) -> None:
+            print(line, file=sys.stderr, flush=True)
+
+        yield say, now_and_then(say)
         return
     from rich.progress import BarColumn, Progress, TextColumn
 
     columns = (BarColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None, start=False)
+        task = bar.add_task("", total=None)
 
         def show(pace: Pace) -> None:
-            bar.update(task, total=pace.wanted, completed=pace.tokens, description=words(pace))
+            bar.update(task, total=pace.wanted, completed=pace.tokens, description=pace_words(pace))
 
         yield bar.console.print, show
-
-
-def _lines() -> tuple[Callable[[str], None], Callable[[Pace], None]]:
-    spoken = time.monotonic()
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    def show(pace: Pace) -> None:
-        nonlocal spoken
-        if time.monotonic() - spoken > QUIET_SECONDS:
-            spoken = time.monotonic()
-            say(words(pace))
-
-    return say, show
-
-
-def words(pace: Pace) -> str:
-    """`1.2 B of 110 B tokens, 3.1 M tokens/s, 9.75 h left`."""
-    from reports.html import theme
-
-    wanted = f" of {theme.count(pace.wanted)}" if pace.wanted else ""
-    left = f", {theme.hours(pace.seconds_left / 3600)} left" if pace.seconds_left is not None else ""
-    return f"{theme.count(pace.tokens)}{wanted} tokens, {theme.count(pace.tokens_per_second)} tokens/s{left}"

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweeper.corpora import prepared_text
 from sweeper.engine.site import Site
 from sweeper.engine.sweep import Sweep
 from sweeper.ledger.in_memory import MemoryLedger
-from sweeper.options import CorpusFacts, RunOptions, corpus_facts, prepared_text
+from sweeper.options import CorpusFacts, RunOptions, corpus_facts
 from sweeper.plans.known import known_records
 from sweeper.search import UNLEARNED
 from sweeper.space.load import load_search_space

@@ -7,7 +7,7 @@ left to others.
 A bag fits when it is a whole number from 1 to 64 and no longer than the context: a longer one would average more text
 into one position than the recovery phase ever sees in one sequence. The same holds for whatever else a method counts
 (heads, pieces, the tokens of a patch), and the method may ask for more. How often a run reads a corpus over again is told
-where the corpus is known (`sweeper.options`).
+where the corpus is known (`sweeper.corpora`).
 """
 
 from __future__ import annotations

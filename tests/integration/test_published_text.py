@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.options import RunOptions, corpus_request, prepared_text
+from sweeper.corpora import corpus_request, prepared_text
+from sweeper.options import RunOptions
 from sweeper.space.load import parse_search_space
 from sweeper.space.schema import SearchSpace
 from tests.support.corpora import documents, write_parquet, write_repository, write_tokenizer

@@ -7,7 +7,7 @@ says what may be named instead. A name stands for what its revision is when the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +74,8 @@ def tokenizer_folder(name: str, revision: str | None) -> Path:
         try:
             commit = _api().model_info(name, revision=revision, timeout=TIMEOUT_SECONDS).sha
         except Exception:
-            try:  # what was downloaded once needs no network
+            with suppress(Exception):  # what was downloaded once needs no network
                 return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=True))
-            except Exception:
-                pass
             raise
         return Path(snapshot_download(name, revision=commit, allow_patterns=patterns))
 
@@ -106,6 +104,13 @@ def _licence_of(folder: Path) -> str | None:
     return _first(DatasetCard.load(card).data.license) if card.is_file() else None
 
 
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came of."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 @contextmanager
 def _told(what: str, instead: str) -> Iterator[None]:
     """Whatever the hub's libraries raise becomes one line: they raise errors of their own, of their transport and of Python."""
@@ -117,7 +122,6 @@ def _told(what: str, instead: str) -> Iterator[None]:
         raise UserError(f"{what}: needs the package {error.name}: pip install 'tst-sweeper[hub]'; {instead}") from None
     except Exception as error:
         said = " ".join(str(error).split())[:200] or type(error).__name__
-        gated = "gated" in type(error).__name__.lower() or "gated" in said
-        if gated:
-            said = "is gated: accept its terms on the hub and log in (HF_TOKEN)"
+        if any("Gated" in kind.__name__ for each in _chain(error) for kind in type(each).__mro__):
+            said = "it is gated: accept its terms on the hub and log in (HF_TOKEN)"
         raise UserError(f"{what} cannot be read ({said}); {instead}") from None

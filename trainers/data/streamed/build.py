@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainers.data.manifest import SPLITS, TOKENIZER_FILE, token_dtype_of
+from trainers.data.manifest import MANIFEST_FILE, SPLITS, TOKENIZER_FILE, token_dtype_of
 from trainers.data.request import HUGGINGFACE, CorpusRequest, PartRequest
 from trainers.data.streamed.encoder import Encoded, is_held_out
 from trainers.data.streamed.finish import finish
@@ -37,7 +37,7 @@ BLOCK_BYTES = 1 << 20
 """Text that an encoder gets at once: a fraction of a second's work."""
 COMMIT_SECONDS = 10.0
 """Between two points that a killed preparation goes on from."""
-TOKENIZER_TRAINING_BYTES = 64 << 20
+TOKENIZER_TRAINING_BYTES = 32 << 20
 """Text from the beginning of the parts, in their shares, that a tokenizer is trained on."""
 
 
@@ -92,6 +92,8 @@ def build(
     """
     dtype = token_dtype_of(request.vocab_size)
     progress = read_progress(directory, key, dtype)
+    if progress is None and (directory / MANIFEST_FILE).exists():
+        return  # all was done but for putting it in its place
     if progress is None:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)

@@ -32,7 +32,7 @@ def usable_cores() -> int:
 
 
 class EncoderPool:
-    """`processes` encoders of one tokenizer; they end with the `with` block."""
+    """Up to `processes` encoders of one tokenizer, as many as there is work for; they end with the `with` block."""
 
     def __init__(
         self, processes: int, tokenizer: Path, token_dtype: str, separator: int, validation_fraction: float
@@ -40,28 +40,28 @@ class EncoderPool:
         self._size, self._dtype = processes, token_dtype
         module = "trainers.data.streamed.encoder"
         self._command = [
-            *(sys.executable, "-m", module),
+            *(sys.executable, "-P", "-m", module),
             *(str(tokenizer), token_dtype, str(separator), repr(validation_fraction)),
         ]
 
     def __enter__(self) -> Self:
+        self._all: list[subprocess.Popen[bytes]] = []
+        self._free: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
+        self._threads = ThreadPoolExecutor(self._size)
+        return self
+
+    def _start(self) -> subprocess.Popen[bytes]:
         # Each has a core to itself; threads of its own would only wait for others'.
         quiet = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        self._all = [
-            subprocess.Popen(
-                self._command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env={**os.environ, **quiet, "PYTHONPATH": path},
-            )
-            for _ in range(self._size)
-        ]
-        self._free: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
-        for process in self._all:
-            self._free.put(process)
-        self._threads = ThreadPoolExecutor(self._size)
-        return self
+        process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **quiet, "PYTHONPATH": path},
+        )
+        self._all.append(process)
+        return process
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -94,7 +94,10 @@ class EncoderPool:
             yield first, answer.result()
 
     def _ask(self, texts: Sequence[bytes]) -> Encoded:
-        process = self._free.get()
+        try:
+            process = self._free.get_nowait()
+        except queue.Empty:  # there are no more threads than processes may be
+            process = self._start()
         assert process.stdin is not None
         assert process.stdout is not None
         try:

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sweeper.cli.app import app
-from sweeper.cli.prepare import words
+from sweeper.corpora import pace_words
 from tests.support.corpora import documents, write_parquet
 from trainers.data.streamed.build import Pace
 
@@ -72,4 +72,4 @@ def test_text_that_is_not_there_is_one_line(file: Path) -> None:
     ],
 )
 def test_the_pace_is_told_with_an_estimate(pace: Pace, said: str) -> None:
-    assert words(pace) == said
+    assert pace_words(pace) == said

@@ -196,10 +196,14 @@ def test_names_of_a_hub_are_streamed_and_their_commit_and_licence_written_down(t
         (
             "gated/data",
             "ours/tokenizer",
-            "corpus.source: gated/data cannot be read (is gated: accept its terms on the hub",
+            "corpus.source: gated/data cannot be read (it is gated: accept its terms on the hub",
         ),
         ("missing/data", "ours/tokenizer", "corpus.source: missing/data cannot be read (404"),
-        ("ours/data", "gated/tokenizer", "tokenizer.name: gated/tokenizer cannot be read (is gated: accept its terms"),
+        (
+            "ours/data",
+            "gated/tokenizer",
+            "tokenizer.name: gated/tokenizer cannot be read (it is gated: accept its terms",
+        ),
     ],
 )
 def test_a_repository_that_is_not_given_is_one_line(tmp_path: Path, data: str, tokenizer: str, said: str) -> None:

@@ -172,6 +172,9 @@ def test_a_preparation_that_is_killed_anywhere_ends_in_the_same_bytes(texts: Pat
     for kill_at, kill_on in ((1, "?"), (4, "?"), (7, "?"), (0, "Going"), (9, "?"), (0, "Comparing"), (0, "Prepared")):
         assert in_child(texts, cache, kill_at, block=3_000 + 500 * kill_at, kill_on=kill_on) is None
         assert [path.name for path in cache.iterdir() if not path.name.startswith(".")] == []
+    said: list[str] = []
+    prepare(local_request(texts, tokens=100_000), cache, said.append)
+    assert said == [], "what was finished only has to be put in its place"
     assert in_child(texts, cache) == fingerprint
     assert [path.read_bytes() for path in sorted((cache / whole.name).iterdir())] == [
         path.read_bytes() for path in sorted(whole.iterdir())
@@ -340,10 +343,10 @@ def test_an_encoder_that_dies_is_a_fault_that_can_be_gone_on_from(
     monkeypatch.setattr(build, "COMMIT_SECONDS", 0.0)
 
     class DyingPool(build.EncoderPool):
-        def __enter__(self) -> DyingPool:
-            super().__enter__()
-            self._all[0].kill()
-            return self
+        def _start(self) -> subprocess.Popen[bytes]:
+            process = super()._start()
+            process.kill()
+            return process
 
     monkeypatch.setattr(build, "EncoderPool", DyingPool)
     with pytest.raises(RuntimeError, match=r"^an encoding process ended with code -9$"):

@@ -82,3 +82,10 @@ def test_only_what_is_read_is_mapped(tmp_path: Path) -> None:
 def test_impossible_reads_are_refused(tmp_path: Path, position: int, count: int) -> None:
     with pytest.raises(ValueError, match=r"^token stream: cannot read"):
         BlockStream(sharded(tmp_path, [8]), 2, seed=0).read(position, count)
+
+
+def test_every_lane_has_a_new_order_in_every_epoch(tmp_path: Path) -> None:
+    stream = BlockStream(sharded(tmp_path, [400]), 10, seed=1)
+    for lane in range(4):
+        epochs = [stream.read(100 * lane + 400 * epoch, 400) for epoch in range(3)]
+        assert len({tuple(epoch.tolist()) for epoch in epochs}) == 3

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.options import RunOptions, corpus_request, prepared_text, reread_text
+from sweeper.corpora import corpus_request, prepared_text, reread_text
+from sweeper.options import RunOptions
 from sweeper.space.load import load_search_space, parse_search_space
 from sweeper.space.schema import SearchSpace
 from sweeper.space.text import text_needed, text_wanted
