@@ -30,6 +30,7 @@ from sweeper.search.domain import Parameters
 from sweeper.search.sharing import alone_cost, shared_cost
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""What tells the libraries below numpy how many threads to start."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -272,7 +272,6 @@ def fit_surface(domain: Domain, told: Sequence[Observation], centre: Parameters 
     )
     total_DNN = layout.covariance(all_draws, seen, seen)
     # The error bar grows with the height above the best: a cliff need not be fitted, and the valley keeps its shape.
-    #
     total_DNN += prior.noise[:, None, None] ** 2 * luck_DNN + np.diag((SLACK * heights_N) ** 2)
     factor_DNN: Floats = np.linalg.cholesky(total_DNN).astype(np.float64)
     rest_DN = heights_N - prior.bowl[:, None] * bowl_P[seen]
