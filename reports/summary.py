@@ -23,7 +23,7 @@ from reports.estimate.verdict import (
     TargetReading,
     Words,
 )
-from reports.estimate.wording import equal_data_sentence, headline_of
+from reports.estimate.wording import caveat_of_check, equal_data_sentence, headline_of
 from reports.evidence.study import Configuration, Study
 from reports.evidence.sweep_cost import SweepCost, sweep_cost
 from reports.html.theme import method_label
@@ -76,10 +76,8 @@ def summarize(study: Study) -> Summary:
     return Summary(
         name=study.context.name,
         kind=study.context.kind,
-        # Where no run knows its hours, the clock is what was counted instead.
-        clock_label=study.clock_label
-        if main is None or any(scale.hours for scale in study.scales)
-        else main.clock_label,
+        # Where an arm does not know its hours, the clock is what was counted instead.
+        clock_label=main.clock_label if main else study.clock_label,
         device=", ".join(devices) or None,
         headline=headline_of(study, main, label),
         equal_data=equal_data_sentence(main, label) if main else "",
@@ -100,7 +98,7 @@ def _worst_caveat(main: ScaleVerdict | None, checks: tuple[Check, ...]) -> str:
     if main is None:
         return ""
     failed = next((check for check in checks if check.status == "fail"), None)
-    return main.worst_caveat if failed is None else f"{failed.name}: {failed.number}. {failed.sentence}"
+    return main.worst_caveat if failed is None else caveat_of_check(failed)
 
 
 def _main_verdict(verdicts: tuple[ScaleVerdict, ...]) -> ScaleVerdict | None:

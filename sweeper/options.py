@@ -38,6 +38,7 @@ class RunOptions:
     micro_sequences: int | None = None
     checkpoint_activations: bool = False
     tracking_uri: str | None = None
+    study_storage: str | None = None
     max_gpu_hours: float | None = None
 
     def __post_init__(self) -> None:
@@ -51,6 +52,10 @@ class RunOptions:
             raise UserError(f"workers: {self.workers} is below 0, which means all there is room for")
         if self.micro_sequences is not None and self.micro_sequences < 1:
             raise UserError(f"micro_sequences: {self.micro_sequences} is not a positive number")
+        if self.study_storage is not None and "://" not in self.study_storage:
+            raise UserError(
+                f"study_storage: {self.study_storage!r} is not a database's address, such as sqlite:///studies.db"
+            )
         if self.max_gpu_hours is not None and not self.max_gpu_hours >= 0:
             raise UserError(f"max_gpu_hours: {self.max_gpu_hours} is not a number of hours")
 

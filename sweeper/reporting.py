@@ -115,6 +115,7 @@ def _context(about: SweepAbout, space: SearchSpace | None, command: str, run_lin
         git_dirty=about.git_dirty,
         corpus_description=about.corpus_description,
         seen_share=about.seen_share,
+        bytes_per_token=about.bytes_per_token,
         search_space_text=about.search_space_text,
         price_per_gpu_hour=about.price_per_gpu_hour,
         currency=about.currency,

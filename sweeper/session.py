@@ -36,9 +36,11 @@ from sweeper.plans.plan import UNPREPARED, Plan, make_plan
 from sweeper.plans.room import Room, find_room
 from sweeper.space.load import load_search_space
 from sweeper.space.schema import SearchSpace
+from sweeper.studies.keeper import StudyLedger, place_of
 from trainers.bench.result import FOLDER as BENCH
 from trainers.bench.result import read_figures
 from trainers.contract.errors import UserError
+from trainers.contract.faults import Terminated
 from trainers.contract.record import Failed, Provenance, RunRecord
 from trainers.planning.store import DiskStore
 from trainers.training.provenance import provenance
@@ -105,33 +107,51 @@ def plan(options: RunOptions) -> Plan:
     )
 
 
-@contextlib.contextmanager
-def _stopping(folder: Path) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask the workers to save and end; a second Ctrl-C ends at once.
+class _Stopping:
+    """Ctrl-C and SIGTERM: while the sweep runs (`gently`) they ask the workers to save and end, at any other time and when
+    they come again they end at once."""
 
-    Python gives signals to its main thread only: in another one, whoever started it decides what they do.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    asked: list[int] = []
+    def __init__(self, folder: Path) -> None:
+        self.gently = False
+        self._folder = folder
+        self._asked: list[int] = []
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        (folder / STOP).touch()
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self._asked.append(number)
+        if len(self._asked) > 1 or not self.gently:
+            self.end()
+        (self._folder / STOP).touch()
         sys.stderr.write("\nstopping: running stages save their state (again to end at once)\n")
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    def listen(self) -> None:
+        """From here on; again after Ray has started, which listens itself. Python gives signals to its main thread only: in
+        another one, whoever started it decides what they do."""
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                signal.signal(number, self)
+
+    def end(self) -> None:
+        """Raise what the first signal means, if there was one."""
+        if self._asked:
+            raise Terminated if self._asked[0] == signal.SIGTERM else KeyboardInterrupt
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _stopping(folder: Path) -> Iterator[_Stopping]:
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    stopping = _Stopping(folder)
+    stopping.listen()
     try:
-        yield
+        yield stopping
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
     # The workers have saved and ended by now. Whoever called still learns that it was interrupted.
-    if asked:
-        raise KeyboardInterrupt
+    stopping.end()
 
 
 def _about(space: SearchSpace, options: RunOptions, corpus: Any, where: Provenance) -> SweepAbout:
@@ -148,6 +168,7 @@ def _about(space: SearchSpace, options: RunOptions, corpus: Any, where: Provenan
         corpus_description=corpus.description,
         corpus_tokens=corpus.train_tokens,
         seen_share=corpus.seen_share,
+        bytes_per_token=corpus.bytes_per_token,
         git_commit=where.git_commit,
         git_dirty=where.git_dirty,
         versions=where.versions,
@@ -170,17 +191,24 @@ def run(options: RunOptions, say: Say = lambda line: None, watch: Watch = lambda
     # What does not fit here is said at once. A cluster has to be asked, and is before minutes go into preparing text.
     room = find_room(space, options) if options.address is None else None
     folder = (options.results / space.name).resolve()
-    with driving(folder), _executor(space, options, folder, room) as (executor, room), contextlib.ExitStack() as stack:
+    with (
+        driving(folder),
+        _stopping(folder) as stopping,
+        _executor(space, options, folder, room) as (executor, room),
+        contextlib.ExitStack() as stack,
+    ):
+        stopping.listen()
         corpus = prepared_text(space, options, say)
         ledger = stack.enter_context(Ledger.open(options.results, space.name, options.tracking_uri, create=True))
+        kept = stack.enter_context(StudyLedger(ledger, place_of(folder, options.study_storage), say))
         sweep: Sweep | None = None
         complete = False
         try:
-            with _stopping(folder):  # inside the executor's: Ray sets signal handlers of its own when it starts
-                sweep = _sweep(space, options, folder, ledger, corpus, room, say)
-                executor.run(sweep, train_stage, partial(_look, sweep, folder, watch))
-                watch(view_of(sweep))
-                complete = sweep.stopping is None and not sweep.book.paths
+            sweep = _sweep(space, options, folder, ledger, kept, corpus, room, say)
+            stopping.gently = True
+            executor.run(sweep, train_stage, partial(_look, sweep, folder, watch))
+            watch(view_of(sweep))
+            complete = sweep.stopping is None and not sweep.book.paths
         finally:
             # Also after an interruption or a fault: what was paid for is in the ledger, and a page of it costs
             # seconds.
@@ -205,9 +233,10 @@ def _executor(
         assert room is not None, "options refuse an address without Ray"
         yield InlineExecutor(), replace(room, gpus=math.ceil(room.gpus))  # one at a time has the whole device
         return
-    from sweeper.executors.ray_tune import RayExecutor, attach
+    from sweeper.executors.cluster import attach
+    from sweeper.executors.ray_tune import RayExecutor
 
-    with attach(options.address, num_cpus=len(os.sched_getaffinity(0))) as cluster:
+    with attach(options.address, num_cpus=len(os.sched_getaffinity(0)), shared=folder) as cluster:
         room = room or find_room(space, options, cluster.cpus, cluster.gpus)
         for what, wanted, there in (("gpus", room.gpus, cluster.gpus), ("cpus", room.cpus, cluster.cpus)):
             if wanted > there:
@@ -224,7 +253,14 @@ def _look(sweep: Sweep, folder: Path, watch: Watch) -> None:
 
 
 def _sweep(
-    space: SearchSpace, options: RunOptions, folder: Path, ledger: Ledger, corpus: Any, room: Room, say: Say
+    space: SearchSpace,
+    options: RunOptions,
+    folder: Path,
+    ledger: Ledger,
+    kept: StudyLedger,
+    corpus: Any,
+    room: Room,
+    say: Say,
 ) -> Sweep:
     import torch
 
@@ -248,7 +284,7 @@ def _sweep(
     return Sweep(
         space,
         corpus_facts(corpus),
-        ledger,
+        kept,
         DiskStore(store),
         site,
         where,

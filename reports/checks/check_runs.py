@@ -82,6 +82,9 @@ def check_identity(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
     name = "Trained as the file says"
     if study.context.of_file is None:
         return Check(name, "not_applicable", "file unknown", "The search-space file of these runs is not known.")
+    if study.asked_for_by_an_earlier_file:
+        said = "The search-space file, as it is now, asks for none of these runs: they answer an earlier state of it."
+        return Check(name, "fail", f"0 of {len(study.runs)}", said)
     others = sum(len(scale.runs) - len(scale.own_runs) for scale in study.scales)
     if not others:
         return Check(name, "pass", "0 left out", "No run is of an earlier state of the search-space file.")
@@ -192,8 +195,8 @@ def check_fresh_seeds(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check
     shared: set[int] = set()
     known = False
     for scale in study.scales:
-        searched = {run.seed for run in scale.runs if run.purpose in SEARCH_PURPOSES and run.seed is not None}
-        confirmed = {run.seed for run in scale.runs if run.purpose == "confirmation" and run.seed is not None}
+        searched = {run.seed for run in scale.own_runs if run.purpose in SEARCH_PURPOSES and run.seed is not None}
+        confirmed = {run.seed for run in scale.own_runs if run.purpose == "confirmation" and run.seed is not None}
         known = known or bool(searched and confirmed)
         shared |= searched & confirmed
     if shared:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from reports.estimate.verdict import Check
+from reports.evidence.runs import strangest_loss
 from reports.evidence.study import Study
 from reports.evidence.units import NATS, know_nothing
 from reports.html import theme
@@ -35,17 +36,13 @@ def check_loss_unit(study: Study) -> Check | None:
     """
     name = "Losses in nats"
     runs = [run for run in study.runs if run.record is None and run.final_loss is not None]
-    worst = max(runs, key=lambda run: (run.final_loss or 0.0) - know_nothing(run.vocab_size), default=None)
-    if worst is None or worst.final_loss is None:
-        return None
-    limit = know_nothing(worst.vocab_size)
     words = ", ".join(sorted({run.loss_unit.words for run in runs}))
-    if worst.final_loss > limit:
+    if (strange := strangest_loss(runs)) is not None:
         sentence = (
-            f"A final loss lies above ln V = {theme.number(limit)}, that of a model that knows nothing: were the losses, "
-            f"read as {words}, of another unit?"
+            f"A final loss lies above ln V = {theme.number(know_nothing(strange.vocab_size))}, that of a model that knows "
+            f"nothing: were the losses, read as {words}, of another unit?"
         )
-        return Check(name, "warn", theme.loss(worst.final_loss), sentence)
+        return Check(name, "warn", theme.loss(strange.final_loss), sentence)
     if all(run.loss_unit.name == NATS for run in runs):
         return None
     return Check(name, "pass", words, f"The table's losses were in {words}; all losses here are nats per token.")

@@ -281,6 +281,7 @@ def matched_pair(baseline: Sequence[Cell], cell: Cell, clock: Clock) -> MatchedP
         baseline_steps=other.total_steps,
         method_steps=cell.total_steps,
         data_multiplier=cell.tokens / other.tokens if cell.tokens and other.tokens else None,
+        flops_ratio=other.flops / cell.flops if cell.flops and other.flops else None,
     )
 
 

@@ -189,7 +189,13 @@ def _judge_arm(study: Study, scale: ScaleStudy, observations: Observations, meth
         pchip_speedup=alternative,
         needed_steps=_needed_steps(comparison, speedup),
         one_more_seed=_one_more_seed(comparison, speedup, reading.errors),
+        wall_time_only=_wall_time_only(comparison),
     )
+
+
+def _wall_time_only(comparison: _ArmPair) -> bool:
+    cells = (*comparison.ladder.cells, comparison.target)
+    return comparison.clock == "gpu_hours" and any(run.wall_time_only for cell in cells for run in cell.runs)
 
 
 def _scored_tokens(cell: Cell) -> int | None:

@@ -125,7 +125,8 @@ class LossGap:
 @dataclass(frozen=True, slots=True)
 class MatchedPair:
     """Two measured cells side by side, nothing fitted: the method's largest confirmed budget and the baseline budget
-    whose mean final loss is closest. The convention of the published comparison."""
+    whose mean final loss is closest. The convention of the published comparison. `speedup` is on the verdict's clock,
+    `flops_ratio` the same in model FLOPs."""
 
     speedup: float
     baseline_hours: float | None
@@ -135,6 +136,7 @@ class MatchedPair:
     baseline_steps: int
     method_steps: int
     data_multiplier: float | None
+    flops_ratio: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +202,8 @@ class ScaleVerdict:
     exists only where both arms are confirmed. `against` is the arm in the baseline's place. `needed_steps`: a baseline
     budget has to be larger than this before it can tell whether the method is faster (None: the ladder can tell).
     `one_more_seed` is about the interval with a further seed in both arms, where the noise of seeds is most of it.
-    `unfinished`: confirmation runs without a final loss, in words, where an arm has nothing else.
+    `unfinished`: confirmation runs without a final loss, in words, where an arm has nothing else. `wall_time_only`: hours are
+    wall time from elsewhere, so that FLOPs stand beside them where the two differ.
     """
 
     scale: str
@@ -243,6 +246,7 @@ class ScaleVerdict:
     needed_steps: int | None = None
     one_more_seed: tuple[float, float] | None = None
     unfinished: tuple[str, ...] = ()
+    wall_time_only: bool = False
 
 
 class TargetWords(StrEnum):

@@ -6,6 +6,7 @@ of their own, as plain as the one for a success.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -61,20 +62,13 @@ _CAVEATS: tuple[tuple[Flag, str], ...] = (
 """From the worst to the mildest."""
 
 
-def caveats(
-    flags: tuple[Flag, ...], tuning_difference: str, deviation: SeedDeviation | None, against: str = BASELINE
-) -> tuple[str, ...]:
-    """One sentence for each flag, the worst first."""
-    sigma = deviation.total if deviation is not None else 0.0
-    words = {"tuning": tuning_difference, "sigma": sigma, "baseline": reference(against)}
-    return tuple(capital(text.format(**words)) for flag, text in _CAVEATS if flag in flags)
-
-
 def worst_caveat(
     flags: tuple[Flag, ...], tuning_difference: str, deviation: SeedDeviation | None, against: str = BASELINE
 ) -> str:
-    """The single worst caveat; empty where there is none."""
-    return next(iter(caveats(flags, tuning_difference, deviation, against)), "")
+    """The sentence of the worst flag; empty where there is none."""
+    sigma = deviation.total if deviation is not None else 0.0
+    words = {"tuning": tuning_difference, "sigma": sigma, "baseline": reference(against)}
+    return next((capital(text.format(**words)) for flag, text in _CAVEATS if flag in flags), "")
 
 
 def caveat_of_check(check: Check) -> str:
@@ -151,9 +145,39 @@ def verdict_sentence(verdict: ScaleVerdict, label: str) -> str:
             text = f"No speedup can be read {place}"
     if verdict.against != BASELINE and verdict.words in (Words.FASTER, Words.SLOWER, Words.NO_INTERVAL):
         text += f", against {other}"
+    text += _flops_beside(verdict)
     if Flag.SIGMA_FROM_PRIOR in verdict.flags and isinstance(verdict.speedup, Reached):
         text += "; the seed deviation is assumed, not measured"
     return text
+
+
+SAME_CLOCK = 0.02
+"""Hours and FLOPs that agree this well, as logarithms, tell one speedup."""
+
+
+def _flops_beside(verdict: ScaleVerdict) -> str:
+    """The speedup in FLOPs, which no other work on the machine can stretch, beside one in wall time that it differs from;
+    empty where hours were timed step by step."""
+    hours, flops = verdict.speedup, dict(verdict.by_clock).get("flops")
+    if not verdict.wall_time_only or verdict.upper_bound is not None:
+        return ""
+    first, second = _estimate(hours), _estimate(flops)
+    if first is None or second is None or (type(hours) is type(flops) and abs(math.log(first / second)) <= SAME_CLOCK):
+        return ""
+    if not isinstance(flops, Reached):
+        return f"; in model FLOPs S > {times(second)} (95 %)"
+    return f"; in model FLOPs {_projected(flops)}{times(second)} ({_interval(flops)})"
+
+
+def _estimate(speedup: Speedup | None) -> float | None:
+    """The speedup, or its lower bound where it is not more than that."""
+    match speedup:
+        case Reached(value):
+            return value
+        case NotReached(bound):
+            return bound
+        case None:
+            return None
 
 
 def _projected(reached: Reached) -> str:
@@ -187,6 +211,9 @@ def _gap_sentence(verdict: ScaleVerdict, label: str, place: str) -> str:
         )
     if pair is not None:
         unit = verdict.clock_label if verdict.clock == "gpu_hours" else "compute"
+        flops = pair.flops_ratio if verdict.wall_time_only else None
+        if flops is not None and abs(math.log(pair.speedup / flops)) > SAME_CLOCK:
+            unit += f" and {times(flops)} the model FLOPs"
         return (
             f"{label} ends at {pair.method_loss:.3f} and {other} at {pair.baseline_loss:.3f} with "
             f"{times(pair.speedup)} the {unit} {place}; that is one pair of runs, so neither a fit nor an interval"
@@ -271,26 +298,39 @@ def _cost_bounds(reading: TargetReading) -> str:
 
 
 def unfinished_words(runs: Iterable[FinishedRun]) -> tuple[str, ...]:
-    """Confirmation runs that did not finish: `confirmation of TST failed at 8,000 steps (seeds 1000, 1001)`."""
+    """Confirmation runs that did not finish: `the confirmation of TST failed at 8,000 and 12,000 steps (seeds 1000, 1001)`."""
     seeds: dict[tuple[str, str, int], list[int]] = defaultdict(list)
     for run in runs:
         if run.purpose == "confirmation" and run.outcome != "finished":
-            ended = "was stopped" if run.outcome == "stopped" else run.outcome
+            ended: str = "was stopped" if run.outcome == "stopped" else run.outcome
             seeds[reference(run.method), ended, run.total_steps] += [] if run.seed is None else [run.seed]
+    # Budgets that lost the same seeds are named together.
+    budgets: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for (method, ended, steps), found in seeds.items():
+        budgets[method, ended, _seed_list(found)].append(steps)
     return tuple(
-        f"the confirmation of {method} {ended} at {steps:,} steps" + (f" ({_seed_list(found)})" if found else "")
-        for (method, ended, steps), found in seeds.items()
+        f"the confirmation of {method} {ended} at {_listed_steps(steps)} steps{listed}"
+        for (method, ended, listed), steps in budgets.items()
     )
 
 
+def _listed_steps(budgets: list[int]) -> str:
+    *first, last = (f"{steps:,}" for steps in sorted(budgets))
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def _seed_list(seeds: list[int]) -> str:
-    return f"seed{'s' * (len(seeds) > 1)} {', '.join(str(seed) for seed in sorted(seeds))}"
+    if not seeds:
+        return ""
+    return f" (seed{'s' * (len(seeds) > 1)} {', '.join(str(seed) for seed in sorted(seeds))})"
 
 
 def headline_of(study: Study, main: ScaleVerdict | None, label: str) -> str:
-    """The sweep in one sentence. Unequal tuning is said here, with both counts, before anything else."""
+    """The sweep in one sentence. What kind of runs these are, and unequal tuning with both counts, stand before the number."""
     if study.context.kind == "replay":
         return f"Replay: {_headline(study, main, label)}"
+    if study.asked_for_by_an_earlier_file:
+        return f"Of an earlier state of the file: {_headline(study, main, label)}"
     return _headline(study, main, label)
 
 

@@ -17,19 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainers.contract.errors import InputError
+from trainers.contract.errors import InputError, first_lines
 from trainers.contract.record import MOST_FLOPS, MOST_LOSS
 
 SEPARATORS = (",", ";", "\t")
-MOST_PROBLEMS = 20
-"""Problems that are spelled out; more of them are counted."""
-
 LEAST, MOST = 1e-12, 1e18
 MOST_OF: Mapping[str, float] = {"loss": MOST_LOSS, "final_loss": MOST_LOSS, "flops": MOST_FLOPS, "bag_size": 1e6}
 """No run has a number outside these; beyond them a fit or a chart would overflow."""
 _INFINITY_IN_SQL = 0.99 * sys.float_info.max
 """MLflow's databases keep an infinite loss as the largest number, and exports may cut its last digits."""
-_SEPARATOR_LINE = re.compile(r'\A"?sep=([,;:|^~\t])"?\r?\n', re.IGNORECASE)
+_SAMPLE = 1_000
+"""Bytes from the beginning that tell what a file is."""
+_SEPARATOR_LINE = re.compile(r'\A"?sep=([,;:|^~\t])"?(?:\r\n|\r|\n)', re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +55,14 @@ class BadValueError(ValueError):
     """One cell that does not hold what its column asks for."""
 
 
-def first_lines(lines: Sequence[str]) -> str:
-    """The first lines of a long list, and how many more there are."""
-    more = len(lines) - MOST_PROBLEMS
-    return "\n".join([*lines[:MOST_PROBLEMS], *([f"and {more:,} more like these"] if more > 0 else [])])
-
-
 def read_text(path: Path) -> str:
     """A file's text: UTF-8, or UTF-16 where it begins with the mark of that. Raises `InputError` for anything else."""
     data = path.read_bytes()
     if data.startswith(b"PK\x03\x04"):
         raise InputError(f"{path}: looks like a spreadsheet or another archive; save it as CSV")
     sixteen = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if not sixteen and b"\0" in data[:_SAMPLE]:
+        raise InputError(f"{path}: holds zero bytes, as UTF-16 without its mark does; save it as UTF-8")
     try:
         # No translation of line ends: inside quotes they belong to the cell.
         return data.decode("utf-16" if sixteen else "utf-8-sig")
@@ -129,9 +124,13 @@ def header_of(text: str, names: Iterable[str]) -> tuple[str, ...]:
 def _first_cells(text: str, separator: str) -> tuple[str, ...]:
     # Of the first line alone: in a text that is no table a quote may open anywhere, and never close.
     try:
-        return tuple(name.strip() for name in next(csv.reader([text.partition("\n")[0]], delimiter=separator), []))
+        return tuple(name.strip() for name in next(csv.reader([_first_line(text)], delimiter=separator), []))
     except csv.Error:
         return ()
+
+
+def _first_line(text: str) -> str:
+    return re.split(r"[\r\n]", text, maxsplit=1)[0]
 
 
 def _separator(text: str, names: Iterable[str]) -> str:
@@ -153,12 +152,12 @@ def _header_problem(header: Sequence[str], text: str, theirs: Mapping[str, str],
 
 
 def _looks_like(text: str) -> str:
-    first = text.lstrip().split("\n", 1)[0]
+    first = _first_line(text.lstrip())
     if first[:1] in ("{", "["):
         return "; the file looks like JSON, not like a table"
     if first.count("|") > first.count(","):
         return "; columns seem to be separated by |, read are commas, semicolons and tabs"
-    return ""
+    return f"; the first line is {first[:80]!r}"
 
 
 def is_no_number(text: str) -> bool:

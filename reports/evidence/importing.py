@@ -29,8 +29,17 @@ from reports.evidence.delimited import (
     word,
 )
 from reports.evidence.points import InRunPoints, points_as_table, read_points
-from reports.evidence.runs import BASELINE, DECAY_NOT_STATED, EMPTY_CURVE, FinishedRun, Parameters, RunCurve, trunk_name
-from reports.evidence.units import BITS, NATS, UNITS, LossUnit
+from reports.evidence.runs import (
+    BASELINE,
+    DECAY_NOT_STATED,
+    EMPTY_CURVE,
+    FinishedRun,
+    Parameters,
+    RunCurve,
+    strangest_loss,
+    trunk_name,
+)
+from reports.evidence.units import BITS, NATS, UNITS, LossUnit, know_nothing
 from trainers.contract.errors import InputError
 from trainers.contract.record import MOST_LOSS, PURPOSES
 from trainers.contract.schedule import boundary_step
@@ -59,7 +68,7 @@ OPTIONAL_COLUMNS: dict[str, str] = {
     "decayed": "yes or no: did the learning rate decay to its end; taken as yes, and said so, where missing",
     "outcome": "finished, stopped, diverged or failed; runs that did not finish need no final loss",
     "parameters": "further parameters of the method, such as `heads=2 pieces=4`",
-    "flops": "model FLOPs of the whole run; otherwise 6 times parameters times positions, where those are known",
+    "flops": "model FLOPs of the whole run; 6 times parameters times positions where no row states any",
     "execution": "how it was run (compiled, eager, the version of a kernel); one arm run in two ways is warned of",
     "validation_set": "what the loss was measured on; only runs with the same one are compared",
     "learning_rate_unit": "`own` where the method's learning rate is not in the baseline's unit; else `shared`",
@@ -130,7 +139,7 @@ def runs_from_texts(
         points_source=points[0] if points is not None else "",
         problems=[*found.problems, *read.problems],
     )
-    remarks = [_absent_columns(runs[0], found.header, theirs, same)]
+    remarks = [_absent_columns(runs[0], found.header, theirs, same), _strange_unit(runs[0], made)]
     if points is not None and read.left_out:
         many = "s" * (read.left_out != 1)
         remarks.append(f"{points[0]}: {read.left_out:,} point{many} without a finite step and loss left out")
@@ -148,6 +157,17 @@ def _absent_columns(source: str, header: Iterable[str], theirs: Mapping[str, str
     return f"{source}: no column {', '.join(absent)}, which stays unknown{beside}"
 
 
+def _strange_unit(source: str, runs: Iterable[FinishedRun]) -> str:
+    """A word of warning where losses can hardly be of the unit that they were read in."""
+    run = strangest_loss(runs)
+    if run is None:
+        return ""
+    return (
+        f"{source}: read as {run.loss_unit.words}, a final loss is {run.final_loss:.4g} nats, above ln V = "
+        f"{know_nothing(run.vocab_size):.4g} of a model that knows nothing; --unit says what losses are in"
+    )
+
+
 def runs_from_rows(
     rows: Iterable[tuple[int, Mapping[str, str]]],
     *,
@@ -161,7 +181,8 @@ def runs_from_rows(
     `curves`: in-run points by run name, with the line that names it first; `problems`: what was wrong before.
     Raises `RunImportError` with every problem.
     """
-    problems = list(problems)
+    rows, problems = list(rows), list(problems)
+    stated_flops = any(fields.get("flops", "").strip() for _, fields in rows)
     runs: list[FinishedRun] = []
     first_line: dict[tuple[object, ...], int] = {}
     names: dict[str, int] = {}
@@ -170,6 +191,8 @@ def runs_from_rows(
         try:
             name = fields.get("run", "").strip()
             run = _run(fields, name or f"{source}:{line}")
+            # Beside stated FLOPs they would be counted in two ways, which a ratio of two arms would show as a speedup.
+            run = run if stated_flops else replace(run, flops=_counted_flops(run))
             if name in unused:
                 run = replace(run, curve=_curve_of(run, *unused.pop(name)))
         except BadValueError as error:
@@ -225,11 +248,7 @@ def _run(fields: Mapping[str, str], run_id: str) -> FinishedRun:
     stated = fields.get("decayed", "").strip()
     decayed = choice(fields, "decayed", _YES + _NO, "yes") in _YES
     params = positive(fields, "params") or size_from_name(scale)
-    tokens = positive(fields, "tokens")
     bag_size, ratio = int(dict(parameters).get("bag_size", 1)), float(dict(parameters).get("step_ratio", 0.0))
-    boundary = boundary_step(ratio, total)
-    equal = not any(parameter_of(name).changes_flops for name, _ in parameters)
-    latent = tokens * total / (boundary * bag_size + total - boundary) if tokens is not None and equal else None
     return FinishedRun(
         run_id=run_id,
         scale=scale,
@@ -243,11 +262,11 @@ def _run(fields: Mapping[str, str], run_id: str) -> FinishedRun:
         trunk=trunk_name(scale, method, rate, bag_size, seed, run_id),
         learning_rate=rate,
         seed=seed,
-        boundary_step=boundary,
+        boundary_step=boundary_step(ratio, total),
         final_loss=loss,
         gpu_hours=positive(fields, "gpu_hours"),
-        flops=positive(fields, "flops") or (6 * params * latent if params and latent else None),
-        tokens=tokens,
+        flops=positive(fields, "flops"),
+        tokens=positive(fields, "tokens"),
         params=params,
         device=fields.get("device", "").strip() or None,
         num_devices=positive(fields, "devices") or 1,
@@ -260,6 +279,15 @@ def _run(fields: Mapping[str, str], run_id: str) -> FinishedRun:
         vocab_size=whole(fields, "vocab_size", "a whole number from 2 up", 2),
         scores=_scores(fields),
     )
+
+
+def _counted_flops(run: FinishedRun) -> float | None:
+    """6 times parameters times positions; None where they are not known, or where a position costs something else."""
+    if run.tokens is None or run.params is None or any(parameter_of(name).changes_flops for name, _ in run.parameters):
+        return None
+    boundary = run.boundary_step or 0
+    positions = run.tokens * run.total_steps / (boundary * run.bag_size + run.total_steps - boundary)
+    return 6 * run.params * positions
 
 
 def _parameters(fields: Mapping[str, str], method: str) -> Parameters:

@@ -115,7 +115,7 @@ def _of_chart(source: str, text: str, header: Sequence[str]) -> Iterator[Row]:
     if len(metrics) > 1:
         message = f"holds {len(metrics)} metrics, {', '.join(metrics)}; export a chart of the validation loss alone"
         raise RunImportError([Problem(source, 1, message)])
-    found = read_rows(source, text, {name: name for name in header}, [header[0]])
+    found = read_rows(source, text, {name: name for name in (header[0], *runs)}, [header[0]])
     if found.problems:
         raise RunImportError(found.problems)
     for line, fields in found.rows:

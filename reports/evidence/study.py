@@ -30,6 +30,7 @@ class SweepContext:
     reader means to train, `target_loss` a loss (nats per token) that the reader asks the cost of. `created_at`: ISO 8601.
     `price_per_gpu_hour` in `currency` per device-hour. `command` reproduces the page. `against`: the arm in the baseline's
     place. `of_file`: ids of the runs that have the identity of the search-space file, None where that is not known.
+    `seen_share` of the validation text is in training, too; `bytes_per_token`: bytes of its mean token.
     """
 
     name: str
@@ -40,6 +41,7 @@ class SweepContext:
     git_commit: str = "unknown"
     git_dirty: bool = False
     seen_share: float | None = None
+    bytes_per_token: float | None = None
     corpus_description: str = ""
     search_space_text: str = ""
     price_per_gpu_hour: float | None = None
@@ -193,6 +195,18 @@ class Study:
         return tuple(exclusion for scale in self.scales for exclusion in scale.exclusions)
 
     @property
+    def bytes_per_token(self) -> float | None:
+        """Bytes of a mean token of the validation text, as the corpus or all imported runs state it; None where they do not."""
+        stated = {run.loss_unit.bytes_per_token for run in self.runs}
+        return self.context.bytes_per_token or (stated.pop() if len(stated) == 1 else None)
+
+    @property
+    def asked_for_by_an_earlier_file(self) -> bool:
+        """Whether the sweep's file as it is now asks for none of the runs; they are all shown, and the page says so."""
+        of_file = self.context.of_file
+        return bool(self.runs) and of_file is not None and of_file.isdisjoint(run.run_id for run in self.runs)
+
+    @property
     def clock_label(self) -> str:
         """`GPU-hours`, or `CPU-hours` where every run was on a machine without a GPU."""
         labels = {scale.clock_label for scale in self.scales}
@@ -207,16 +221,16 @@ def build_study(context: SweepContext, runs: Sequence[FinishedRun]) -> Study:
     by_scale: dict[str, list[FinishedRun]] = defaultdict(list)
     for run in runs:
         by_scale[run.scale].append(run)
-    scales = [_build_scale(context, name, members) for name, members in by_scale.items()]
+    asked = _asked_for(context, runs)
+    scales = [_build_scale(context, name, members, asked) for name, members in by_scale.items()]
     scales.sort(key=lambda scale: (scale.params is None, scale.params or 0.0, scale.scale))
     return Study(context, tuple(scales), tuple(runs))
 
 
-def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun]) -> ScaleStudy:
-    own = _own_runs(context, runs)
+def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun], asked: frozenset[str]) -> ScaleStudy:
+    own = [run for run in runs if run.run_id in asked]
     searched = {run.seed for run in own if run.purpose in SEARCH_PURPOSES and run.seed is not None}
     reference = _reference_settings(own)
-    identity = {run.run_id for run in own}
     exclusions: list[Exclusion] = []
     admitted: list[FinishedRun] = []
     seen: set[object] = set()
@@ -227,7 +241,7 @@ def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun]) -> S
         repeated = run.purpose not in SEARCH_PURPOSES and run.seed is not None and unit in seen
         if run.run_id in seen:
             reason: str | None = "the same run a second time"
-        elif run.run_id not in identity:
+        elif run.run_id not in asked:
             reason = _of_another_identity(run, own)
         else:
             reason = _refusal(run, reference, searched)
@@ -267,14 +281,17 @@ OTHER_IDENTITY = "of another identity than the sweep's file"
 """How the reason begins for runs of an earlier state of the file."""
 
 
-def _own_runs(context: SweepContext, runs: list[FinishedRun]) -> list[FinishedRun]:
-    """The runs that the sweep's file as it is now asks for; all where that is not known, or it asks for none of them."""
-    of_file = context.of_file
-    return [run for run in runs if of_file is None or run.run_id in of_file] or runs
+def _asked_for(context: SweepContext, runs: Sequence[FinishedRun]) -> frozenset[str]:
+    """Ids of the runs that the sweep's file as it is now asks for. All where that is not known, and where it asks for none
+    of any scale: a page of what there is, with a check that failed, is better than an empty one."""
+    every = frozenset(run.run_id for run in runs)
+    return every if context.of_file is None else context.of_file & every or every
 
 
 def _of_another_identity(run: FinishedRun, own: list[FinishedRun]) -> str:
     """Why a run of an earlier state of the file is left out, with what differs where a setting of runs does."""
+    if not own:
+        return f"{OTHER_IDENTITY}, which has no run at this scale yet"
     differing = [
         f"other {label}: {_shown(getattr(run, name))}, the file's runs have {_shown(getattr(own[0], name))}"
         for name, label in SETTINGS

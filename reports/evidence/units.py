@@ -32,6 +32,15 @@ class LossUnit:
             return loss * math.log(2) * self.bytes_per_token
         return loss
 
+    def of(self, nats: float) -> float:
+        """A loss in nats per token in this unit: the inverse of `nats`."""
+        if self.name == PERPLEXITY:
+            return math.exp(nats)
+        if self.name == BITS:
+            assert self.bytes_per_token is not None
+            return nats / math.log(2) / self.bytes_per_token
+        return nats
+
     @property
     def words(self) -> str:
         """The unit for people, with what converts it."""

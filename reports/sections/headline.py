@@ -86,7 +86,8 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class HeadlineInfo:
-    """What the top of the page shows. `certain`: the interval lies on one side of 1."""
+    """What the top of the page shows. `certain`: the interval of what the file asks for lies on one side of 1. `clock` and
+    `clocks`: what the reader's plan is counted in, one and many of it."""
 
     tallies: tuple[Tally, ...]
     stamp: str
@@ -127,13 +128,15 @@ def info(study: Study, summary: Summary) -> HeadlineInfo:
         equal_data=summary.equal_data,
         number=number,
         number_note=note,
-        certain=main is not None and main.words in (Words.FASTER, Words.SLOWER),
+        certain=main is not None
+        and main.words in (Words.FASTER, Words.SLOWER)
+        and not study.asked_for_by_an_earlier_file,
         ruler=_ruler(main),
         facts=_facts(study, summary),
         caveat=summary.worst_caveat,
         seeds=seeds_sentence(main) if main else "",
-        clock=summary.clock_label.removesuffix("s"),
-        clocks=summary.clock_label,
+        clock=study.clock_label.removesuffix("s"),
+        clocks=study.clock_label,
         plan_hours=theme.count(plan.PLAN_HOURS),
     )
 

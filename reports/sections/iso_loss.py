@@ -15,6 +15,7 @@ from reports.estimate.verdict import Clock, MatchedPair, NotReached, Reached, Sc
 from reports.estimate.wording import reference, target_sentence
 from reports.evidence.runs import BASELINE, FinishedRun, FloatArray
 from reports.evidence.study import ScaleStudy, Study, StudyArm
+from reports.evidence.units import BITS, PERPLEXITY, LossUnit
 from reports.html import theme
 from reports.html.blocks import Block, Chart, Column, Heading, Prose, Table
 from reports.html.embed import thinned
@@ -38,13 +39,26 @@ class ChartedVerdict:
 
 
 @dataclass(frozen=True, slots=True)
+class EndInUnits:
+    """The mean final loss of one cell; `losses` in the order of the units."""
+
+    scale: str
+    method: str
+    total_steps: int
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class IsoLossInfo:
     """One comparison for each (scale, method) with end points. `omitted`: in-run curves that were left out. `targets`: what
-    each arm pays for the loss that was asked for."""
+    each arm pays for the loss that was asked for. `units`: those that losses are shown in, nats first, and `ends` the mean
+    final loss of every cell in each of them."""
 
     comparisons: tuple[ChartedVerdict, ...]
     omitted: int
     targets: tuple[TargetReading, ...] = ()
+    units: tuple[LossUnit, ...] = ()
+    ends: tuple[EndInUnits, ...] = ()
 
 
 def info(study: Study, summary: Summary) -> IsoLossInfo:
@@ -62,7 +76,20 @@ def info(study: Study, summary: Summary) -> IsoLossInfo:
         omitted += max(len(runs) - per_chart, 0)
         chart = _chart(verdict, scale, arms, runs[:per_chart])
         comparisons.append(ChartedVerdict(f"iso-loss-{number}", verdict, chart))
-    return IsoLossInfo(tuple(comparisons), omitted, summary.targets)
+    units = _units(study)
+    ends = tuple(
+        EndInUnits(scale.scale, arm.method, cell.total_steps, tuple(unit.of(cell.mean_loss) for unit in units))
+        for scale in study.scales
+        for arm in scale.arms
+        for cell in arm.cells
+    )
+    return IsoLossInfo(tuple(comparisons), omitted, summary.targets, units, ends)
+
+
+def _units(study: Study) -> tuple[LossUnit, ...]:
+    """Bits per byte only where the bytes of a token are known."""
+    size = study.bytes_per_token
+    return (LossUnit(), LossUnit(PERPLEXITY), *([] if size is None else [LossUnit(BITS, size)]))
 
 
 def _seed_by_seed(arms: list[StudyArm]) -> list[FinishedRun]:
@@ -186,7 +213,23 @@ def figure(shown: IsoLossInfo) -> Sequence[Block]:
         blocks += _comparison(comparison)
     if shown.omitted:
         blocks.append(Prose(f"{shown.omitted:,} more in-run curves are not drawn; their ends are.", "note"))
-    return blocks + _targets(shown.targets)
+    return [*blocks, *_targets(shown.targets), _ends(shown)]
+
+
+def _ends(shown: IsoLossInfo) -> Table:
+    """Final losses in the units that others report."""
+    names = [unit.words for unit in shown.units]
+    columns = (Column("Scale", numeric=False), Column("Arm", numeric=False), Column("Steps"), *map(Column, names))
+    rows = tuple(
+        (
+            end.scale,
+            theme.method_label(end.method),
+            f"{end.total_steps:,}",
+            *(theme.number(loss, 4) for loss in end.losses),
+        )
+        for end in shown.ends
+    )
+    return Table("Mean final losses of all budgets", columns, rows, f"Final losses in {', '.join(names)}")
 
 
 def _targets(readings: tuple[TargetReading, ...]) -> list[Block]:

@@ -1,7 +1,7 @@
 """The command line: parsing, wiring, printing. No logic, and nothing heavy is imported before a command needs it.
 
 Exit codes: 0 done; 1 a trial or the program failed; 2 the user's mistake, in one line; 3 stopped before the end, and
-running the same command again goes on; 4 the speedup is below `--fail-under`; 130 interrupted.
+running the same command again goes on; 4 the speedup is below `--fail-under`; 130 interrupted, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -140,6 +140,12 @@ def run(
     ] = False,
     max_gpu_hours: Annotated[float | None, typer.Option(min=0, help="Start nothing new once this is spent.")] = None,
     tracking_uri: Uri = None,
+    study_storage: Annotated[
+        str | None,
+        typer.Option(
+            "--study-storage", help="Database of the Optuna studies; default: optuna.db in the sweep's folder."
+        ),
+    ] = None,
 ) -> None:
     """Run a sweep to its report. The same command again goes on where it stopped."""
     from rich.console import Console
@@ -158,6 +164,7 @@ def run(
         checkpoint_activations=checkpoint_activations,
         max_gpu_hours=max_gpu_hours,
         tracking_uri=tracking_uri,
+        study_storage=study_storage,
     )
     with progress(Console(stderr=True, highlight=False)) as (say, show):
         end = session.run(options, say, show)

@@ -19,6 +19,7 @@ import typer
 
 from sweeper.cli.options import RESULTS, Json, Results, Uri, guarded, print_json
 from trainers.contract.errors import UserError, given
+from trainers.contract.faults import without_login
 
 if TYPE_CHECKING:
     from reports.evidence.study import Study
@@ -55,6 +56,16 @@ SpaceFile = Annotated[
 Source = Annotated[
     str | None, typer.Option("--source-uri", help="With --mlflow: where it is; default: --tracking-uri.")
 ]
+Target = Annotated[
+    float | None, typer.Option("--target", help="Also say what each arm needs to end at this loss, nats per token.")
+]
+TargetUnit = Annotated[
+    str | None, typer.Option("--unit", help="With --target: it is in nats, bits_per_byte or perplexity.")
+]
+Against = Annotated[
+    str | None,
+    typer.Option("--against", metavar="METHOD", help="Hold the methods against this one, not the baseline."),
+]
 PUBLISHED = "published"
 RECORDS = ".jsonl"
 MISSED_GATE = 4
@@ -78,14 +89,9 @@ def report(
     records: Annotated[
         Path | None, typer.Option("--records", help="Also write the sweep's records to this file, to publish them.")
     ] = None,
-    target: Annotated[
-        float | None,
-        typer.Option("--target", help="Also say what each arm needs to end at this loss, nats per token."),
-    ] = None,
-    against: Annotated[
-        str | None,
-        typer.Option("--against", metavar="METHOD", help="Hold the methods against this one, not the baseline."),
-    ] = None,
+    target: Target = None,
+    unit: TargetUnit = None,
+    against: Against = None,
     fail_under: Annotated[
         float | None,
         typer.Option(
@@ -109,6 +115,8 @@ def report(
         )
     if target is not None and not 0 < target < math.inf:
         raise UserError(f"--target: {target:g} is not a loss above 0")
+    if unit is not None and target is None:
+        raise UserError("--unit: is the unit of --target")
     if published and records is not None:
         raise UserError("--records: is for a sweep in the ledger")
     if len(sweeps) == 2:
@@ -116,7 +124,7 @@ def report(
         return
     read = partial(_published, sweeps) if published else partial(_swept, sweeps[0], results, tracking_uri, records)
     folder = Path(*([PUBLISHED] if published else []), *sweeps, *([f"against-{_word(against)}"] if against else []))
-    misses = _report(partial(_asked, read, target, against), results / folder, as_json, csv, fail_under)
+    misses = _report(partial(_asked, read, target, unit, against), results / folder, as_json, csv, fail_under)
     for line in misses:
         print(line, file=sys.stderr)
     if misses:
@@ -134,13 +142,15 @@ def _published(names: Sequence[str]) -> Study:
 
 
 def _swept(name: str, results: Path, tracking_uri: str | None, records: Path | None) -> Study:
-    """A sweep of the ledger, whose records are written to a file, too."""
+    """A sweep of the ledger, whose records are written to a file, too. Its studies are brought up to it."""
     from sweeper.imports.records import write_records
     from sweeper.reporting import read_study
+    from sweeper.studies.keeper import copy_studies
 
     if records is not None:
         write_records(results, name, tracking_uri, records)
     made: Study = read_study(results, name, tracking_uri)
+    copy_studies(results, name, tracking_uri, lambda line: print(line, file=sys.stderr))
     return made
 
 
@@ -149,15 +159,31 @@ def _word(name: str) -> str:
     return re.sub(r"[^\w.-]", "-", name)
 
 
-def _asked(read: Callable[[], Study], target: float | None, against: str | None) -> Study:
+def _asked(read: Callable[[], Study], target: float | None, unit: str | None, against: str | None) -> Study:
     """The study with what else the reader asked of it."""
     from reports.evidence.against import held_against
 
     study = read()
     if target is not None:
-        command = f"{study.context.command} --target {target:g}"
-        study = replace(study, context=replace(study.context, target_loss=target, command=command))
+        command = f"{study.context.command} --target {target:g}{f' --unit {unit}' if unit else ''}"
+        loss = _in_nats(target, unit, study)
+        study = replace(study, context=replace(study.context, target_loss=loss, command=command))
     return study if against is None else held_against(study, against)
+
+
+def _in_nats(target: float, unit: str | None, study: Study) -> float:
+    from reports.evidence.units import BITS, NATS, UNITS, LossUnit
+
+    if unit is not None and unit not in UNITS:
+        raise UserError(f"--unit: {unit!r} is not one of {', '.join(UNITS)}")
+    if unit == BITS and study.bytes_per_token is None:
+        raise UserError(
+            f"--unit {BITS}: the bytes of a token of this validation text are not known; give nats per token"
+        )
+    loss = LossUnit(unit or NATS, study.bytes_per_token).nats(target)
+    if loss <= 0:
+        raise UserError(f"--target: {target:g} is no {unit} of a loss above 0")
+    return loss
 
 
 def _report(
@@ -180,6 +206,8 @@ def _report(
         print_json(summary_to_json(summary))
     else:
         print(summary.headline)
+        if summary.equal_data:
+            print(summary.equal_data)
         for reading in summary.targets:
             print(f"{target_sentence(reading)}.")
         print((folder / REPORT).resolve())
@@ -290,7 +318,7 @@ def _with_unit(fixed: list[str] | None, unit: str | None, bytes_per_token: str |
 
 
 def _command() -> str:
-    return shlex.join(["sweeper", *sys.argv[1:]])
+    return without_login(shlex.join(["sweeper", *sys.argv[1:]]))
 
 
 def _records(

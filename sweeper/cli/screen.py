@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -263,21 +263,13 @@ def import_progress() -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
-def replay_progress(standings: int) -> Iterator[Callable[[Standing], None]]:
-    """A function to call with each standing that is known; `standings` are to come."""
-    known = 0
-    console = Console(stderr=True, highlight=False)
-
-    def watch(standing: Standing) -> None:
-        nonlocal known
-        known += 1
-        how = "shared" if standing.shared else "alone"
-        line = f"replay {known}/{standings}: {standing.params} {standing.contestant}, {how}"
-        console.print(line, end="\r\x1b[K" if console.is_terminal else "\n", markup=False)
-
-    yield watch
-    if console.is_terminal:
-        console.print("\x1b[K", end="", markup=False)
+def replay_progress(races: int) -> Iterator[Callable[[int], None]]:
+    """A function to call with the number of races that have ended, out of `races`: a bar, on a terminal only."""
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("races"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("races", total=races)
+        yield lambda ended: progress.update(bar, completed=ended)
 
 
 def _spent(standing: Standing | None, trials: int) -> str:

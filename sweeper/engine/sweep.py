@@ -2,28 +2,29 @@
 
 Executors ask for stages and bring results; every executor drives this same machine, so that a sweep has the same trials
 wherever it runs. Small scales come first. Per scale both arms are tuned at the same time; an arm whose search is over is
-confirmed on fresh seeds while the other still searches. Searches are asked only when a worker would idle, so that they
-know as much as they can.
+confirmed on fresh seeds while the other still searches. Searches are asked round by round, so that a sweep has the same
+trials however many workers it has and however often it was killed.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
 from typing import Protocol
 
-from sweeper.engine.arms import Arm, earlier_points
+from sweeper.engine.arms import ROUNDS, Arm, SpecMaker, earlier_points
 from sweeper.engine.probes import is_probed
 from sweeper.engine.site import Site, state_bytes
 from sweeper.options import CorpusFacts
-from sweeper.search import make_strategy
+from sweeper.search import UNLEARNED, Domain, make_strategy
 from sweeper.search.domain import Parameters
 from sweeper.search.warm_start import starting_points
 from sweeper.space.schema import SearchSpace
 from sweeper.space.trials import domain_of, grid_trials, make_spec
+from trainers.contract.errors import InputError
 from trainers.contract.record import Failed, Provenance, RunRecord, Stopped
 from trainers.contract.spec import Scalar, TrialSpec
 from trainers.contract.stage import StageJob, StageResult
@@ -77,7 +78,9 @@ class Idle(Enum):
 class Sweep:
     """One run of one sweep. `max_hours` are device-hours of the whole sweep, earlier runs included; None has no limit.
 
-    `earlier` are records of other sweeps, for warm starts.
+    `earlier` are records of other sweeps, for warm starts. `at_once` asks every search for all of its trials before it knows
+    a result, as a list for a machine without a sweep has to. `refusal` says why a trial cannot be run, None where it can: what
+    a replay's table lacks is never asked for.
     """
 
     space: SearchSpace
@@ -88,6 +91,8 @@ class Sweep:
     provenance: Provenance
     max_hours: float | None = None
     earlier: tuple[RunRecord, ...] = ()
+    at_once: bool = False
+    refusal: Callable[[TrialSpec], str | None] | None = None
     arms: list[Arm] = field(default_factory=list)
     stopping: str | None = None
     latest: str = ""
@@ -139,8 +144,7 @@ class Sweep:
             tuning = [segment for segment in ready if self._purpose_of[segment.trials[0]] == "tuning"]
             if tuning:
                 return self._start(tuning[0])
-            # Then ask the searches for more, before a confirmation takes the worker. They are asked this late, and not
-            # when their last trial ended, so that each proposal knows as many losses as it can.
+            # Then ask the searches for more, before a confirmation takes the worker.
             if self._ask_tuning():
                 continue
             if ready:
@@ -255,35 +259,39 @@ class Sweep:
     def _open_arm(self, scale: str, method: str) -> Arm:
         space = self.space
         settings = space.methods[method]
+        make = partial(self._make_spec, scale, method)
         domain = domain_of(settings, space.seeds.tuning)
+        if self.refusal is not None:
+            domain = _answered(domain, make, self.refusal, f"{scale} {method}")
         trials = space.search.trials_per_arm
         if space.search.sampler == "grid":
             trials = grid_trials(domain, trials)
         # A method's search begins at the smaller scale's winner, since the published valley of bag size and ratio moves
         # little with size. The baseline has only a learning rate, whose whole axis is cheap to search anew.
         smaller = self._optima[-1].get(method) if self._optima and method != BASELINE else None
-        make = partial(self._make_spec, scale, method)
         example = make(dict(domain.points[0]), domain.rungs[-1], domain.seeds[0])
         found = earlier_points(self.earlier, example)
         starts = starting_points(domain, smaller_scale=smaller, finished=found) if space.search.warm_start else ()
+        strategy = make_strategy(
+            space.search.sampler,
+            domain,
+            trials=trials,
+            fan=space.search.fan,
+            seed=space.search.seed,
+            warm_start=starts,
+        )
         return Arm(
             scale=scale,
             method=method,
             domain=domain,
-            strategy=make_strategy(
-                space.search.sampler,
-                domain,
-                trials=trials,
-                fan=space.search.fan,
-                seed=space.search.seed,
-                warm_start=starts,
-            ),
+            strategy=strategy,
             make=make,
             trials=trials,
             confirmation=settings.budgets.confirmation,
             seeds=space.seeds.confirmation,
             noise_floor=method == BASELINE and len(space.seeds.confirmation) == 1,
             probes={} if is_probed(space) else None,
+            rounds=1 if self.at_once or strategy.sampler in UNLEARNED else ROUNDS,
         )
 
     def _make_spec(self, scale: str, method: str, parameters: Mapping[str, Scalar], steps: int, seed: int) -> TrialSpec:
@@ -424,3 +432,14 @@ class Sweep:
             self.latest = (
                 f"{spec.scale} {spec.method} ended at {record.final_loss:.4f} after {spec.schedule.total_steps:,} steps"
             )
+
+
+def _answered(domain: Domain, make: SpecMaker, refusal: Callable[[TrialSpec], str | None], arm: str) -> Domain:
+    """The points that can be run at every budget that is tuned on. Raises `InputError` where none can."""
+    reasons = {
+        point: next(filter(None, (refusal(make(dict(point), steps, domain.seeds[0])) for steps in domain.rungs)), None)
+        for point in domain.points
+    }
+    if all(reasons.values()):
+        raise InputError(f"{arm}: nothing can be asked: {next(iter(reasons.values()))}")
+    return domain.only(lambda point: reasons[point] is None)

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reports.evidence.delimited import RunImportError, first_lines, is_no_number, read_text
+from reports.evidence.delimited import RunImportError, is_no_number, read_text
 from reports.evidence.importing import COLUMNS, OPTIONAL_COLUMNS, READING_COLUMNS, RunTable, runs_from_texts
 from reports.evidence.logs import Log, logs_as_tables
 from reports.evidence.points import POINT_COLUMNS, points_as_table
 from reports.evidence.runs import BASELINE, FinishedRun
 from sweeper.ledger.entries import ForeignRun
-from trainers.contract.errors import InputError, given
+from trainers.contract.errors import InputError, first_lines, given
 
 if TYPE_CHECKING:
     from sweeper.ledger.imports import ImportedTables, ImportedText, ImportLedger
@@ -175,7 +175,7 @@ def tables_of_experiment(experiment: Experiment) -> tuple[ImportedTables, tuple[
     from sweeper.ledger.mlflow_ledger import runs_of_experiment
 
     everything = runs_of_experiment(experiment.uri, experiment.name, experiment.filter)
-    found = _without_parents(everything)
+    found = _without_parents(everything, experiment)
     if not found:
         raise InputError(f"{experiment.name}: no runs{' that match --filter' if experiment.filter else ''}")
     known = {key for run in found for key in _keys(run)}
@@ -208,14 +208,20 @@ def tables_of_experiment(experiment: Experiment) -> tuple[ImportedTables, tuple[
     left_out = len(everything) - len(found)
     if not left_out:
         return tables, ()
-    many = "runs that are parents" if left_out > 1 else "run that is a parent"
-    return tables, (f"{experiment.name}: {left_out} {many} of others and without parameters left out",)
+    many = "runs left out that stand" if left_out > 1 else "run left out that stands"
+    return tables, (f"{experiment.name}: {left_out} {many} above others and trained nothing",)
 
 
-def _without_parents(runs: Sequence[ForeignRun]) -> list[ForeignRun]:
-    """The runs that trained something: a sweep in MLflow is often a run of its own above its trials."""
+def _without_parents(runs: Sequence[ForeignRun], experiment: Experiment) -> list[ForeignRun]:
+    """The runs that trained something: a sweep in MLflow is often a run of its own above its trials, perhaps with the
+    parameters that they share, and without a cell that every training has."""
     parents = {run.tags.get("mlflow.parentRunId") for run in runs}
-    return [run for run in runs if run.parameters or run.run_id not in parents]
+    return [run for run in runs if run.run_id not in parents or _is_whole(_fields(run, experiment))]
+
+
+def _is_whole(fields: Mapping[str, str]) -> bool:
+    ended = fields["final_loss"] or fields["outcome"] != "finished"
+    return bool(ended) and all(fields[column] for column in NEEDED)
 
 
 def _own_tags(run: ForeignRun) -> dict[str, str]:

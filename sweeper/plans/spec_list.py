@@ -17,6 +17,7 @@ from sweeper.engine.sweep import Sweep
 from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.options import CorpusFacts, RunOptions, corpus_facts
 from sweeper.plans.known import known_records
+from sweeper.search import UNLEARNED
 from sweeper.space.load import load_search_space
 from sweeper.space.schema import SearchSpace
 from trainers.contract.errors import given
@@ -47,7 +48,8 @@ def list_trials(space: SearchSpace, corpus: CorpusFacts, known: Iterable[RunReco
     nowhere = Provenance(
         git_commit="", git_dirty=False, device="", device_kind="cpu", execution="", versions=(), started_at=""
     )
-    sweep = Sweep(space, corpus, ledger, MemoryStore(), Site(store="", stop_file="", execution=""), nowhere)
+    site = Site(store="", stop_file="", execution="")
+    sweep = Sweep(space, corpus, ledger, MemoryStore(), site, nowhere, at_once=True)
     # As if there were a worker for everything and nothing ever ended: all that is asked for before the first result.
     while isinstance(sweep.next_job(), StageJob):
         pass
@@ -76,7 +78,7 @@ def list_trials(space: SearchSpace, corpus: CorpusFacts, known: Iterable[RunReco
                 confirming += [
                     TrialLine(spec, purpose, winner=True) for spec, purpose in arm.confirmations(arm.domain.points[0])
                 ]
-        if tuning and sweep.arms[0].strategy.sampler not in ("grid", "random"):
+        if tuning and sweep.arms[0].strategy.sampler not in UNLEARNED:
             notes.append("the search chose all of its tuning trials before it saw a result")
     if sweep.arms and space.scales[-1] != sweep.arms[0].scale:
         notes.append(f"only {sweep.arms[0].scale}: larger scales begin from what it finds")

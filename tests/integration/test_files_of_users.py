@@ -1,4 +1,5 @@
-"""What people have lying about, through the installed command: charts and histories of W&B, logs, MLflow, odd tables.
+"""What people have lying about, through the installed command: charts and histories of W&B, logs, MLflow, odd tables; then
+what else their tables hold, in this process.
 
 Every file says the same runs: a baseline's ladder, and a method that ends where the baseline would at 1.4 times the steps.
 """
@@ -9,12 +10,16 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
 from reports.evidence.runs import FinishedRun
+from sweeper.cli.app import app
 from sweeper.ledger.imports import ImportLedger
 from sweeper.ledger.location import default_tracking_uri
 from sweeper.ledger.tables import runs_of
@@ -32,9 +37,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return empty_results(tmp_path_factory)
 
 
-def lines() -> list[Line]:
-    """Nine baseline runs and three of `muon`."""
-    arms = [("baseline", steps, 1.0) for steps in (4_000, 6_000, 8_000)] + [("muon", 4_000, 1.4)]
+Arm = tuple[str, int, float]
+
+
+def lines(methods: Sequence[Arm] = (("muon", 4_000, 1.4),)) -> list[Line]:
+    """Nine baseline runs, and three of each method: its name, its steps, and how much faster it is."""
+    arms = [*(("baseline", steps, 1.0) for steps in (4_000, 6_000, 8_000)), *methods]
     return [
         {
             "run": f"{method}-{steps}-{seed}",
@@ -68,6 +76,19 @@ def imported(results: Path, *arguments: object) -> tuple[str, list[str]]:
     command = [SWEEPER, "import", *map(str, arguments), "--name", "theirs", "--results", str(results)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[1], done.stderr.splitlines()
+
+
+def invoked(results: Path, *arguments: object) -> Result:
+    """The same in this process: starting another one is what takes long."""
+    command = ["import", *map(str, arguments), "--name", "theirs", "--results", str(results)]
+    return CliRunner().invoke(app, command, catch_exceptions=False)
+
+
+def in_this_process(results: Path, *arguments: object) -> tuple[str, list[str]]:
+    """As `imported`."""
+    done = invoked(results, *arguments)
+    assert done.exit_code == 0, done.stderr
     return done.stdout.splitlines()[1], done.stderr.splitlines()
 
 
@@ -167,6 +188,7 @@ def test_mlflow_with_an_infinite_loss_and_a_parent_run(results: Path, tmp_path_f
     client = MlflowClient(uri)
     experiment = client.create_experiment("pretraining", artifact_location=(theirs / "other").as_uri())
     parent = client.create_run(experiment, run_name="grid").info.run_id
+    client.log_param(parent, "trials", 13)
     broken = {**lines()[-1], "run": "broken", "seed": 9, "final_loss": math.inf}
     for row in [*lines(), broken]:
         tags = {"mlflow.parentRunId": parent}
@@ -181,7 +203,7 @@ def test_mlflow_with_an_infinite_loss_and_a_parent_run(results: Path, tmp_path_f
         results, "--mlflow", "pretraining", "--source-uri", uri, "--map", "final_loss=val/loss", "--set", "scale=124M"
     )
     assert headline.startswith("muon is 1.40x faster (95 %: ")
-    assert "pretraining: 1 run that is a parent of others and without parameters left out" in said
+    assert "pretraining: 1 run left out that stands above others and trained nothing" in said
     found = stored(results)
     assert len(found) == 13
     assert (found["broken"].outcome, found["broken"].final_loss) == ("diverged", None)
@@ -214,4 +236,104 @@ def test_a_table_without_hours(results: Path, tmp_path: Path) -> None:
     assert "runs.csv: no column bag_size, step_ratio, gpu_hours, which stays unknown" in said
     found = summary(results)
     assert found["clock"] == "model FLOPs"
+    page = (results / "theirs" / "report.html").read_text(encoding="utf-8")
+    assert "baseline GPU-hours, at" in page, "the reader's own plan is in hours"
+    assert "What the sweep took is not known." in page
     assert speedup(results) == pytest.approx(1.4, rel=1e-4)
+
+
+def test_perplexities_that_nobody_called_so_are_warned_of(results: Path, tmp_path: Path) -> None:
+    rows = [{**row, "final_loss": math.exp(row["final_loss"])} for row in lines()]
+    file = write(tmp_path / "runs.csv", table(rows))
+    _, said = in_this_process(results, file)
+    assert any("above ln V = 13.82 of a model that knows nothing" in line for line in said)
+    (check,) = (check for check in summary(results)["checks"] if check["name"] == "Losses in nats")
+    assert check["status"] == "warn"
+    _, said = in_this_process(results, file, "--unit", "perplexity")
+    assert not any("ln V" in line for line in said)
+    (scale,) = summary(results)["scales"]
+    assert scale["target_loss"] == pytest.approx(true_loss(5_600))
+
+
+def test_the_first_method_of_the_table_has_the_headline_under_its_own_name(results: Path, tmp_path: Path) -> None:
+    rows = lines([("zeta", 4_000, 1.41), ("alpha", 4_000, 0.96)])
+    headline, _ = in_this_process(results, write(tmp_path / "runs.csv", table(rows)))
+    assert headline.startswith("zeta is 1.41x faster (95 %: ")
+    assert [one["method"] for one in summary(results)["scales"]] == ["zeta", "alpha"]
+
+
+def test_a_ladder_that_never_gets_there_is_not_known_and_asks_for_more(results: Path, tmp_path: Path) -> None:
+    rows = lines([("muon", 12_400, 1.0)])
+    headline, _ = in_this_process(results, write(tmp_path / "runs.csv", table(rows)))
+    (scale,) = summary(results)["scales"]
+    assert 0.6 < scale["lower_bound"] < 0.7
+    assert headline == (
+        "Not known whether muon is faster at 124M: no run of the baseline ends as low (S > 0.65x, 95 %); "
+        "needs budgets of the baseline above 12,400 steps."
+    )
+
+
+@pytest.mark.parametrize(("unit", "status"), [("own", "pass"), ("shared", "fail")])
+def test_rates_of_another_unit_are_tuned_alike_by_trials_and_octaves(
+    results: Path, tmp_path: Path, unit: str, status: str
+) -> None:
+    """Five trials of each method over two octaves, the rescaled one at rates eleven times as high."""
+    tuning = [
+        {
+            **lines()[0],
+            "run": f"tuning-{method}-{number}",
+            "method": method,
+            "seed": 90,
+            "learning_rate": f"{rate:.3g}",
+            "stage": "tuning",
+        }
+        for method, first in (("baseline", 1e-3), ("muon", 1.1e-2))
+        for number in range(5)
+        for rate in (first * 2 ** (number / 2),)
+    ]
+    rows = [{"learning_rate": "", "stage": "confirmation", **row} for row in (*lines(), *tuning)]
+    for row in rows:
+        row["learning_rate_unit"] = unit if row["method"] == "muon" else ""
+    columns = (*COLUMNS, "learning_rate", "stage", "learning_rate_unit")
+    headline, _ = in_this_process(results, write(tmp_path / "runs.csv", table(rows, columns=columns)))
+    (check,) = (check for check in summary(results)["checks"] if check["name"] == "Equal tuning")
+    assert (check["status"], headline.startswith("UNEQUAL TUNING")) == (status, status == "fail")
+
+
+def test_what_few_tables_say_is_shown_and_checked(results: Path, tmp_path: Path) -> None:
+    rows = [
+        {
+            **row,
+            "scores": f"hellaswag=0.3{row['seed']} arc=0.25",
+            "execution": "eager" if row["method"] == "muon" else "compiled",
+            "validation_set": "wikitext" if row["seed"] == 2 and row["method"] == "muon" else "fineweb",
+            "flops": 6e20 if row["method"] == "muon" else row["total_steps"] * 2e17,
+        }
+        for row in lines()
+    ]
+    columns = (*COLUMNS, "scores", "execution", "validation_set", "flops")
+    in_this_process(results, write(tmp_path / "runs.csv", table(rows, columns=columns)))
+    found = summary(results)
+    checks = {check["name"]: (check["status"], check["number"]) for check in found["checks"]}
+    assert checks["Same execution"] == ("warn", "2 stated")
+    assert checks["Same validation set"] == ("warn", "2 values")
+    assert checks["Hours agree with FLOPs"][0] == "warn"
+    (scale,) = found["scales"]
+    assert scale["seeds"]["method"] == 2, "the run on another text is left out"
+    page = (results / "theirs" / "report.html").read_text(encoding="utf-8")
+    assert "Downstream scores as they were stated; no claim rests on them" in page
+    assert "hellaswag" not in json.dumps(found)
+
+
+def test_of_thousands_of_bad_rows_twenty_are_told(results: Path, tmp_path: Path) -> None:
+    rows = [{**row, "run": "", "total_steps": "1,000"} for row in lines() * 100]
+    file = write(tmp_path / "runs.csv", table(rows, separator=";"))
+    done = invoked(results, file)
+    assert done.exit_code == 2
+    told = done.stderr.splitlines()
+    assert told[0] == (
+        "runs.csv:2: total_steps: '1,000' is not a positive whole number; "
+        "a comma may be of thousands (1000) or of decimals (1.000): write it without"
+    )
+    assert (len(told), told[-1]) == (21, "and 1,180 more like these")
+    assert not (results / "theirs").exists()

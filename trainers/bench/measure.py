@@ -116,7 +116,9 @@ def peak_bytes(call: Callable[[], object], device: torch.device, state_bytes: Ca
         synchronise(device)
         return torch.cuda.max_memory_allocated(device)
     call()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    # There is one cycle, so that `acc_events` adds nothing to it; without it torch 2.11 warns that others would be lost.
+    with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profile:
         call()
     results = profile.profiler.kineto_results if profile.profiler is not None else None
     events = results.events() if results is not None else []

@@ -1,7 +1,7 @@
 """`python -m trainers.bench.tour`: everything worth knowing about a device within the minutes that one command may take.
 
 Each part is a process of its own with a limit: whatever crashes, hangs or runs out of memory there costs its own figures.
-A part's JSON is written whole; the table comes last, from whatever JSON there is. The same command with `--resume` goes on.
+`tour.json` is written whole after each; the table comes last, from whatever it holds. The same command with `--resume` goes on.
 What the parts measure is `tour_parts`'s; this is the order, the clock and the table, without torch.
 """
 
@@ -26,16 +26,19 @@ from typing import Any
 
 from trainers.bench import prepare_environment
 from trainers.contract.errors import InputError
-from trainers.contract.faults import end_of
+from trainers.contract.faults import USER, end_of
 from trainers.contract.writing import write_atomically
 
 PROGRAM = "python -m trainers.bench.tour"
 TOUR_SCHEMA = 1
 OK, FAILED, CUT = "ok", "failed", "cut"
 """`cut`: ended at its limit, with the figures that it had by then."""
+TOUR = "tour.json"
+"""All parts, in one file, because it is what travels; logs and what the parts themselves write lie in `PARTS`."""
+PARTS = "parts"
 CACHES = "caches.tar.gz"
 RECORDS = "records.jsonl"
-MOST_CACHE_BYTES = 48 << 20
+MOST_CACHE_BYTES = 15 << 20
 """An archive of compiled kernels above this is not kept: it is there to travel, and compiling again costs a minute."""
 MOST_TABLE = 11_500
 """Characters of the table: whoever sees only the end of an output should see all of it."""
@@ -59,6 +62,8 @@ GPU_LIMITS: dict[str, float] = {
     "boundary": 90,
     "captured-270m": 180,
     "compiled-270m": 120,
+    "toy": 60,
+    "captured-1m": 60,
     "variants": 60,
     "tests": 300,
     "captured-600m": 150,
@@ -82,28 +87,42 @@ def parts_of(device: str, specs: Path | None, corpus: Path | None, out: Path) ->
     return parts
 
 
-def read_part(folder: Path, name: str) -> dict[str, Any] | None:
-    """A part's JSON; None where there is none, or not one of this schema."""
+def read_tour(folder: Path) -> dict[str, dict[str, Any]]:
+    """What there is of each part, by name; nothing where there is no tour, or one of another schema."""
+    plain = _read(folder / TOUR)
+    return dict(plain["parts"]) if plain.get("schema") == TOUR_SCHEMA and isinstance(plain.get("parts"), dict) else {}
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        plain: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        return plain if plain["schema"] == TOUR_SCHEMA and plain["part"] == name else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        return plain if isinstance(plain, dict) else {}
+    except (OSError, ValueError):
+        return {}
 
 
-def write_part(path: Path, name: str, status: str, **values: Any) -> None:
-    """Write a part's JSON: readers see the old file or the new one. `rows` are its lines in the table."""
-    plain = {"schema": TOUR_SCHEMA, "kind": "tour part", "part": name, "status": status, **values}
-    write_atomically(path, json.dumps(plain, indent=1, allow_nan=False) + "\n")
+def write_part(path: Path, status: str, **values: Any) -> None:
+    """What a part tells while it runs: readers see the old file or the new one. `rows` are its lines in the table.
+
+    What is no number (a loss that is NaN is worth telling) becomes its name: JSON has none for it.
+    """
+    plain = json.loads(json.dumps({"status": status, **values}), parse_constant=str)
+    write_atomically(path, json.dumps(plain, allow_nan=False))
 
 
-def run_part(part: Part, out: Path, seconds: float) -> dict[str, Any]:
-    """Run a part for at most `seconds` and return its JSON, which is written whatever becomes of the process."""
-    path = out / f"{part.name}.json"
+def _write_tour(out: Path, parts: dict[str, dict[str, Any]]) -> None:
+    plain = {"schema": TOUR_SCHEMA, "kind": "tour", "parts": parts}
+    write_atomically(out / TOUR, json.dumps(plain, indent=1, allow_nan=False) + "\n")
+
+
+def run_part(part: Part, folder: Path, seconds: float) -> dict[str, Any]:
+    """Run a part for at most `seconds`; what it told, and what became of the process. Its log and its own files lie in
+    `folder`. Raises `InputError` where the part says that it was asked for something that cannot be."""
+    path, log_path = folder / f"{part.name}.json", folder / f"{part.name}.log"
     path.unlink(missing_ok=True)
     began = time.perf_counter()
     command = [*part.command, *(["--seconds", str(int(seconds - GRACE_SECONDS))] if part.elastic else []), str(path)]
-    with (out / f"{part.name}.log").open("wb") as log:
+    with log_path.open("wb") as log:
         # A session of its own, so that what the part has started ends with it.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -116,18 +135,15 @@ def run_part(part: Part, out: Path, seconds: float) -> dict[str, Any]:
             with contextlib.suppress(ProcessLookupError):  # all of it has ended by itself
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    took = round(time.perf_counter() - began, 1)
-    plain = read_part(out, part.name) or {}
-    kept = {key: value for key, value in plain.items() if key not in ("schema", "kind", "part", "status", "seconds")}
-    if code == 0 and plain.get("status") in (OK, CUT):
-        write_part(path, part.name, plain["status"], **kept, seconds=took)
-    elif code is None:
-        write_part(path, part.name, CUT, **kept, seconds=took, reason=f"not over after {took:.0f} s")
-    else:
-        ended = f"ended with {code}" if code is not None and code >= 0 else f"ended by signal {-(code or 0)}"
-        reason = f"{ended}: {_last_line(out / f'{part.name}.log')}"
-        write_part(path, part.name, FAILED, **kept, seconds=took, reason=reason)
-    return read_part(out, part.name) or {}
+    if code == USER:
+        raise InputError(_last_line(log_path))
+    told = {**_read(path), "seconds": round(time.perf_counter() - began, 1)}
+    if code is None:
+        return {**told, "status": CUT, "reason": f"not over after {told['seconds']:.0f} s"}
+    if code != 0 or told.get("status") not in (OK, CUT):
+        ended = f"ended with {code}" if code >= 0 else f"ended by signal {-code}"
+        return {**told, "status": FAILED, "reason": f"{ended}: {_last_line(log_path)}"}
+    return told
 
 
 def _last_line(log: Path) -> str:
@@ -150,13 +166,14 @@ def run_tour(
     once would take the same time to fail twice. A part begins only where its whole limit is left, the first one always.
     """
     end, out = time.perf_counter() + seconds, out.resolve()
+    (out / PARTS).mkdir(parents=True, exist_ok=True)
+    done = {} if resume is None else read_tour(resume)
+    found = {**read_tour(out), **done}
+    _write_tour(out, found)
     left: list[str] = []
     started = False
     for part in parts:
-        done = None if resume is None or part.name in again else read_part(resume, part.name)
-        if done is not None and not (part.elastic and done["status"] == CUT):
-            if resume is not None and resume.resolve() != out:
-                write_atomically(out / f"{part.name}.json", json.dumps(done, indent=1, allow_nan=False) + "\n")
+        if part.name in done and part.name not in again and not (part.elastic and done[part.name]["status"] == CUT):
             continue
         room = end - time.perf_counter()
         if room < part.seconds and started:
@@ -165,29 +182,31 @@ def run_tour(
         started = True
         if part.elastic and resume is not None and resume.resolve() != out and (resume / RECORDS).exists():
             shutil.copyfile(resume / RECORDS, out / RECORDS)  # trials that ended there are not trained again
-        plain = run_part(part, out, room if part.elastic else min(part.seconds, max(room, 1.0)))
-        say(headline(plain))
-        if part.elastic and plain["status"] == CUT:
+        found[part.name] = run_part(part, out / PARTS, room if part.elastic else min(part.seconds, max(room, 1.0)))
+        _write_tour(out, found)
+        say(headline(part.name, found[part.name]))
+        if part.elastic and found[part.name]["status"] == CUT:
             left.append(part.name)
     return left
 
 
-def headline(plain: dict[str, Any]) -> str:
+def headline(name: str, part: dict[str, Any]) -> str:
     """A part in one line."""
-    said = plain.get("reason") or plain.get("line") or ""
-    return f"{plain['part']}: {plain['status']}, {plain['seconds']:.0f} s; {said}"
+    said = part.get("reason") or part.get("line") or ""
+    return f"{name}: {part['status']}, {part['seconds']:.0f} s; {said}"
 
 
 def table(names: Sequence[str], out: Path, left: Sequence[str]) -> str:
     """What there is, in the order of the parts; rows are dropped from the longest parts until it is short enough."""
-    found = [plain for name in names if (plain := read_part(out, name))]
-    rows = {plain["part"]: list(plain.get("rows", [])) for plain in found}
-    devices = list(dict.fromkeys(where["device"] for plain in found if (where := plain.get("environment"))))
+    tour = read_tour(out)
+    found = {name: tour[name] for name in names if name in tour}
+    rows = {name: list(part.get("rows", [])) for name, part in found.items()}
+    devices = list(dict.fromkeys(where["device"] for part in found.values() if (where := part.get("environment"))))
 
     def text() -> str:
         lines = [f"tour of {', '.join(devices) or 'nothing'}"]
-        for plain in found:
-            lines += [headline(plain)[:400], *(f"  {row}"[:160] for row in rows[plain["part"]])]
+        for name, part in found.items():
+            lines += [headline(name, part)[:400], *(f"  {row}"[:160] for row in rows[name])]
         lines.append(f"left: {', '.join(left)}; the same command with --resume goes on" if left else "nothing is left")
         return "\n".join(lines)
 
@@ -230,7 +249,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("--seconds", type=float, default=540.0, help="most seconds that this command may take (default 540)")
-    add("--out", type=Path, required=True, help="folder of the parts' JSON, of their logs and of compiled kernels")
+    add("--out", type=Path, required=True, help="folder of the tour's JSON, of logs and of compiled kernels")
     add("--resume", type=Path, help="folder of an earlier command; may be --out: what is there is not done again")
     add("--again", action="append", default=[], help="a part to run in spite of --resume; may be repeated")
     add("--part", action="append", default=[], help="only this part; may be repeated")
@@ -276,7 +295,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("\n" + table(names, given.out, left), flush=True)
     if left:
         return 3
-    return 0 if all((read_part(given.out, name) or {}).get("status") == OK for name in names) else 1
+    found = read_tour(given.out)
+    return 0 if all(found[name]["status"] == OK for name in names) else 1
 
 
 if __name__ == "__main__":

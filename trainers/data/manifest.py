@@ -56,8 +56,8 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class SourceEntry:
-    """Where a part of the text is from, and how much of it there is; tokens are those to train on, bytes those of the text
-    that was read. `revision` is the hub's commit, `licence` what its card says, None where there is none to be known."""
+    """Where a part of the text is from, and how much of it there is; tokens are those to train on, bytes those of all its
+    documents. `revision` is the hub's commit, `licence` what its card says, None where there is none to be known."""
 
     name: str
     documents: int
@@ -73,8 +73,9 @@ class Manifest:
     """A prepared corpus in numbers. Token counts include one separator a document.
 
     `fingerprint` identifies the stream of tokens on any machine, `key` the request and its inputs in this cache. `seen_share`
-    is the share of the validation tokens in spans of 64 that occur in training, None where that was not measured. A corpus
-    that was streamed has `shards`, and a `seal` on all the rest.
+    is the share of the validation tokens in spans of 64 that occur in training, `bytes_per_token` the bytes of a mean
+    validation token, separators included; None where that was not measured. A corpus that was streamed has `shards`, and a
+    `seal` on all the rest.
     """
 
     format: int
@@ -91,6 +92,7 @@ class Manifest:
     description: str
     files: tuple[FileEntry, ...]
     seen_share: float | None = None
+    bytes_per_token: float | None = None
     sources: tuple[SourceEntry, ...] = ()
     shards: tuple[Shard, ...] = ()
     seal: str = ""

@@ -266,6 +266,7 @@ def _build(request: CorpusRequest, inputs: _Inputs, directory: Path, say: Callab
         f"{'given tokenizer' if request.tokenizer_path else 'byte-level BPE'} of {request.vocab_size:,} tokens",
         files=tuple(file_entry(path) for path in paths),
         seen_share=_seen_share(directory, dtype),
+        bytes_per_token=round(sum(entry.size for entry in split.validation) / validation.num_tokens, 6),
         sources=(SourceEntry(label, num_documents, train.num_tokens, inputs.size),),
     )
     write_manifest(directory, manifest)

@@ -41,7 +41,7 @@ class PreparedCorpus:
     """A whole prepared corpus: numbers and a directory, cheap to hand to another process.
 
     Token counts include one separator a document; `num_documents` counts both splits. `separator` is a token id,
-    `seen_share` as in the manifest.
+    `seen_share` and `bytes_per_token` as in the manifest.
     """
 
     directory: Path
@@ -55,6 +55,7 @@ class PreparedCorpus:
     num_documents: int
     description: str
     seen_share: float | None
+    bytes_per_token: float | None
     shards: tuple[Shard, ...] = ()
 
     def stream(
@@ -121,6 +122,7 @@ def open_corpus(directory: Path) -> PreparedCorpus:
         num_documents=manifest.num_documents,
         description=manifest.description,
         seen_share=manifest.seen_share,
+        bytes_per_token=manifest.bytes_per_token,
         shards=manifest.shards,
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
@@ -38,13 +38,6 @@ MOST_ERROR = {torch.float32: 1e-2, torch.bfloat16: 5e-2}
 GPU, eight bits in bfloat16), far below that of a wrong mask or a wrong scale."""
 
 Kernels = tuple[SDPBackend, ...]
-
-
-def kernels_of_lengths(shape: ModelShape, lengths: Iterable[int], precision: str, device: torch.device) -> Kernels:
-    """The kernels that train such a decoder at every one of `lengths`, positions of a sequence: a plan that works at one
-    length may fail at another, and phases of patches or of pieces are shorter than the context."""
-    first, *others = (attention_kernels(shape, length, precision, device) for length in sorted(set(lengths)))
-    return tuple(kernel for kernel in first if all(kernel in other for other in others))
 
 
 @cache

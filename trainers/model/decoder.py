@@ -10,7 +10,8 @@ F MLP width, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +29,9 @@ EMBEDDING_DEVIATION = 1.0
 """Standard deviation of the initial embeddings, as in TorchTitan; other weights get `1/sqrt(inputs)`, which is TorchTitan's
 0.02 at width 2,048 and learns faster than 0.02 at the small widths; projections into the residual stream get
 `1/sqrt(2*layers)` of that (GPT-2)."""
+
+Inside = Callable[..., Tensor]
+"""A block or its compiled code: residual stream and rotary table, and for experts what they count, to the residual stream."""
 
 
 def rotary_table(context: int, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -192,10 +196,20 @@ class Block(nn.Module):
         self.mlp_norm = RMSNorm(shape.width, shape.norm_epsilon)
         self.mlp = Mixture(shape) if shape.num_experts else SwiGLU(shape)
 
-    def forward(self, x_BLD: Tensor, cosine_LE: Tensor, sine_LE: Tensor) -> Tensor:
+    def forward(self, x_BLD: Tensor, cosine_LE: Tensor, sine_LE: Tensor, *counted: Tensor) -> Tensor:
+        """`counted`, where it is given, is what a mixture of experts takes."""
         x_BLD = x_BLD + self.attention(self.attention_norm(x_BLD), cosine_LE, sine_LE)
-        x_BLD = x_BLD + self.mlp(self.mlp_norm(x_BLD))
+        x_BLD = x_BLD + self.mlp(self.mlp_norm(x_BLD), *counted)
         return x_BLD
+
+
+def _counting_once(inside: Inside, x_BLD: Tensor, cosine_LE: Tensor, sine_LE: Tensor) -> Tensor:
+    """A block of experts where it may be repeated inside a backward, which must not count its assignments again.
+
+    Told by a value and not by another path: both runs are one compiled program, which keeps the same tensors.
+    """
+    repeated = torch._C._current_graph_task_id() != -1
+    return inside(x_BLD, cosine_LE, sine_LE, torch.full((), int(not repeated), device=x_BLD.device))
 
 
 class Decoder(nn.Module):
@@ -212,7 +226,6 @@ class Decoder(nn.Module):
         super().__init__()
         self.shape = shape
         self.checkpoint_activations = False
-        self.compiled_blocks: dict[nn.Module, Callable[..., Tensor]] = {}
         self.embedding = nn.Embedding(shape.vocab_size, shape.width)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
         self.norm = RMSNorm(shape.width, shape.norm_epsilon)
@@ -229,30 +242,30 @@ class Decoder(nn.Module):
         """
         return mean_of_bags(tokens_BLS, self.embedding.weight)
 
-    def body(self, x_BLD: Tensor, heads: int = 1) -> Tensor:
+    def body(self, x_BLD: Tensor, heads: int = 1, insides: Mapping[nn.Module, Inside] | None = None) -> Tensor:
         """Embedded positions `[B, L, D]` to hidden states `[heads*B, L, D]`, the ordinary head's first: what no bag size
-        changes."""
+        changes. `insides` are called in place of their blocks: compiled ones, where the body is not compiled as a whole."""
+        inside = {} if insides is None else insides
         length = x_BLD.shape[1]
         cosine_LE, sine_LE = self.cosine_LE[:length], self.sine_LE[:length]
         # Further heads have a last block each, on what comes before the ordinary one's.
         *trunk, last = self.blocks
         for block in trunk:
-            x_BLD = self._through(block, x_BLD, cosine_LE, sine_LE)
+            x_BLD = self._through(inside.get(block, block), x_BLD, cosine_LE, sine_LE)
         lasts = (last, *list(self.extra_blocks)[: heads - 1])
-        ends = [self._through(block, x_BLD, cosine_LE, sine_LE) for block in lasts]
+        ends = [self._through(inside.get(block, block), x_BLD, cosine_LE, sine_LE) for block in lasts]
         hidden: Tensor = self.norm(ends[0] if heads == 1 else torch.cat(ends))
         return hidden
 
-    def _through(self, block: nn.Module, x_BLD: Tensor, cosine_LE: Tensor, sine_LE: Tensor) -> Tensor:
+    def _through(self, inside: Inside, x_BLD: Tensor, cosine_LE: Tensor, sine_LE: Tensor) -> Tensor:
         """One block; with `checkpoint_activations` its inside is computed again in the backward instead of being kept."""
         if self.checkpoint_activations and torch.is_grad_enabled():
-            inside = self.compiled_blocks.get(block, block)
-            again: Tensor = checkpoint(
-                inside, x_BLD, cosine_LE, sine_LE, use_reentrant=False, preserve_rng_state=False
+            again = partial(_counting_once, inside) if self.shape.num_experts else inside
+            out: Tensor = checkpoint(
+                again, x_BLD, cosine_LE, sine_LE, use_reentrant=False, preserve_rng_state=False
             )  # nothing random, and a captured graph must not ask for the generator's state
-            return again
-        out: Tensor = block(x_BLD, cosine_LE, sine_LE)
-        return out
+            return out
+        return inside(x_BLD, cosine_LE, sine_LE)
 
     def forward(self, tokens_BLS: Tensor, heads: int = 1) -> Tensor:
         """Bags of token ids `[B, L, S]` to hidden states `[heads*B, L, D]`; position j sees bags 0..j only."""

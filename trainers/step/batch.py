@@ -56,7 +56,7 @@ def cut_batch(tokens_BN: np.ndarray, context: int, phase: Phase) -> tuple[np.nda
     bag, targets, length = phase.bag_size, phase.target_size, phase.positions(context)
     inputs = tokens_BN[:, : length * bag]
     following = np.lib.stride_tricks.sliding_window_view(tokens_BN[:, bag:], targets, axis=1)[:, ::bag][:, :length]
-    piece = length // phase.pieces
+    piece = phase.length(context)
     return inputs.reshape(-1, piece, bag), following.reshape(-1, piece, targets)
 
 

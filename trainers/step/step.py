@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trainers.contract.schedule import Phase, learning_rates
 from trainers.contract.spec import TrialSpec
-from trainers.model.attention import forced_attention, kernels_of_lengths
+from trainers.model.attention import attention_kernels, forced_attention
 from trainers.model.decoder import Decoder
 from trainers.model.losses import target_weights
 from trainers.model.ranks import ALONE, Ranks
@@ -71,8 +71,11 @@ class TrainingStep:
                 f"micro_sequences: {self.micro_sequences} does not divide the {len(self.lanes)} sequences of {whose}"
             )
         self.parts = len(self.lanes) // self.micro_sequences
-        lengths = {spec.context, *(spec.context // phase.position_divisor // phase.pieces for phase in phases)}
-        self.attention = kernels_of_lengths(spec.shape, lengths, spec.precision, device)
+        self.attention = attention_kernels(spec.shape, spec.context, spec.precision, device)
+        # Tried now, before the step fills the device, and at every length: a kernel may work at one and fail at another.
+        self._attention = {
+            phase: attention_kernels(spec.shape, phase.length(spec.context), spec.precision, device) for phase in phases
+        }
         self.learning_rates = learning_rates(spec.schedule)
         # What ranks gather is in the working precision already; their shards are the masters.
         self._weights = WorkingWeights(model, spec.precision if ranks.size == 1 else "fp32")
@@ -96,7 +99,7 @@ class TrainingStep:
 
     def run(self, step: int, phase: Phase) -> StepResult:
         """Train one step, of which every rank has its part. A step whose gradient norm is not finite changes nothing."""
-        with forced_attention(self.attention):
+        with forced_attention(self._attention[phase]):
             if phase != self._phase:
                 self._enter(phase, step)
             if self._static is not None:

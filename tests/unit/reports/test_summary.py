@@ -191,10 +191,13 @@ def test_a_bound_below_one_is_no_finding_and_says_what_is_needed() -> None:
 
 
 def test_confirmations_that_failed_are_named() -> None:
-    failed = [make_run("tst", 4_000, seed, None, outcome="failed") for seed in (1001, 1000)]
+    """Budgets that lost the same seeds are one clause."""
+    failed = [make_run("tst", steps, seed, None, outcome="failed") for steps in (6_000, 4_000) for seed in (1001, 1000)]
+    failed.append(make_run("tst", 8_000, 1000, None))
     summary = summarize(make_study([*tuning("baseline"), *tuning("tst"), *ladder(), *failed]))
     assert summary.headline == (
-        "Nothing is confirmed yet at nano: the confirmation of TST failed at 4,000 steps (seeds 1000, 1001)."
+        "Nothing is confirmed yet at nano: the confirmation of TST failed at 4,000 and 6,000 steps (seeds 1000, 1001); "
+        "the confirmation of TST diverged at 8,000 steps (seed 1000)."
     )
 
 
@@ -243,3 +246,38 @@ def test_one_more_seed_narrows_an_interval_that_seeds_make_wide() -> None:
     )
     (alone,) = summarize(STUDIES["single seed"]).verdicts
     assert (alone.one_more_seed, seeds_sentence(alone)) == (None, "")
+
+
+def timed_elsewhere(study: Study, longer: float = 1.0, *, flops: bool = True) -> Study:
+    """Hours without phases, as a table states them; the method's last `longer` times as long, and nothing else moves."""
+    runs = []
+    for run in study.runs:
+        hours = run.gpu_hours and run.gpu_hours * (longer if run.method == "tst" else 1.0)
+        runs.append(replace(run, phases=(), gpu_hours=hours, flops=run.flops if flops else None))
+    return make_study(runs)
+
+
+def test_flops_stand_beside_wall_time_from_elsewhere_where_the_two_differ() -> None:
+    said = summarize(timed_elsewhere(sweep(1.5), longer=1.1)).headline
+    assert said.startswith("TST is 1.36x faster (95 %: ")
+    assert "at nano; in model FLOPs 1.50x (95 %: " in said
+    for alike in (
+        timed_elsewhere(sweep(1.5), longer=1.01),
+        timed_elsewhere(sweep(1.5), longer=1.1, flops=False),
+        sweep(1.5),
+    ):
+        assert "FLOPs" not in summarize(alike).headline
+
+
+def test_a_bound_in_wall_time_has_one_in_flops_beside_it() -> None:
+    said = summarize(timed_elsewhere(sweep(3.0), longer=1.1)).headline
+    assert said == (
+        "The baseline did not reach TST's loss at nano: not reached; S > 1.82x (95 %); in model FLOPs S > 2.00x (95 %)."
+    )
+
+
+def test_a_pair_in_wall_time_has_its_ratio_in_flops() -> None:
+    pair = make_study([*ladder(budgets=(8_000,)), *ladder("tst", (4_000,), speedup=1.9)])
+    said = summarize(timed_elsewhere(pair, longer=1.1)).headline
+    assert "with 1.82x the CPU-hours and 2.00x the model FLOPs at nano; that is one pair of runs" in said
+    assert "FLOPs" not in summarize(pair).headline

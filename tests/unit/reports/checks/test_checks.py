@@ -66,6 +66,14 @@ def test_runs_of_an_earlier_state_of_the_file_are_counted() -> None:
         assert found["Same context length"].status == "pass", "the file's own runs agree"
 
 
+def test_a_seed_that_an_earlier_state_of_the_file_searched_with_is_fresh() -> None:
+    old = [replace(run, run_id=f"old {run.run_id}", seed=1000, context=128) for run in tuning("baseline")]
+    new = [*tuning("baseline"), *tuning("tst"), *ladder(), *ladder("tst", (4_000,))]
+    study = make_study([*old, *new], of_file=frozenset(run.run_id for run in new))
+    found = {check.name: check for check in summarize(study).checks}
+    assert found["Fresh confirmation seeds"].status == "pass"
+
+
 def with_run(**changes: object) -> Study:
     odd = replace(make_run("tst", 4_000, 1003, 2.5), **changes)  # type: ignore[arg-type]
     return make_study([*tuning("baseline"), *tuning("tst"), *ladder(), *ladder("tst", (4_000,), speedup=1.3), odd])

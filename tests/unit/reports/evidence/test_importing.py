@@ -249,16 +249,17 @@ def test_points_without_hours_stand_where_equal_steps_would_put_them() -> None:
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
-@pytest.mark.parametrize("top", ["", "sep={}\n", '"sep={}"\r\n'])
+@pytest.mark.parametrize("top", ["", "sep={}\n", "sep={}\r", '"sep={}"\r\n'])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_separators_and_encodings_of_spreadsheets(tmp_path: Path, separator: str, top: str, encoding: str) -> None:
     lines = (HEADER, "3B,tst,0,100,4,0.3,3,4,2.5", "3B,tst,1,100,4,2,3,4,2.5")
     path = tmp_path / "runs.csv"
-    text = top.format(separator) + "\n".join(lines[:2]).replace(",", separator)
+    end = "\r" if top.endswith("\r") else "\n"
+    text = top.format(separator) + end.join(lines[:2]).replace(",", separator)
     path.write_bytes(text.encode(encoding))
     (run,) = read_runs(path)
     assert (run.final_loss, run.scale) == (2.5, "3B")
-    path.write_bytes((text + "\n" + lines[2].replace(",", separator)).encode(encoding))
+    path.write_bytes((text + end + lines[2].replace(",", separator)).encode(encoding))
     assert problems(path) == [f"runs.csv:{3 + bool(top)}: step_ratio: 2 is not in [0, 1]"]
 
 
@@ -272,6 +273,12 @@ def test_what_is_no_table_of_ours_is_said_to_look_like_what_it_is(tmp_path: Path
         "runs.csv:2: total_steps: '1,000' is not a positive whole number; "
         "a comma may be of thousands (1000) or of decimals (1.000): write it without"
     )
+    (line,) = problems(write(tmp_path, "3B tst", header="scale method\t\x1b[2Jtotal_steps final_loss"))
+    assert line.endswith(r"the first line is 'scale method\t\x1b[2Jtotal_steps final_loss'")
+    unmarked = tmp_path / "unmarked.csv"
+    unmarked.write_bytes(HEADER.encode("utf-16-le"))
+    with pytest.raises(InputError, match=r"unmarked\.csv: holds zero bytes, as UTF-16 without its mark does"):
+        read_runs(unmarked)
     book = tmp_path / "runs.xlsx"
     book.write_bytes(b"PK\x03\x04 and more")
     with pytest.raises(InputError, match="looks like a spreadsheet or another archive; save it as CSV"):
@@ -312,6 +319,28 @@ def test_losses_of_other_units_are_nats_when_read(unit: str, given: float) -> No
     (run,) = runs_from_texts(("runs.csv", table), ("points.csv", points), {}, fixed).runs
     assert run.final_loss == pytest.approx(3.5, rel=1e-12)
     assert run.curve.losses.tolist() == pytest.approx([3.5], rel=1e-12)
+
+
+def test_a_loss_above_that_of_knowing_nothing_is_said_on_import() -> None:
+    table = "scale,method,total_steps,final_loss\n3B,tst,100,{}\n"
+    (said, _) = remarks_of(table.format("33.1"))[::-1]
+    assert said == (
+        "runs.csv: read as nats per token, a final loss is 33.1 nats, above ln V = 13.82 of a model that knows nothing; "
+        "--unit says what losses are in"
+    )
+    (said, _) = remarks_of(table.format("10.9"), vocab_size="50304")[::-1]
+    assert "is 10.9 nats, above ln V = 10.83" in said
+    assert len(remarks_of(table.format("33.1"), loss_unit="perplexity")) == 1
+    assert len(remarks_of(table.format("10.8"), vocab_size="50304")) == 1
+
+
+def test_flops_are_counted_only_where_no_row_states_any(tmp_path: Path) -> None:
+    header = f"{HEADER},flops"
+    rows = ("3B,tst,0,100,4,0.3,3,190,2.5,", "3B,baseline,0,100,1,0,3,100,2.5,")
+    method, baseline = read_runs(write(tmp_path, *rows, header=header))
+    assert (method.flops, baseline.flops) == (6 * 3e9 * 100, 6 * 3e9 * 100)
+    method, baseline = read_runs(write(tmp_path, rows[0], f"{rows[1]}2e12", header=header))
+    assert (method.flops, baseline.flops) == (None, 2e12)
 
 
 def test_units_that_cannot_be_converted_are_said(tmp_path: Path) -> None:

@@ -20,6 +20,12 @@ def test_a_chart_of_wandb_has_a_column_a_run_and_blank_cells() -> None:
     assert rows("chart.csv", chart) == ["run,step,loss,gpu_hours", "a - b,0,10.8,", "c,5,3.5,"]
 
 
+def test_a_chart_may_have_columns_without_a_name_and_none_twice() -> None:
+    assert rows("chart.csv", '"Step","a - val/loss",,\n"0","10.8","",""\n')[1:] == ["a,0,10.8,"]
+    with pytest.raises(RunImportError, match=r"chart\.csv:1: columns 2 and 3 are both called a - val/loss"):
+        rows("chart.csv", '"Step","a - val/loss","a - val/loss"\n"0","10.8","10.9"\n')
+
+
 def test_a_chart_of_two_metrics_is_refused() -> None:
     chart = '"Step","a - val/loss","a - train/loss"\n"0","10.8","10.9"\n'
     with pytest.raises(RunImportError, match=r"chart\.csv:1: holds 2 metrics, train/loss, val/loss; export a chart"):

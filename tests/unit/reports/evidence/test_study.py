@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from reports.estimate.readings import clock_error
+from reports.estimate.verdict import Words
 from reports.evidence.clock import clock_shares
 from reports.evidence.runs import FinishedRun, run_from_record
 from reports.evidence.study import Configuration, Exclusion, Study
+from reports.summary import summarize
 from tests.support.finished_runs import STEP_SECONDS, ladder, make_run, make_study, sweep, tuning
 from trainers.contract.record import PhaseTiming
 
@@ -215,7 +217,24 @@ def test_the_identity_of_the_file_makes_the_verdict_and_the_rest_is_listed() -> 
     assert {run.context for arm in before.arms for cell in arm.cells for run in cell.runs} == {64}
 
 
-def test_a_file_that_asks_for_none_of_the_runs_decides_nothing() -> None:
-    (scale,) = make_study(ladder(), of_file=frozenset({"another"})).scales
-    assert len(scale.baseline.cells if scale.baseline else ()) == 3
-    assert not scale.exclusions
+def test_a_scale_that_the_file_has_no_run_at_yet_is_not_confirmed_by_older_runs() -> None:
+    """The file was changed and its small scale trained again: what is left of the large one must not make the headline."""
+    old = [*ladder(scale="large", params=1e7), *ladder("tst", (4_000,), speedup=2.0, scale="large", params=1e7)]
+    new = [*ladder(context=128), *ladder("tst", (4_000,), speedup=1.2, context=128)]
+    study = make_study([*old, *new], of_file=frozenset(run.run_id for run in new))
+    assert {exclusion.run.run_id for exclusion in study.exclusions} == {run.run_id for run in old}
+    assert set(reasons(study)) == {"of another identity than the sweep's file, which has no run at this scale yet"}
+    summary = summarize(study)
+    assert [verdict.words for verdict in summary.verdicts] == [Words.FASTER, Words.UNCONFIRMED]
+    assert summary.main is summary.verdicts[0]
+
+
+def test_a_file_that_asks_for_none_of_the_runs_shows_them_with_a_check_that_failed() -> None:
+    runs = [*ladder(), *ladder("tst", (4_000,), speedup=1.5)]
+    study = make_study(runs, of_file=frozenset({"another"}))
+    assert not study.exclusions
+    assert summarize(study).headline.startswith("Of an earlier state of the file: TST is 1.50x faster (95 %: ")
+    assert summarize(study).worst_caveat == (
+        "Trained as the file says: 0 of 12. "
+        "The search-space file, as it is now, asks for none of these runs: they answer an earlier state of it."
+    )

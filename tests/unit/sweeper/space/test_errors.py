@@ -42,6 +42,14 @@ def test_one_mistake_makes_one_line(case: str) -> None:
     assert len(told(case)) == several.get(case, 1)
 
 
+def test_twenty_mistakes_are_told_and_the_rest_is_counted() -> None:
+    with pytest.raises(SearchSpaceError) as caught:
+        parse_search_space("".join(f"key_{number}: 1\n" for number in range(50)), Path("many.yaml"))
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 21
+    assert lines[-1] == f"and {len(caught.value.problems) - 20} more like these"
+
+
 def test_several_mistakes_stand_in_the_order_of_their_lines() -> None:
     numbers = [int(line.split(":")[1]) for line in told("several")]
     assert numbers == sorted(numbers)

@@ -21,16 +21,19 @@ from trainers.bench.tour import (
     GPU_LIMITS,
     MOST_TABLE,
     OK,
+    PARTS,
+    TOUR,
+    TOUR_SCHEMA,
     Part,
     headline,
     main,
     parts_of,
-    read_part,
+    read_tour,
     run_tour,
     table,
-    write_part,
 )
 from trainers.bench.tour_parts import MEASURES
+from trainers.contract.errors import InputError
 from trainers.contract.record_lines import read_records
 from trainers.planning.spec_lines import TrialLine, trials_to_text
 
@@ -42,7 +45,7 @@ path = Path(sys.argv[-1])
 with path.with_name("ran").open("a") as ran:
     ran.write(path.stem + " ")
 def tell(status, **values):
-    write_part(path, path.stem, status, environment={"device": "some device"}, **values)
+    write_part(path, status, environment={"device": "some device"}, **values)
 """
 """What a part begins with here: it notes that it ran, and can write its JSON."""
 CODE = {
@@ -52,6 +55,8 @@ CODE = {
     "killed": "import os; os.kill(os.getpid(), 9)",
     "memory": "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)); bytearray(1 << 31)",
     "silent": "pass",
+    "nan": "tell('ok', figures={'loss': float('nan'), 'losses': [1.0, float('inf')]})",
+    "refused": "tell('cut'); print('--device: cuda, and no GPU here'); sys.exit(2)",
 }
 
 
@@ -60,13 +65,8 @@ def part(name: str, seconds: float = 60.0, *, elastic: bool = False, code: str =
 
 
 def ran(folder: Path) -> list[str]:
-    return (folder / "ran").read_text().split() if (folder / "ran").exists() else []
-
-
-def status_of(folder: Path, name: str) -> dict[str, Any]:
-    found = read_part(folder, name)
-    assert found is not None
-    return found
+    noted = folder / PARTS / "ran"
+    return noted.read_text().split() if noted.exists() else []
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_part_that_fails_costs_itself_only(tmp_path: Path, said: list[str]) ->
     names = ["crash", "killed", "memory", "hang", "silent", "fine"]
     parts = [part(name, seconds=4.0 if name == "hang" else 60.0) for name in names]
     assert run_tour(parts, tmp_path, 600.0, said.append) == []
-    found = {name: status_of(tmp_path, name) for name in names}
+    found = read_tour(tmp_path)
     assert {name: plain["status"] for name, plain in found.items()} == {
         "crash": FAILED, "killed": FAILED, "memory": FAILED, "hang": CUT, "silent": FAILED, "fine": OK
     }  # fmt: skip
@@ -105,7 +105,7 @@ def test_nothing_is_done_twice(tmp_path: Path, said: list[str]) -> None:
     elsewhere.mkdir()
     run_tour(parts, elsewhere, 600.0, said.append, resume=tmp_path)
     assert ran(elsewhere) == []
-    assert status_of(elsewhere, "fine") == status_of(tmp_path, "fine")
+    assert read_tour(elsewhere) == read_tour(tmp_path)
     run_tour(parts, tmp_path, 600.0, said.append)
     assert ran(tmp_path)[3:] == ["fine", "crash"]
 
@@ -120,32 +120,52 @@ def test_a_part_without_room_is_left_for_another_command(tmp_path: Path, said: l
 
 
 def test_an_elastic_part_is_told_its_time_and_goes_on_until_it_is_over(tmp_path: Path, said: list[str]) -> None:
-    code = "again = path.with_name('records.jsonl').exists(); path.with_name('records.jsonl').touch()\n"
+    code = "records = path.parent.with_name('records.jsonl'); again = records.exists(); records.touch()\n"
     code += "tell('ok' if again else 'cut', line=sys.argv[-2])"
     parts = [part("training", 60.0, elastic=True, code=code)]
     assert run_tour(parts, tmp_path, 600.0, said.append) == ["training"]
-    assert 500 <= int(status_of(tmp_path, "training")["line"]) <= 595
+    assert 500 <= int(read_tour(tmp_path)["training"]["line"]) <= 595
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     assert run_tour(parts, elsewhere, 600.0, said.append, resume=tmp_path) == []
-    assert status_of(elsewhere, "training")["status"] == OK
+    assert read_tour(elsewhere)["training"]["status"] == OK
 
 
-def test_a_file_that_is_no_part_s_is_not_taken_for_one(tmp_path: Path) -> None:
-    (tmp_path / "fine.json").write_text("{")
-    assert read_part(tmp_path, "fine") is None
-    write_part(tmp_path / "fine.json", "other", OK)
-    assert read_part(tmp_path, "fine") is None
+def test_a_file_that_is_no_tour_is_not_taken_for_one(tmp_path: Path) -> None:
+    assert read_tour(tmp_path) == {}
+    for text in ("{", "[]", '{"schema": 0, "parts": {"fine": {"status": "ok"}}}', '{"schema": 1, "parts": []}'):
+        (tmp_path / TOUR).write_text(text)
+        assert read_tour(tmp_path) == {}, text
+
+
+def test_what_was_found_is_on_disk_before_the_next_part_begins(tmp_path: Path, said: list[str]) -> None:
+    code = "tell('ok', line=','.join(read_tour(path.parents[1])))"
+    looks = part("fine", code="from trainers.bench.tour import read_tour\n" + code)
+    run_tour([part("crash"), looks], tmp_path, 600.0, said.append)
+    assert read_tour(tmp_path)["fine"]["line"] == "crash"
+
+
+def test_a_loss_that_is_no_number_is_told_by_its_name(tmp_path: Path, said: list[str]) -> None:
+    run_tour([part("nan")], tmp_path, 600.0, said.append)
+    assert read_tour(tmp_path)["nan"]["figures"] == {"loss": "NaN", "losses": [1.0, "Infinity"]}
+
+
+def test_what_no_part_can_do_ends_the_tour_and_counts_for_none(tmp_path: Path, said: list[str]) -> None:
+    with pytest.raises(InputError, match=r"^--device: cuda, and no GPU here$"):
+        run_tour([part("fine"), part("refused")], tmp_path, 600.0, said.append)
+    assert read_tour(tmp_path).keys() == {"fine"}
 
 
 def test_the_table_is_short_whatever_the_parts_say(tmp_path: Path) -> None:
     names = [f"part-{index}" for index in range(12)]
+    parts: dict[str, Any] = {}
     for index, name in enumerate(names):
         rows = [f"{name} {row} " + "x" * 300 for row in range(index * 40)]
-        write_part(tmp_path / f"{name}.json", name, OK, seconds=1.0, line="y" * 500, rows=rows)
+        parts[name] = {"status": OK, "seconds": 1.0, "line": "y" * 500, "rows": rows}
+    (tmp_path / TOUR).write_text(json.dumps({"schema": TOUR_SCHEMA, "parts": parts}))
     shown = table(names, tmp_path, ["more"])
     assert len(shown) <= MOST_TABLE < 12_000
-    assert all(f"\n{headline(status_of(tmp_path, name))[:100]}" in shown for name in names)
+    assert all(f"\n{headline(name, parts[name])[:100]}" in shown for name in names)
     assert shown.endswith("goes on")
 
 
@@ -197,7 +217,8 @@ def test_a_tour_of_a_processor(tmp_path: Path) -> None:
     done = tour(*given)
     assert done.returncode == 0, done.stdout + done.stderr
     names = ["machine", "loss", "boundary", "steps", "rivals", "training"]
-    found = {name: status_of(out, name) for name in names}
+    found = read_tour(out)
+    assert list(found) == names
     assert {plain["status"] for plain in found.values()} == {OK}
     assert found["machine"]["figures"]["attention flash"]["right"]
     assert "No viable backend" in found["machine"]["figures"]["attention cuDNN"]["failed"]
@@ -209,5 +230,4 @@ def test_a_tour_of_a_processor(tmp_path: Path) -> None:
     assert (out / CACHES).exists()
     again = tour(*given)
     assert again.returncode == 0
-    assert {name: status_of(out, name) for name in names} == found
-    assert json.loads((out / "steps.json").read_text())["kind"] == "tour part"
+    assert read_tour(out) == found

@@ -120,6 +120,9 @@ def test_the_counts_hold_every_token_and_a_separator_a_document(corpus: Prepared
     assert int((epoch == corpus.separator).sum()) == manifest.train_documents
     held_out = corpus.validation(corpus.validation_tokens)
     assert int((held_out == corpus.separator).sum()) == manifest.validation_documents
+    tokenizer = Tokenizer.from_file(str(corpus.directory / "tokenizer.json"))
+    text = "".join(tokenizer.decode(tokens) for tokens in _documents(_held_out(corpus), corpus.separator))
+    assert corpus.bytes_per_token == pytest.approx(len(text.encode()) / corpus.validation_tokens, abs=1e-6)
     assert corpus.num_documents == manifest.train_documents + manifest.validation_documents
     assert 0 <= epoch.min() < epoch.max() < corpus.vocab_size == 512
     (source,) = manifest.sources

@@ -15,7 +15,6 @@ from torch.nn.attention import SDPBackend
 
 from tests.support.live_bytes import peak_of
 from tests.support.tiny_training import CPU, SHAPE, job_of, state_digest, tiny_spec, train_tiny
-from trainers.model import attention
 from trainers.model.attention import (
     GPU_ORDER,
     NAMES,
@@ -23,7 +22,6 @@ from trainers.model.attention import (
     attention_kernels,
     forced_attention,
     kernel_error,
-    kernels_of_lengths,
     kernels_that_work,
 )
 from trainers.model.decoder import build_model
@@ -111,13 +109,3 @@ def test_eager_steps_import_no_compiler() -> None:
     code = "import sys, trainers.training.stage; print('torch._inductor.compile_fx' in sys.modules, 'triton' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
-
-
-def test_kernels_are_those_that_work_at_every_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel whose plan fails at one length of a run's phases is left out of all of the run."""
-    works = {8: (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH), 4: (SDPBackend.MATH,)}
-    works[2] = (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH)
-    monkeypatch.setattr(attention, "attention_kernels", lambda shape, length, precision, device: works[length])
-    assert kernels_of_lengths(SHAPE, [8], "bf16", CPU) == works[8]
-    assert kernels_of_lengths(SHAPE, [8, 2, 8], "bf16", CPU) == (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH)
-    assert kernels_of_lengths(SHAPE, [8, 4, 2], "bf16", CPU) == (SDPBackend.MATH,)

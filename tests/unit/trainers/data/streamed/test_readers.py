@@ -65,6 +65,7 @@ def test_files_come_in_the_order_of_their_names_however_they_are_given(tmp_path:
             r"a\.csv is none of \.parquet, \.jsonl, .*name the files by a glob such as data/\*\*/\*\.parquet$",
         ),
     ],
+    ids=range(10),  # compressed bytes hold the time, and ids must be the same in every process
 )
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
