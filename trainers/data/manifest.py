@@ -56,8 +56,8 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class SourceEntry:
-    """Where a part of the text is from, and how much of it there is; tokens are those to train on, bytes those of the text
-    that was read. `revision` is the hub's commit, `licence` what its card says, None where there is none to be known."""
+    """Where a part of the text is from, and how much of it there is; tokens are those to train on, bytes those of all its
+    documents. `revision` is the hub's commit, `licence` what its card says, None where there is none to be known."""
 
     name: str
     documents: int

@@ -209,9 +209,8 @@ class _Run:
                 stack.callback(writer.leave)
             blocks = stack.enter_context(closing(pool.encode(_blocks(reader, state.unit, state.row))))
             for (place, sizes), encoded in blocks:
-                count = self._take(writers, encoded, quota)
+                self._take(writers, encoded, np.array(sizes), quota)
                 state.unit, state.row = place
-                state.text_bytes += sum(sizes[:count])
                 if writers[0].tokens >= quota:
                     break
                 if time.monotonic() - committed >= COMMIT_SECONDS:
@@ -224,15 +223,15 @@ class _Run:
         write_progress(self.directory, self.progress)
         self._tell(index, state.train.tokens)
 
-    def _take(self, writers: list[ShardWriter], encoded: Encoded, quota: float) -> int:
-        """Write a block up to the document that reaches the quota; the number of documents that were written."""
+    def _take(self, writers: list[ShardWriter], encoded: Encoded, sizes: np.ndarray, quota: float) -> None:
+        """Write a block, whose documents have `sizes` in bytes, up to the one that reaches the quota."""
         lengths = encoded.lengths.astype(np.int64)
         reached = np.cumsum(np.where(encoded.held_out, 0, lengths)) + writers[0].tokens >= quota
         count = int(np.argmax(reached)) + 1 if reached.any() else len(lengths)
         sides = ((~encoded.held_out[:count], encoded.train), (encoded.held_out[:count], encoded.validation))
         for writer, (mine, tokens) in zip(writers, sides, strict=True):
-            writer.add(tokens[: int(lengths[:count][mine].sum())], documents=int(mine.sum()))
-        return count
+            taken = tokens[: int(lengths[:count][mine].sum())]
+            writer.add(taken, documents=int(mine.sum()), text_bytes=int(sizes[:count][mine].sum()))
 
     def _commit(self, writers: list[ShardWriter]) -> None:
         for writer in writers:

@@ -73,6 +73,7 @@ def finish(
         description=_description(request, sources),
         files=(file_entry(directory / TOKENIZER_FILE), *_files(progress, np.dtype(dtype).itemsize)),
         seen_share=seen,
+        bytes_per_token=round(sum(state.validation.text_bytes for state in progress.parts) / tokens["validation"], 6),
         sources=sources,
         shards=shards,
     )
@@ -104,7 +105,8 @@ def _keep_weights(
             ("train", state.train, target),
             ("validation", state.validation, max(1, held_out)),
         ):
-            cut_split(directory, index, split, each, wanted, progress.separator, dtype)
+            if each.tokens > wanted:
+                cut_split(directory, index, split, each, wanted, progress.separator, dtype)
     progress.cut = True
     write_progress(directory, progress)
 
@@ -149,7 +151,7 @@ def _source(part: PartRequest, state: PartState) -> SourceEntry:
         name=state.origin,
         documents=state.train.documents + state.validation.documents,
         tokens=state.train.tokens,
-        text_bytes=state.text_bytes,
+        text_bytes=state.train.text_bytes + state.validation.text_bytes,
         weight=part.weight,
         revision=state.revision,
         licence=state.licence,

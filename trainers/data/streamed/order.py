@@ -9,7 +9,7 @@ where a block ends; the tokens after the last whole block end every epoch.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import isqrt
 from pathlib import Path
 
@@ -71,21 +71,30 @@ class ShardedTokens:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, part: slice) -> np.ndarray:
-        """A copy of the tokens `[start, stop)`, as far as they are there."""
+        """The tokens `[start, stop)`, as far as they are there. Read from the files and not mapped, so that going through a
+        whole split leaves nothing of it in this process."""
         start, stop, _ = part.indices(len(self))
-        out = np.empty(max(0, stop - start), dtype=self._dtype)
-        self.copy_to(out, start)
-        return out
+        found = [np.empty(0, dtype=self._dtype)]
+        for shard, inside, length in self._pieces(start, max(0, stop - start)):
+            offset = inside * np.dtype(self._dtype).itemsize
+            found.append(np.fromfile(self._paths[shard], dtype=self._dtype, count=length, offset=offset))
+        return np.concatenate(found)
 
     def copy_to(self, out: np.ndarray, start: int) -> None:
         """Fill `out` with the tokens from `start` on, which all have to be there."""
         filled = 0
-        shard = int(np.searchsorted(self._ends, start, side="right"))
-        while filled < len(out):
-            inside = start + filled - int(self._starts[shard])
-            length = min(len(out) - filled, int(self._ends[shard]) - start - filled)
+        for shard, inside, length in self._pieces(start, len(out)):
             out[filled : filled + length] = self._map(shard)[inside : inside + length]
-            filled, shard = filled + length, shard + 1
+            filled += length
+
+    def _pieces(self, start: int, count: int) -> Iterator[tuple[int, int, int]]:
+        """Shard, place in it and length of what `count` tokens from `start` on are made of."""
+        shard = int(np.searchsorted(self._ends, start, side="right"))
+        while count > 0:
+            inside = start - int(self._starts[shard])
+            length = min(count, int(self._ends[shard]) - start)
+            yield shard, inside, length
+            start, count, shard = start + length, count - length, shard + 1
 
     def _map(self, shard: int) -> np.ndarray:
         if shard not in self._maps:

@@ -28,11 +28,12 @@ SHARD_TOKENS = 1 << 28
 
 @dataclass(slots=True)
 class SplitState:
-    """Whole shards with their hashes, the tokens of the one that is being written, and the documents in all."""
+    """Whole shards with their hashes, the tokens of the one that is being written; documents in all, and their bytes."""
 
     shards: tuple[tuple[int, str], ...] = ()
     open_tokens: int = 0
     documents: int = 0
+    text_bytes: int = 0
 
     @property
     def written(self) -> tuple[int, ...]:
@@ -55,7 +56,6 @@ class PartState:
     unit: int = 0
     row: int = 0
     done: bool = False
-    text_bytes: int = 0
     train: SplitState = field(default_factory=SplitState)
     validation: SplitState = field(default_factory=SplitState)
 
@@ -117,9 +117,10 @@ class ShardWriter:
         """All tokens of the split so far."""
         return sum(tokens for tokens, _ in self._state.shards) + self._written
 
-    def add(self, tokens: np.ndarray, documents: int) -> None:
-        """Append the tokens of so many documents, `(num_tokens,)`."""
+    def add(self, tokens: np.ndarray, documents: int, text_bytes: int) -> None:
+        """Append the tokens of so many documents and bytes, `(num_tokens,)`."""
         self._state.documents += documents
+        self._state.text_bytes += text_bytes
         while len(tokens):
             room = self._shard_tokens - self._written
             content = tokens[:room].astype(self._dtype, copy=False).tobytes()
@@ -171,7 +172,8 @@ class ShardWriter:
 def cut_split(
     directory: Path, part: int, split: str, state: SplitState, target: int, separator: int, token_dtype: str
 ) -> None:
-    """Cut a finished split at the end of the document that token `target` (at least 1) is of, where it is longer.
+    """Cut a finished split at the end of the document that token `target` (at least 1) is of, where it is longer. Its bytes
+    are then a share of what they were.
 
     Cutting twice is cutting once, also when `state` has not been written down in between.
     """
@@ -193,7 +195,9 @@ def cut_split(
             with path.open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         kept.append((length, sha256))
+    before = state.tokens
     state.shards = tuple(kept)
+    state.text_bytes = round(state.text_bytes * state.tokens / before)
     left = ShardedTokens(paths[: len(kept)], [size for size, _ in kept], token_dtype)
     blocks = range(0, len(left), HASH_BLOCK_BYTES)
     state.documents = sum(int((left[start : start + HASH_BLOCK_BYTES] == separator).sum()) for start in blocks)

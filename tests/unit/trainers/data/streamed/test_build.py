@@ -97,6 +97,8 @@ def test_the_tokens_are_the_text_and_its_hash_decides_the_side(texts: Path, corp
     assert (source.documents, source.tokens) == (len(documents()), manifest.train_tokens)
     assert source.text_bytes == sum(len(text.encode()) for text in documents())
     assert manifest.token_dtype == "<u2"
+    held_out_bytes = sum(len(text.encode()) for text in held_out)
+    assert manifest.bytes_per_token == pytest.approx(held_out_bytes / manifest.validation_tokens, abs=1e-6)
     assert sorted(corpus.stream(5, piece_tokens=99).read(0, corpus.train_tokens)) == sorted(
         np.concatenate([np.fromfile(corpus.directory / s.name, "<u2") for s in corpus.shards if s.split == "train"])
     )
@@ -230,6 +232,8 @@ def test_a_part_that_is_too_short_shortens_the_others(texts: Path, tmp_path: Pat
     assert any("has" in line and "0.75 of the mixture: all parts are cut" in line for line in said)
     assert manifest.train_documents == len(decoded(made, "train"))
     assert manifest.validation_documents == len(decoded(made, "validation"))
+    size = sum(len(text.encode()) for split in ("train", "validation") for text in decoded(made, split))
+    assert few.text_bytes + many.text_bytes == pytest.approx(size, rel=0.02)
     held_out = [shard.tokens for shard in made.shards if shard.split == "validation"]
     assert held_out[0] < 0.7 * held_out[1], "about a third; uncut they are alike"
 
