@@ -80,7 +80,7 @@ class Sweep:
 
     `earlier` are records of other sweeps, for warm starts. `at_once` asks every search for all of its trials before it knows
     a result, as a list for a machine without a sweep has to. `refusal` says why a trial cannot be run, None where it can: what
-    a replay's table lacks is never asked for.
+    a replay's table lacks is never asked for. `open_hours` are spent on stages without a result; whoever watches sets them.
     """
 
     space: SearchSpace
@@ -97,6 +97,7 @@ class Sweep:
     stopping: str | None = None
     latest: str = ""
     spent_hours: float = 0.0
+    open_hours: float = 0.0
     losses: dict[str, tuple[int, float]] = field(default_factory=dict)
     arm_hours: defaultdict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
     arm_steps: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -109,7 +110,10 @@ class Sweep:
         self._purpose_of: dict[str, str] = {}
         self._begun: set[str] = set()
         self._damages: Counter[str] = Counter()
-        for record in self.ledger.records():
+        records = self.ledger.records()
+        # Also stages that are booked on a trial without a record yet.
+        self.spent_hours += self.store.device_seconds({record.spec.spec_id for record in records}) / 3600
+        for record in records:
             # A failure says nothing about the method, so another run of the sweep tries again. A divergence is a
             # result.
             if isinstance(record.outcome, Failed):
@@ -126,8 +130,7 @@ class Sweep:
 
     def next_job(self) -> StageJob | Idle:
         """The stage that a free worker should train now. The worker has it from here on."""
-        if self.max_hours is not None and self.spent_hours >= self.max_hours and self.stopping is None:
-            self.stopping = f"{self.spent_hours:.3g} of at most {self.max_hours:g} device-hours are spent"
+        self.stop_when_spent()
         if self.stopping is not None:
             return Idle.WAIT if self.book.running else Idle.OVER
         while True:
@@ -152,6 +155,12 @@ class Sweep:
             if not self._confirm_or_move_on():
                 break
         return Idle.WAIT if self.book.running else Idle.OVER
+
+    def stop_when_spent(self) -> None:
+        """Start nothing more once the hours that were given are spent, those of stages that run among them."""
+        spent = self.spent_hours + self.open_hours
+        if self.max_hours is not None and spent >= self.max_hours and self.stopping is None:
+            self.stopping = f"{spent:.3g} of at most {self.max_hours:g} device-hours are spent"
 
     def _affordable(self, ready: list[Segment]) -> list[Segment]:
         """Stages that leave no state behind, or one for which the disk budget has room."""
@@ -199,10 +208,8 @@ class Sweep:
         )
 
     def _ask_tuning(self) -> bool:
-        """Ask the arm that is least far for more trials; False when none has any to ask for now.
-
-        Before anything is confirmed: each trial of a search waits for the one before, confirmations wait for nothing.
-        """
+        """Ask the arm that is least far for more trials; False when none has any to ask for now. Before anything is confirmed:
+        each trial of a search waits for the one before, confirmations wait for nothing."""
         searching = (arm for arm in self.arms if arm.winner is None)
         for arm in sorted(searching, key=lambda arm: len(arm.asked) / arm.trials):
             specs = arm.ask()
@@ -277,13 +284,9 @@ class Sweep:
         example = make(dict(domain.points[0]), domain.rungs[-1], domain.seeds[0])
         found = earlier_points(self.earlier, example)
         starts = starting_points(domain, smaller_scale=smaller, finished=found) if space.search.warm_start else ()
+        search = space.search
         strategy = make_strategy(
-            space.search.sampler,
-            domain,
-            trials=trials,
-            fan=space.search.fan,
-            seed=space.search.seed,
-            warm_start=starts,
+            search.sampler, domain, trials=trials, fan=search.fan, seed=search.seed, warm_start=starts
         )
         return Arm(
             scale=scale,
@@ -352,18 +355,14 @@ class Sweep:
     def finish(self, result: StageResult) -> None:
         """A worker has trained a stage to its end, or to a divergence, or was stopped (`outcome`)."""
         segment = self.book.running[result.node]
-        # A stopped stage has left a partial state and is billed when it has ended: counting it here would count it
-        # twice.
+        # A stopped stage has left a partial state and is billed when it has ended, not twice.
         if isinstance(result.outcome, Stopped):
             self.book.abandon(result.node)
             self.stopping = self.stopping or "stop requested"
             return
         self.book.finish(result)
         self.losses.pop(result.node, None)
-        arm, hours = (
-            (segment.spec.scale, segment.spec.method),
-            result.devices * result.billed_seconds / 3600,
-        )
+        arm, hours = (segment.spec.scale, segment.spec.method), result.devices * result.billed_seconds / 3600
         self.spent_hours += hours
         self.arm_hours[arm] += hours
         self.arm_steps[arm] += segment.steps

@@ -18,6 +18,7 @@ from typing import Any
 from sweeper.engine.sweep import Idle
 from sweeper.executors.inline import MAX_FAILURES, StageSource, Train
 from sweeper.executors.ray_train import RankResources, train_on_ranks
+from sweeper.executors.workers import failure_file
 from trainers.contract.record import reason_of
 from trainers.contract.stage import (
     ParentLostError,
@@ -28,6 +29,7 @@ from trainers.contract.stage import (
     result_from_dict,
     result_to_dict,
 )
+from trainers.planning.life import first_sign, write_life
 
 
 def _searcher(source: StageSource) -> Any:
@@ -77,11 +79,11 @@ def _searcher(source: StageSource) -> Any:
     return StageSearcher(source)
 
 
-def _callback(watch: Callable[[], None]) -> Any:
+def _callback(watch: Callable[[], None], raised: list[Exception]) -> Any:
     from ray.tune import Callback
 
     class Watch(Callback):
-        """Redraws the screen."""
+        """Looks after the sweep. What that raises ends it; Tune would make another exception of it."""
 
         def __init__(self, watch: Callable[[], None]) -> None:
             self.watch = watch
@@ -90,13 +92,17 @@ def _callback(watch: Callable[[], None]) -> Any:
             return {}
 
         def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-            self.watch()
+            try:
+                self.watch()
+            except Exception as error:
+                raised.append(error)
+                raise
 
     return Watch(watch)
 
 
 def _failure_file(job: StageJob) -> Path:
-    return Path(job.store) / job.node / "failure.txt"
+    return failure_file(Path(job.store), job.node)
 
 
 def _reason(job: StageJob) -> str:
@@ -113,6 +119,7 @@ def _trainable(train: Train, ranks: RankResources) -> Callable[[dict[str, Any]],
 
         job = job_from_dict(json.loads(config["job"]))
         _failure_file(job).unlink(missing_ok=True)  # of an earlier attempt; this one may die without a word
+        write_life(Path(job.store), first_sign(job))
 
         def on_point(point: StagePoint) -> None:
             tune.report({"step": point.step, "loss": point.loss})
@@ -157,6 +164,7 @@ class RayExecutor:
         resources: dict[str, float] = {"cpu": self.cpus, "gpu": self.gpus} if self.gpus else {"cpu": self.cpus}
         if self.ranks > 1:
             resources = {"cpu": 0, "memory": 1}  # one byte: Tune refuses a trial without any resources
+        raised: list[Exception] = []
         ranks = RankResources(self.ranks, self.cpus / self.ranks, int(self.gpus > 0), str(storage))
         # Tune restores nothing: a new Tuner with a folder of its own, so that what an earlier run left cannot be in
         # the way.
@@ -174,9 +182,14 @@ class RayExecutor:
                 storage_path=str(self.scratch.resolve()),
                 failure_config=tune.FailureConfig(max_failures=self.max_failures),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                callbacks=[_callback(watch)],
+                callbacks=[_callback(watch, raised)],
                 verbose=0,
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        except Exception:
+            if raised:
+                raise raised[0] from None
+            raise
         shutil.rmtree(storage, ignore_errors=True)

@@ -374,6 +374,10 @@ class Resources(Model):
         PositiveNumber | None, Field(description="Memory of one GPU, where this machine has none to ask.")
     ] = None
     disk_gb: Annotated[PositiveNumber, Field(description="Most disk for checkpoints, in gigabytes.")] = 20.0
+    stall_minutes: Annotated[
+        PositiveNumber,
+        Field(description="Silence after which a worker is ended and its stage goes on from the last state."),
+    ] = 10.0
 
     @property
     def num_ranks(self) -> int:
@@ -386,6 +390,14 @@ class Price(Model):
 
     per_gpu_hour: NonNegativeNumber
     currency: Annotated[Text, Field(max_length=8)] = "USD"
+
+
+class Budget(Model):
+    """What a sweep may spend, all of its runs together; `--max-gpu-hours` takes its place."""
+
+    gpu_hours: Annotated[
+        NonNegativeNumber | None, Field(description="Device-hours after which nothing more is started.")
+    ] = None
 
 
 class SearchSpace(Model):
@@ -422,6 +434,7 @@ class SearchSpace(Model):
     methods: Annotated[dict[str, Method], Field(description="The arms, `baseline` among them.")]
     search: Search
     resources: Resources = Resources()
+    budget: Budget = Budget()
     price: Price | None = None
     target_loss: Annotated[
         PositiveNumber | None,

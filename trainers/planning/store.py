@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -39,6 +40,10 @@ class StageStore(Protocol):
 
     def forget(self, node: str) -> None:
         """Delete state and result: `node` has to be trained again."""
+        ...
+
+    def device_seconds(self, besides: Container[str]) -> float:
+        """What the stages that ended have cost, without those that are booked on a trial of `besides` (spec ids)."""
         ...
 
 
@@ -90,6 +95,11 @@ class DiskStore:
         (self.root / node / RESULT).unlink(missing_ok=True)
         self.drop_state(node)
 
+    def device_seconds(self, besides: Container[str]) -> float:
+        """See `StageStore`; reads every result and keeps none."""
+        found = (read_result(self.root, file.parent.name) for file in self.root.glob(f"*/{RESULT}"))
+        return _device_seconds((result for result in found if result is not None), besides)
+
 
 @dataclass
 class MemoryStore:
@@ -123,3 +133,11 @@ class MemoryStore:
         """See `StageStore`."""
         self.results.pop(node, None)
         self.kept.discard(node)
+
+    def device_seconds(self, besides: Container[str]) -> float:
+        """See `StageStore`."""
+        return _device_seconds(self.results.values(), besides)
+
+
+def _device_seconds(results: Iterable[StageResult], besides: Container[str]) -> float:
+    return sum(result.devices * result.billed_seconds for result in results if result.booked_by not in besides)
