@@ -32,7 +32,7 @@ STARTING = 3
 """Times the limit that a stage may take to its first look: it compiles."""
 MOST_POINTS = 400
 """Of a trial while it trains; the dashboard has room for the rest of the curve's shape when it has ended."""
-FULL_DISK = ("[Errno 28]", "[Errno 122]")
+FULL_DISK = ("[Errno 28]", "[Errno 122]", "os error 28", "os error 122")
 """No space left, and no quota left: nothing of a trial's fault."""
 
 

@@ -111,7 +111,6 @@ class Sweep:
         self._begun: set[str] = set()
         self._damages: Counter[str] = Counter()
         records = self.ledger.records()
-        # Also stages that are booked on a trial without a record yet.
         self.spent_hours += self.store.device_seconds({record.spec.spec_id for record in records}) / 3600
         for record in records:
             # A failure says nothing about the method, so another run of the sweep tries again. A divergence is a
@@ -134,24 +133,21 @@ class Sweep:
         if self.stopping is not None:
             return Idle.WAIT if self.book.running else Idle.OVER
         while True:
-            waiting = self.book.ready()
-            ready = self._affordable(waiting)
+            found = self._next_in_line()
             # States that no open trial needs are kept as long as there is room, since a later trial of the search may
             # start from them. Only when nothing else can start are they given up.
-            if waiting and not ready:
-                self.book.sweep_out(self.site.disk_bytes - state_bytes(waiting[0].spec))
-                ready = self._affordable(waiting)
-            if waiting and not ready:
-                return self._wait_for_disk(waiting[0])
+            if found is None and (waiting := next(self.book.in_line(), None)) is not None:
+                self.book.sweep_out(self.site.disk_bytes - state_bytes(waiting.spec))
+                if (found := self._next_in_line()) is None:
+                    return self._wait_for_disk(waiting)
             # Tuning first: every later proposal of a search waits for its losses, a confirmation holds nobody up.
-            tuning = [segment for segment in ready if self._purpose_of[segment.trials[0]] == "tuning"]
-            if tuning:
-                return self._start(tuning[0])
+            if found is not None and self._purpose_of[found.trials[0]] == "tuning":
+                return self._start(found)
             # Then ask the searches for more, before a confirmation takes the worker.
             if self._ask_tuning():
                 continue
-            if ready:
-                return self._start(ready[0])
+            if found is not None:
+                return self._start(found)
             if not self._confirm_or_move_on():
                 break
         return Idle.WAIT if self.book.running else Idle.OVER
@@ -162,14 +158,19 @@ class Sweep:
         if self.max_hours is not None and spent >= self.max_hours and self.stopping is None:
             self.stopping = f"{spent:.3g} of at most {self.max_hours:g} device-hours are spent"
 
-    def _affordable(self, ready: list[Segment]) -> list[Segment]:
-        """Stages that leave no state behind, or one for which the disk budget has room."""
+    def _next_in_line(self) -> Segment | None:
+        """The next stage, a tuning trial's where there is one, that leaves no state behind or one for which there is room."""
         held = sum(self.store.states().values())
-        # A running stage has written nothing yet, but its state will come: without this, two workers overrun the
-        # budget.
+        # A running stage has written nothing yet, but its state will come: else two workers overrun the budget.
         held += sum(state_bytes(s.spec) for s in self.book.running.values() if self.book.keeps_state(s))
-        room = self.site.disk_bytes - held
-        return [s for s in ready if not self.book.keeps_state(s) or state_bytes(s.spec) <= room]
+        room, first = self.site.disk_bytes - held, None
+        for segment in self.book.in_line():
+            tuning = self._purpose_of[segment.trials[0]] == "tuning"
+            if (tuning or first is None) and (not self.book.keeps_state(segment) or state_bytes(segment.spec) <= room):
+                if tuning:
+                    return segment
+                first = segment
+        return first
 
     def _wait_for_disk(self, segment: Segment) -> Idle:
         """A running stage may free a state; where none runs, the budget is too small and the sweep stops with that word."""
@@ -367,7 +368,7 @@ class Sweep:
         self.arm_hours[arm] += hours
         self.arm_steps[arm] += segment.steps
         self.step_hours[arm] += hours
-        self._settle([spec_id for spec_id, way in self.book.tree.ways.items() if result.node in way])
+        self._settle(self.book.trials_through(result.node))
         self.book.sweep_out(self.site.disk_bytes)
         if result.outcome is not None:
             self.latest = f"{segment.spec.method} diverged at step {result.outcome.step}: {result.outcome.reason}"
@@ -375,7 +376,7 @@ class Sweep:
     def fail(self, node: str, reason: str) -> None:
         """A stage failed for good: its trials are recorded as failed, the rest of the sweep goes on."""
         self.book.abandon(node)
-        for spec_id in [spec_id for spec_id, way in self.book.tree.ways.items() if node in way]:
+        for spec_id in self.book.trials_through(node):
             self._record(spec_id, failure=reason)
         self.latest = f"a stage failed: {reason}"
 

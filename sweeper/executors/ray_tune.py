@@ -7,10 +7,12 @@ What to train and how are handed in.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +33,11 @@ from trainers.contract.stage import (
 )
 from trainers.planning.life import first_sign, write_life
 
+MEMORY_WORDS = "running low on memory"
+MEMORY_USED = re.compile(r"was ([\d.]+ ?[kMGT]?i?B / [\d.]+ ?[kMGT]?i?B)")
 
-def _searcher(source: StageSource) -> Any:
+
+def _searcher(source: StageSource, trials: Mapping[str, Any]) -> Any:
     from ray.tune.search import Searcher
 
     class StageSearcher(Searcher):
@@ -42,6 +47,7 @@ def _searcher(source: StageSource) -> Any:
             super().__init__(metric=None, mode=None)
             self.source = source
             self.jobs: dict[str, StageJob] = {}
+            self.said: dict[str, str] = {}
 
         def __getstate__(self) -> dict[str, Any]:
             return {}
@@ -58,13 +64,15 @@ def _searcher(source: StageSource) -> Any:
         def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
             if "loss" in result and trial_id in self.jobs:
                 self.source.point(self.jobs[trial_id].node, result["step"], result["loss"])
+            elif "failed" in result:
+                self.said[trial_id] = result["failed"]
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
             # Exactly one of the four ways to end a stage is told for every job that was given out.
             job = self.jobs.pop(trial_id)
             end = (result or {}).get("end")
             if error or end is None:
-                self.source.fail(job.node, _reason(job))
+                self.source.fail(job.node, self.said.pop(trial_id, None) or _reason(job, trials.get(trial_id)))
             elif end == "lost":
                 self.source.lose_parent(job)
             else:
@@ -79,17 +87,27 @@ def _searcher(source: StageSource) -> Any:
     return StageSearcher(source)
 
 
-def _callback(watch: Callable[[], None], raised: list[Exception]) -> Any:
+def _callback(watch: Callable[[], None], raised: list[Exception], trials: dict[str, Any]) -> Any:
     from ray.tune import Callback
+
+    known = trials
 
     class Watch(Callback):
         """Looks after the sweep. What that raises ends it; Tune would make another exception of it."""
 
         def __init__(self, watch: Callable[[], None]) -> None:
             self.watch = watch
+            self.seen = 0
 
         def __getstate__(self) -> dict[str, Any]:
             return {}
+
+        def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            known.update({trial.trial_id: trial for trial in trials[self.seen :]})
+            self.seen = len(trials)
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            known.pop(trial.trial_id, None)
 
         def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
             try:
@@ -105,12 +123,23 @@ def _failure_file(job: StageJob) -> Path:
     return failure_file(Path(job.store), job.node)
 
 
-def _reason(job: StageJob) -> str:
-    """Why a stage failed: what the worker left, or that it left nothing."""
+def _reason(job: StageJob, trial: Any) -> str:
+    """Why a stage failed: what the worker left, or who ended it, or that nobody knows."""
     try:
         return _failure_file(job).read_text(encoding="utf-8")
     except OSError:
+        return _words_of_death(trial)
+
+
+def _words_of_death(trial: Any) -> str:
+    """What Ray says of a worker that died without a word."""
+    said = ""
+    with contextlib.suppress(OSError, TypeError, AttributeError):
+        said = Path(trial.error_file).read_text(encoding="utf-8").rpartition("Failure # ")[2]
+    if MEMORY_WORDS not in said:
         return "the worker process died"
+    used = MEMORY_USED.search(said)
+    return "the worker was killed for memory" + (f": {used[1]} of its node's were in use" if used else "")
 
 
 def _trainable(train: Train, ranks: RankResources) -> Callable[[dict[str, Any]], None]:
@@ -131,8 +160,11 @@ def _trainable(train: Train, ranks: RankResources) -> Callable[[dict[str, Any]],
         except ParentLostError:
             end = "lost"
         except Exception as error:
-            _failure_file(job).parent.mkdir(parents=True, exist_ok=True)
-            _failure_file(job).write_text(reason_of(error), encoding="utf-8")
+            try:
+                _failure_file(job).parent.mkdir(parents=True, exist_ok=True)
+                _failure_file(job).write_text(reason_of(error), encoding="utf-8")
+            except OSError:  # the disk that is full, most likely
+                tune.report({"failed": reason_of(error)})
             raise
         tune.report({"end": end})
 
@@ -165,13 +197,14 @@ class RayExecutor:
         if self.ranks > 1:
             resources = {"cpu": 0, "memory": 1}  # one byte: Tune refuses a trial without any resources
         raised: list[Exception] = []
+        trials: dict[str, Any] = {}
         ranks = RankResources(self.ranks, self.cpus / self.ranks, int(self.gpus > 0), str(storage))
         # Tune restores nothing: a new Tuner with a folder of its own, so that what an earlier run left cannot be in
         # the way.
         tuner = tune.Tuner(
             tune.with_resources(_trainable(train, ranks), resources),
             tune_config=tune.TuneConfig(
-                search_alg=_searcher(source),
+                search_alg=_searcher(source, trials),
                 num_samples=-1,
                 max_concurrent_trials=self.workers or None,
                 reuse_actors=True,
@@ -182,7 +215,7 @@ class RayExecutor:
                 storage_path=str(self.scratch.resolve()),
                 failure_config=tune.FailureConfig(max_failures=self.max_failures),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                callbacks=[_callback(watch, raised)],
+                callbacks=[_callback(watch, raised, trials)],
                 verbose=0,
             ),
         )

@@ -58,11 +58,13 @@ def _bytes_in(folder: Path) -> int:
 
 
 class DiskStore:
-    """Stages under one folder, `<root>/<node>/`. Results are read once."""
+    """Stages under one folder, `<root>/<node>/`. Results are read once, and so is the list of states: what comes later is
+    added."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._results: dict[str, StageResult] = {}
+        self._states: dict[str, int] | None = None
 
     def result(self, node: str) -> StageResult | None:
         """See `StageStore`."""
@@ -76,6 +78,8 @@ class DiskStore:
     def add(self, result: StageResult) -> None:
         """See `StageStore`; the worker has written the file."""
         self._results[result.node] = result
+        if (self.root / result.node / STATE).is_dir():
+            self.states()[result.node] = _bytes_in(self.root / result.node / STATE)
 
     def has_state(self, node: str) -> bool:
         """See `StageStore`."""
@@ -83,11 +87,14 @@ class DiskStore:
 
     def states(self) -> dict[str, int]:
         """See `StageStore`."""
-        return {folder.parent.name: _bytes_in(folder) for folder in self.root.glob(f"*/{STATE}")}
+        if self._states is None:
+            self._states = {folder.parent.name: _bytes_in(folder) for folder in self.root.glob(f"*/{STATE}")}
+        return self._states
 
     def drop_state(self, node: str) -> None:
         """See `StageStore`."""
         shutil.rmtree(self.root / node / STATE, ignore_errors=True)
+        self.states().pop(node, None)
 
     def forget(self, node: str) -> None:
         """See `StageStore`."""
