@@ -18,7 +18,7 @@ from sweeper.ledger.tables import imported_runs
 from sweeper.options import COMPARISONS, REPORT, SUMMARY
 from sweeper.space.errors import SearchSpaceError
 from sweeper.space.load import parse_search_space
-from sweeper.space.schema import SearchSpace
+from sweeper.space.schema import AnySpace
 from sweeper.space.trials import domain_of
 from trainers.contract.record import RunRecord
 from trainers.contract.spec import Scalar
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from reports.summary import Summary
 
 
-def searched_values(space: SearchSpace) -> Mapping[str, Mapping[str, tuple[Scalar, ...]]]:
+def searched_values(space: AnySpace) -> Mapping[str, Mapping[str, tuple[Scalar, ...]]]:
     """Per method and parameter the values that its search could choose from."""
     return {
         name: {axis.name: axis.values for axis in domain_of(method, space.seeds.tuning).axes}

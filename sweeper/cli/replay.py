@@ -104,7 +104,7 @@ def _race(
     from sweeper.replay.race import CONTESTANTS, PLAIN, Rules, compare_strategies, num_standings
     from sweeper.replay.report import markdown_table, write_replay_files
     from sweeper.replay.sweep import race_domain
-    from sweeper.space.load import load_search_space
+    from sweeper.space.load import load_own_space
 
     contestants = [one for one in (*CONTESTANTS, *PLAIN) if samplers is None or one.sampler in samplers]
     unknown = set(samplers or ()) - {one.sampler for one in contestants}
@@ -113,7 +113,7 @@ def _race(
         raise UserError(f"--sampler: {min(unknown)!r} is not one of {known}")
     domains = None
     if file is not None:
-        space = load_search_space(file)
+        space = load_own_space(file)
         domains = [race_domain(space, one) for one in tables]
     trials, fan, deviation = numbers
     rules = Rules(trials=trials, fan=fan, seed_deviation=deviation)
@@ -146,9 +146,9 @@ def _replay_sweep(
     from sweeper.options import REPORT
     from sweeper.replay.sweep import SUFFIX, replay_sweep
     from sweeper.reporting import write_report_files
-    from sweeper.space.load import load_search_space
+    from sweeper.space.load import load_own_space
 
-    space = load_search_space(file)
+    space = load_own_space(file)
     done = replay_sweep(
         space,
         file.read_text(encoding="utf-8"),

@@ -11,22 +11,22 @@ Budget, learning rate, the method's parameters and the seed may differ.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from sweeper.search import Domain, Proposal, Recommendation, Strategy
 from sweeper.search.domain import Parameters
 from trainers.contract.record import RunRecord
-from trainers.contract.spec import Scalar, TrialSpec, fingerprint
+from trainers.contract.spec import AnySpec, Scalar, Spec, fingerprint, spec_to_dict
 from trainers.methods import LEARNING_RATE
 
 NOISE_FLOOR_SEEDS = 5
 """Seeds of the noise-floor cell, where confirmation has one seed and so shows no spread of its own."""
 
-SpecMaker = Callable[[Mapping[str, Scalar], int, int], TrialSpec]
+SpecMaker = Callable[[Mapping[str, Scalar], int, int], AnySpec]
 """Parameters (with the learning rate), total steps and seed to a spec of this arm."""
 
 
-def proposal_of(spec: TrialSpec) -> Proposal:
+def proposal_of(spec: Spec) -> Proposal:
     """The search's view of a tuning trial."""
     parameters = (*spec.parameters, (LEARNING_RATE, spec.schedule.learning_rate))
     return Proposal(tuple(sorted(parameters)), spec.schedule.total_steps, spec.seed)
@@ -46,11 +46,11 @@ class Arm:
     seeds: tuple[int, ...]
     noise_floor: bool
     tuned: dict[str, RunRecord] = field(default_factory=dict)
-    asked: dict[str, TrialSpec] = field(default_factory=dict)
+    asked: dict[str, AnySpec] = field(default_factory=dict)
     winner: Recommendation | None = None
     confirming: dict[str, str] = field(default_factory=dict)
 
-    def belongs(self, spec: TrialSpec) -> bool:
+    def belongs(self, spec: Spec) -> bool:
         """Whether `spec` is a tuning trial that this arm's search could have asked for, in its present space."""
         if (spec.scale, spec.method) != (self.scale, self.method):
             return False
@@ -62,7 +62,7 @@ class Arm:
         # The ids, not the parts: a trial on another text or batch has the same proposal and another loss.
         return self.make(dict(proposal.parameters), proposal.total_steps, proposal.seed).spec_id == spec.spec_id
 
-    def replay(self, finished: Iterable[RunRecord], pending: Iterable[TrialSpec]) -> None:
+    def replay(self, finished: Iterable[RunRecord], pending: Iterable[AnySpec]) -> None:
         """Rebuild the search from what an earlier run of the sweep left in the ledger."""
         for record in finished:
             self.asked[record.spec.spec_id] = record.spec
@@ -72,7 +72,7 @@ class Arm:
             self.asked[spec.spec_id] = spec
             self.strategy.adopt(proposal_of(spec))
 
-    def ask(self) -> list[TrialSpec]:
+    def ask(self) -> list[AnySpec]:
         """The next tuning trials, a fan at a time; none once every trial has been asked for."""
         room = self.trials - len(self.asked)
         if room <= 0:
@@ -104,7 +104,7 @@ class Arm:
         finished = [record for record in ended if record.spec.schedule.total_steps == top]
         return min(finished, key=lambda record: record.final_loss or 0.0, default=None)
 
-    def confirm(self) -> list[tuple[TrialSpec, str]]:
+    def confirm(self) -> list[tuple[AnySpec, str]]:
         """Choose the winner and give its trials on fresh seeds with their purpose; none where every trial diverged."""
         if self.best is None:
             return []
@@ -115,7 +115,7 @@ class Arm:
         self.confirming = {spec.spec_id: purpose for spec, purpose in trials}
         return trials
 
-    def confirmations(self, values: Parameters) -> list[tuple[TrialSpec, str]]:
+    def confirmations(self, values: Parameters) -> list[tuple[AnySpec, str]]:
         """The trials on fresh seeds, with their purpose, of these values."""
         parameters = dict(values)
         trials = [
@@ -131,26 +131,14 @@ class Arm:
         return trials
 
 
-def identity_of(spec: TrialSpec) -> str:
+def identity_of(spec: Spec) -> str:
     """Hash of what two trials must have in common for one to teach the other's search."""
-    return fingerprint(
-        {
-            "scale": spec.scale,
-            "method": spec.method,
-            "shape": asdict(spec.shape),
-            "corpus": spec.corpus_fingerprint,
-            "tokenizer": spec.tokenizer_fingerprint,
-            "batch": [spec.context, spec.tokens_per_step],
-            "validation": spec.validation_tokens,
-            "warmup": spec.schedule.warmup_steps,
-            "optimizer": asdict(spec.optimizer),
-            "precision": spec.precision,
-            "numerics": spec.numerics,
-        }
-    )
+    free = ("parameters", "seed", "schedule")
+    fixed = {name: value for name, value in spec_to_dict(spec).items() if name not in free}
+    return fingerprint({**fixed, "warmup": spec.schedule.warmup_steps})
 
 
-def earlier_points(records: Iterable[RunRecord], like: TrialSpec) -> list[tuple[Parameters, float]]:
+def earlier_points(records: Iterable[RunRecord], like: Spec) -> list[tuple[Parameters, float]]:
     """Points and final losses of finished trials with the identity of `like`, at the largest budget that any has."""
     identity = identity_of(like)
     finished = [

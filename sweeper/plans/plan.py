@@ -22,15 +22,14 @@ from sweeper.engine.sweep import Sweep
 from sweeper.executors.simulated import SimulatedExecutor, trains_nothing
 from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.options import CorpusFacts
-from sweeper.plans.costs import StepCost
+from sweeper.plans.costs import Costs, run_seconds
 from sweeper.plans.fits import ScaleFit
-from sweeper.space.schema import SearchSpace
+from sweeper.space.schema import AnySpace, SearchSpace
 from sweeper.space.trials import FAN_AXIS
-from trainers.contract.flops import count_parameters, flops_at
 from trainers.contract.record import Provenance, RunRecord
-from trainers.contract.schedule import data_position, phase_at
-from trainers.contract.spec import TrialSpec
-from trainers.methods import BASELINE, describe_parameters, phases_of
+from trainers.contract.schedule import phase_at
+from trainers.contract.spec import AnySpec
+from trainers.methods import BASELINE, describe_parameters, facts_of, phases_of
 from trainers.planning.lineage import path_of
 from trainers.planning.store import MemoryStore
 
@@ -55,7 +54,7 @@ class ScalePlan:
     `fit` says on which devices it fits, where that was asked."""
 
     scale: str
-    parameters: int
+    parameters: int | None
     arms: tuple[PlannedArm, ...]
     step_seconds: float
     wall_hours: float
@@ -67,7 +66,8 @@ class ScalePlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A whole sweep. Hours are device-hours with `workers` trials at a time; checkpoints may take `disk_budget` bytes."""
+    """A whole sweep. Hours are device-hours with `workers` trials at a time; checkpoints may take `disk_budget` bytes.
+    `commands` are those of another trainer, one a method, as they would run."""
 
     name: str
     question: str
@@ -80,6 +80,7 @@ class Plan:
     price_per_hour: float | None
     currency: str
     disk_budget: float
+    commands: tuple[str, ...] = ()
 
     @property
     def arms(self) -> tuple[PlannedArm, ...]:
@@ -103,7 +104,7 @@ class Plan:
         return 1 - sum(arm.steps_shared for arm in self.arms) / alone if alone else 0.0
 
 
-def guessed_loss(spec: TrialSpec) -> float:
+def guessed_loss(spec: AnySpec) -> float:
     """A stand-in surface that steers simulated searches: the published valley, and a middle learning rate."""
     # Only the course of an adaptive search depends on it; steps and hours hardly do. The jitter breaks ties the same
     # way every time.
@@ -114,20 +115,20 @@ def guessed_loss(spec: TrialSpec) -> float:
 
 
 def plan_scale(
-    space: SearchSpace,
+    space: AnySpace,
     scale: str,
     *,
     corpus: CorpusFacts,
-    cost: StepCost,
+    cost: Costs,
     workers: int,
     known: Iterable[RunRecord],
     devices_per_trial: float,
 ) -> tuple[ScalePlan, tuple[PlannedStage, ...]]:
     """Simulate one scale, with what the ledger holds already."""
     # Scale by scale, so that each has a wall time and a peak of its own disk.
-    one = space.model_copy(update={"scales": (scale,)})
+    one = space.of_one_scale(scale)
     # A corpus that is not prepared yet has no tokenizer; the file says how large its vocabulary will be.
-    if corpus.vocab_size == 0:
+    if corpus.vocab_size == 0 and isinstance(space, SearchSpace):
         corpus = replace(corpus, vocab_size=space.tokenizer.vocab_size)
     known = [record for record in known if record.spec.scale == scale]
     ledger, store = MemoryLedger(), MemoryStore()
@@ -159,11 +160,12 @@ def plan_scale(
         for method in space.methods
     )
     example = next(spec for spec, _ in wanted if spec.method == BASELINE)
-    resolution = _resolution(space, known, count_parameters(example.shape).total)
+    parameters = facts_of(example).params
+    resolution = _resolution(space, known, parameters)
     lines = _planned_stages(store, fresh, cost, devices_per_trial)
     return ScalePlan(
         scale=scale,
-        parameters=count_parameters(example.shape).total,
+        parameters=None if parameters is None else int(parameters),
         arms=arms,
         step_seconds=cost.seconds(example, phases_of(example)[0]),
         wall_hours=executor.wall_seconds / 3600,
@@ -174,7 +176,7 @@ def plan_scale(
 
 
 def _planned_stages(
-    store: MemoryStore, fresh: Iterable[TrialSpec], cost: StepCost, devices: float
+    store: MemoryStore, fresh: Iterable[AnySpec], cost: Costs, devices: float
 ) -> tuple[PlannedStage, ...]:
     """The stages that were trained for the `fresh` trials, in the order in which they ended."""
     specs = {spec.spec_id: spec for spec in fresh}
@@ -208,7 +210,7 @@ def _planned_stages(
     return tuple(lines)
 
 
-def _label(spec: TrialSpec) -> str:
+def _label(spec: AnySpec) -> str:
     """What the trials of a trunk have in common: everything but the axis on which they leave it."""
     shared = tuple((name, value) for name, value in spec.parameters if name != FAN_AXIS)
     words = [describe_parameters(shared), f"lr={spec.schedule.learning_rate:g}", f"seed {spec.seed}"]
@@ -216,11 +218,11 @@ def _label(spec: TrialSpec) -> str:
 
 
 def _planned_arm(
-    mine: list[tuple[TrialSpec, str]],
+    mine: list[tuple[AnySpec, str]],
     done: set[str],
     executor: SimulatedExecutor,
     *,
-    cost: StepCost,
+    cost: Costs,
     corpus_tokens: int,
     devices: float,
 ) -> PlannedArm:
@@ -228,8 +230,7 @@ def _planned_arm(
     scale, method = mine[0][0].scale, mine[0][0].method
     fresh = [spec for spec, _ in mine if spec.spec_id not in done]
     alone = sum(spec.schedule.total_steps for spec in fresh)
-    flops = sum(flops_at(spec, phases_of(spec), spec.schedule.total_steps) for spec in fresh)
-    tokens = max(data_position(phases_of(spec), spec.tokens_per_step, spec.schedule.total_steps) for spec, _ in mine)
+    tokens = max(cost.counts(spec)[0] for spec, _ in mine)
     return PlannedArm(
         scale=scale,
         method=method,
@@ -240,9 +241,9 @@ def _planned_arm(
         # What the simulated sweep trained, not what the tree of all its trials holds: a search may ask for a boundary that
         # its trunk has already passed, which costs steps that the tree does not show.
         steps_shared=executor.trained_steps.get(method, 0),
-        hours_alone=sum(cost.run_seconds(spec) for spec in fresh) * devices / 3600,
+        hours_alone=sum(run_seconds(cost, spec) for spec in fresh) * devices / 3600,
         hours_shared=executor.trained_seconds.get(method, 0.0) * devices / 3600,
-        flops=flops,
+        flops=sum(cost.counts(spec)[1] for spec in fresh),
         tokens=tokens,
         epochs=tokens / corpus_tokens if corpus_tokens else None,
     )
@@ -271,13 +272,14 @@ def assumed_deviation(num_parameters: float) -> float:
     return math.exp(np.interp(math.log(num_parameters), np.log(sizes), np.log(deviations)))
 
 
-def _resolution(space: SearchSpace, known: list[RunRecord], num_parameters: float) -> tuple[float | None, str]:
+def _resolution(space: AnySpace, known: list[RunRecord], num_parameters: float | None) -> tuple[float | None, str]:
     methods = [name for name in space.methods if name != BASELINE]
     if not methods:
         return None, "there is no method beside the baseline"
     seeds = len(space.seeds.confirmation)
     measured = measured_deviation(known)
-    sigma = measured or assumed_deviation(num_parameters)
+    # Of an unknown model that of a small one, which is the larger.
+    sigma = measured or assumed_deviation(num_parameters or SMALL_MODEL[0])
     result = what_it_can_resolve(
         baseline_budgets=space.methods[BASELINE].budgets.confirmation,
         method_budget=max(space.methods[methods[0]].budgets.confirmation),
@@ -286,25 +288,26 @@ def _resolution(space: SearchSpace, known: list[RunRecord], num_parameters: floa
         sigma=sigma,
         noise_floor_seeds=NOISE_FLOOR_SEEDS - 1 if seeds == 1 else 0,
     )
-    said = "measured" if measured else "assumed for this size"
+    said = "measured" if measured else f"assumed for {'this' if num_parameters else 'a small'} size"
     reason = f"with a seed deviation of {sigma:.2g} nats, {said}"
     return result.smallest_speedup, f"{result.reason}; {reason}" if result.reason else reason
 
 
 def make_plan(
-    space: SearchSpace,
+    space: AnySpace,
     *,
     corpus: CorpusFacts,
     corpus_words: str,
-    cost: StepCost,
+    cost: Costs,
     workers: int,
     on_gpu: bool,
     known: Iterable[RunRecord] = (),
     devices_per_trial: float = 1,
     fits: Mapping[str, ScaleFit] | None = None,
+    commands: tuple[str, ...] = (),
 ) -> Plan:
     """The plan of `space` on `workers` workers. `known` are the records that the ledger holds already, `fits` what is known
-    of the scales' memory."""
+    of the scales' memory, `commands` those of another trainer."""
     known = tuple(known)
     parts = [
         plan_scale(
@@ -330,4 +333,5 @@ def make_plan(
         price_per_hour=space.price.per_gpu_hour if space.price else None,
         currency=space.price.currency if space.price else "USD",
         disk_budget=space.resources.disk_gb * 1e9,
+        commands=commands,
     )

@@ -25,7 +25,7 @@ from sweeper.space.schema import SearchSpace
 from sweeper.space.trials import FAN_AXIS, domain_of
 from trainers.contract.errors import InputError
 from trainers.contract.record import Failed, Provenance, RunRecord
-from trainers.contract.spec import TrialSpec
+from trainers.contract.spec import Spec
 from trainers.methods import PARAMETER_TABLE
 from trainers.planning.store import MemoryStore
 from trainers.training.provenance import provenance
@@ -50,7 +50,7 @@ class TableSurface:
     deviation: float = SEED_DEVIATION
     per_doubling: float | None = None
 
-    def loss(self, spec: TrialSpec) -> float:
+    def loss(self, spec: Spec) -> float:
         """Raises `InputError` for a method, a budget, a cell or a bag weighting that the tables do not know."""
         refuse_other_methods(spec)
         weighting = spec.parameter("bag_weighting", self.tables[0].bag_weighting)
