@@ -20,8 +20,9 @@ from sweeper.options import CORPORA, STAGES, CorpusFacts, RunOptions, corpus_fac
 from sweeper.plans.costs import Costs, step_cost
 from sweeper.plans.plan import UNPREPARED
 from sweeper.plans.room import Room, find_room
+from sweeper.space.foreign_schema import AnySpace, ForeignSpace
 from sweeper.space.load import load_search_space
-from sweeper.space.schema import AnySpace, ForeignSpace, SearchSpace
+from sweeper.space.schema import SearchSpace
 from trainers.bench.result import FOLDER as BENCH
 from trainers.bench.result import read_figures
 from trainers.contract.errors import InputError, UserError

@@ -31,7 +31,7 @@ def recipe(results: Path, name: str, total_steps: int | None, tracking_uri: str 
 
     Raises `LedgerError` where there is no such sweep, `InputError` where it has confirmed no method.
     """
-    from reports.estimate.forecast import forecast
+    from reports.estimate.targets import forecast
     from reports.html import theme
     from reports.sections.recipe import info, snippet
     from reports.summary import summarize

@@ -17,8 +17,8 @@ from sweeper.ledger.mlflow_ledger import Ledger
 from sweeper.ledger.tables import imported_runs
 from sweeper.options import COMPARISONS, REPORT, SUMMARY
 from sweeper.space.errors import SearchSpaceError
+from sweeper.space.foreign_schema import AnySpace
 from sweeper.space.load import parse_search_space
-from sweeper.space.schema import AnySpace
 from sweeper.space.trials import domain_of
 from trainers.contract.record import RunRecord
 from trainers.contract.spec import Scalar

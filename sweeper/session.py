@@ -32,8 +32,8 @@ from sweeper.options import REPORT, STAGES, RunOptions
 from sweeper.plans.known import known_records
 from sweeper.plans.plan import Plan, make_plan
 from sweeper.plans.room import Room, find_room
+from sweeper.space.foreign_schema import AnySpace
 from sweeper.space.load import load_search_space
-from sweeper.space.schema import AnySpace
 from trainers.contract.errors import UserError
 from trainers.contract.record import Failed, Provenance, RunRecord
 from trainers.planning.store import DiskStore

@@ -21,7 +21,7 @@ from sweeper.options import CorpusFacts
 from sweeper.search import make_strategy
 from sweeper.search.domain import Parameters
 from sweeper.search.warm_start import starting_points
-from sweeper.space.schema import AnySpace
+from sweeper.space.foreign_schema import AnySpace
 from sweeper.space.trials import domain_of, grid_trials, make_spec
 from trainers.contract.record import Diverged, Failed, Provenance, RunRecord, Stopped
 from trainers.contract.spec import AnySpec, Scalar

@@ -16,7 +16,8 @@ from typing import Literal
 
 from sweeper.foreign.trainer import ForeignTrainer
 from sweeper.foreign.worker import WATCHED, run_command
-from sweeper.space.schema import ForeignSpace, values_of
+from sweeper.space.foreign_schema import ForeignSpace
+from sweeper.space.schema import values_of
 from sweeper.space.trials import make_spec
 from trainers.contract.record import Diverged, Failed, Stopped
 from trainers.contract.spec import ForeignSpec

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from sweeper.space.schema import Metrics, TensorboardTags
+from sweeper.space.foreign_schema import Metrics, TensorboardTags
 from trainers.contract.record import MOST_COUNTED, MOST_FLOPS, MOST_SECONDS
 
 LONGEST_SHOWN = 80

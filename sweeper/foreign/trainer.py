@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweeper.space.code_files import code_fingerprint
-from sweeper.space.schema import ForeignSpace, Metrics
+from sweeper.space.foreign_schema import ForeignSpace, Metrics
 from trainers.contract.errors import given
 from trainers.contract.spec import ForeignSpec
 from trainers.planning.command import boundary_of

@@ -162,6 +162,7 @@ class CommandRun:
             self.reader = reader_of(trainer.metrics, folder.out, folder.log)
             # What an attempt left that was cut is half a line at worst: forgiven, as whoever goes on says it again.
             track.add(self.reader.cut(forgive=True), None)
+            self.reader.bad = None
             began = time.monotonic()
             process = GuardedProcess(
                 command=words_of(spec, folder),

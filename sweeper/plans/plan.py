@@ -24,7 +24,8 @@ from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.options import CorpusFacts
 from sweeper.plans.costs import Costs, run_seconds
 from sweeper.plans.fits import ScaleFit
-from sweeper.space.schema import AnySpace, SearchSpace
+from sweeper.space.foreign_schema import AnySpace
+from sweeper.space.schema import SearchSpace
 from sweeper.space.trials import FAN_AXIS
 from trainers.contract.record import Provenance, RunRecord
 from trainers.contract.schedule import phase_at

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from sweeper.options import RunOptions
 from sweeper.plans.fits import ScaleFit, device_memory, fits_of, refuse_what_does_not_fit
-from sweeper.space.schema import AnySpace, SearchSpace
+from sweeper.space.foreign_schema import AnySpace
+from sweeper.space.schema import SearchSpace
 from trainers.training.devices import cpu_name, device_name
 
 

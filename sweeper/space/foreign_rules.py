@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sweeper.space.code_files import matching
 from sweeper.space.errors import choose_from, closest, shown
+from sweeper.space.foreign_schema import Metrics, TrainerSettings
 from sweeper.space.rules import (
     Arms,
     Finding,
@@ -26,7 +27,7 @@ from sweeper.space.rules import (
     refused_values,
     whole_gpus,
 )
-from sweeper.space.schema import Metrics, Resources, Scalar, Search, Seeds, TrainerSettings
+from sweeper.space.schema import Resources, Scalar, Search, Seeds
 from sweeper.space.yaml_lines import Location
 from trainers.methods import BASELINE, LEARNING_RATE, PARAMETER_TABLE
 from trainers.planning.command import ALWAYS, NEUTRAL, TRIAL, USED_THROUGH, placeholders

@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sweeper.space.schema import ForeignSpace, SearchSpace
+from sweeper.space.foreign_schema import ForeignSpace
+from sweeper.space.schema import SearchSpace
 from trainers.contract.scales import SCALES
 from trainers.data.sources import SOURCES
 from trainers.methods import BASELINE, LEARNING_RATE, METHODS

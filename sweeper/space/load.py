@@ -14,19 +14,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from sweeper.space.errors import Problem, SearchSpaceError
 from sweeper.space.foreign_rules import FOREIGN_RULES
+from sweeper.space.foreign_schema import AnySpace, Command, ForeignSpace
 from sweeper.space.messages import label, problems_of, without_tags
 from sweeper.space.rules import RULES, SoundArm, findings
-from sweeper.space.schema import (
-    AnySpace,
-    Axis,
-    AxisOrConstant,
-    Budgets,
-    Command,
-    ForeignSpace,
-    Scalar,
-    SearchSpace,
-    Space,
-)
+from sweeper.space.schema import Axis, AxisOrConstant, Budgets, Scalar, SearchSpace, Space
 from sweeper.space.yaml_lines import Location, Plain, read_yaml
 from trainers.contract.errors import InputError
 

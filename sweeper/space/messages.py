@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sweeper.space.errors import Problem, choose_from, closest, shown
-from sweeper.space.schema import AXIS_TAGS, CONSTANT_TAG, RUNGS_TAG, STEPS_TAG, ForeignSpace, Model, SearchSpace
+from sweeper.space.foreign_schema import ForeignSpace
+from sweeper.space.schema import AXIS_TAGS, CONSTANT_TAG, RUNGS_TAG, STEPS_TAG, Model, SearchSpace
 from sweeper.space.yaml_lines import Document, Location
 
 _AXIS_KEYS = tuple(tag.strip("<>") for tag in AXIS_TAGS)

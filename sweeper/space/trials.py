@@ -12,7 +12,8 @@ from typing import Literal
 
 from sweeper.search import Axis, Domain
 from sweeper.search.rungs import rung_sizes
-from sweeper.space.schema import AnySpace, AxisRange, ForeignSpace, Method, Scalar
+from sweeper.space.foreign_schema import AnySpace, ForeignSpace
+from sweeper.space.schema import AxisRange, Method, Scalar
 from trainers.contract.scales import SCALES
 from trainers.contract.schedule import steps_of
 from trainers.contract.spec import AnySpec, ForeignSpec, Optimizer, Schedule, TrialSpec

@@ -22,8 +22,9 @@ from reports.checks.all_checks import run_checks
 from reports.evidence.importing import COLUMNS, OPTIONAL_COLUMNS, OPTIONAL_POINT_COLUMNS, POINT_COLUMNS
 from reports.published import published_study
 from sweeper.cli.app import app
+from sweeper.space.foreign_schema import ForeignSpace
 from sweeper.space.load import parse_search_space
-from sweeper.space.schema import ForeignSpace, SearchSpace
+from sweeper.space.schema import SearchSpace
 from tests.support.places import ROOT, SHIPPED
 from trainers.contract.scales import SCALES
 from trainers.methods import METHODS

@@ -16,7 +16,7 @@ from sweeper.replay.loss_table import LossTable, read_tables, seed_noise
 from sweeper.replay.race import Contestant, Rules, compare_strategies
 from sweeper.replay.report import markdown_table
 from sweeper.replay.sweep import TableSurface, race_domain, replay_sweep, tables_of_scale
-from sweeper.space.load import load_search_space
+from sweeper.space.load import load_own_space
 from sweeper.space.schema import SearchSpace
 from sweeper.space.trials import make_spec
 from tests.support.places import ROOT
@@ -150,7 +150,7 @@ def test_a_replayed_climb_over_rungs_saves_what_the_lower_rung_trained() -> None
 
 
 def test_the_axes_of_a_file_are_the_race_s_domain() -> None:
-    space = load_search_space(PAPER_GRID)
+    space = load_own_space(PAPER_GRID)
     small, large = read_tables(PUBLISHED)
     assert len(race_domain(space, small).points) == 150
     assert dict(race_domain(space, large).points[-1])["bag_size"] == 13
