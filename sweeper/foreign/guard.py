@@ -78,6 +78,8 @@ def _watch(child: subprocess.Popen[bytes], grace: float, stop: list[int]) -> Non
             os.killpg(child.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(grace)
+        child.kill()  # nothing where it has ended
+        child.wait()
         return
 
 
@@ -113,10 +115,8 @@ def main(arguments: Sequence[str]) -> None:
     try:
         _watch(child, float(grace), stop)
     finally:
-        ended = child.poll()
         _end_all()
-    code = ended if ended is not None else child.poll()
-    code = -signal.SIGKILL if code is None else code
+    code = child.returncode
     with contextlib.suppress(BrokenPipeError):
         print(*(("signal", -code) if code < 0 else ("exit", code)), flush=True)
 
