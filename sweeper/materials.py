@@ -37,8 +37,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Materials:
-    """`train` trains a stage wherever it is called; `execution` is the form of its step, `ranks` how many processes of ours
-    share a trial. The rest is what the ledger is told of the text."""
+    """`train` trains a stage wherever it is called; `execution` is the form of its step. The rest is what the ledger is told
+    of the text."""
 
     train: Train
     corpus: CorpusFacts
