@@ -46,7 +46,7 @@ methods:
     budgets: {{tuning: 30, confirmation: [40, 60, 80]}}
     axes: {{learning_rate: &learning_rate {{grid: [0.002, 0.004]}}}}
   tst:
-    budgets: {{tuning: 30, confirmation: [70]}}
+    budgets: {{tuning: 30, confirmation: [40]}}
     axes: {{learning_rate: *learning_rate, bag_size: 3, step_ratio: 0.3}}
 seeds: {{tuning: [0], confirmation: [1000, 1001]}}
 search: {{sampler: auto, trials_per_arm: 2}}
@@ -74,19 +74,14 @@ def both(tmp_path_factory: pytest.TempPathFactory, corpora: Path) -> Path:
     """Results that hold the tiny sweep by our trainer and by a command."""
     results = tmp_path_factory.mktemp("both")
     (results / CORPORA).symlink_to(corpora)
-    own = results / "tiny.yaml"
-    # Bags need more steps than this to be worth it: the method is given enough to end within the baseline's ladder.
-    own.write_text(
-        TINY.read_text(encoding="utf-8").replace("confirmation: [40]", "confirmation: [70]"), encoding="utf-8"
-    )
-    run(RunOptions(own, results, executor="inline"))
+    run(RunOptions(TINY, results, executor="inline"))
     fingerprint = records_of(results, "tiny")[0].spec.corpus_fingerprint  # type: ignore[union-attr]
     (corpus,) = (
         manifest.parent
         for manifest in (results / CORPORA).glob(f"*/{MANIFEST_FILE}")
         if json.loads(manifest.read_text())["fingerprint"] == fingerprint
     )
-    text = AS_COMMAND.format(tiny=own, corpus=corpus, directory=ROOT / "tests" / "support", root=ROOT)
+    text = AS_COMMAND.format(tiny=TINY, corpus=corpus, directory=ROOT / "tests" / "support", root=ROOT)
     file = results / "as-command.yaml"
     file.write_text(text, encoding="utf-8")
     run(RunOptions(file, results, executor="inline"))
@@ -99,11 +94,10 @@ def test_a_command_comes_to_the_same_losses_and_the_same_verdict(both: Path) -> 
     assert foreign == own
     verdicts = [summarize(read_study(both, name, None)).verdicts[0] for name in ("tiny", "as-command")]
     counted = [{clock: value for clock, value in verdict.by_clock if clock != "gpu_hours"} for verdict in verdicts]
-    assert counted[0].keys() == {"flops", "tokens", "steps"}
+    # Not the loss gap: it is read at equal hours, which are measured.
     assert counted[0] == counted[1]
-    assert verdicts[0].words == verdicts[1].words
-    assert verdicts[0].loss_gap == verdicts[1].loss_gap
-    assert (verdicts[0].equal_tuning, verdicts[0].target_loss) == (verdicts[1].equal_tuning, verdicts[1].target_loss)
+    first, second = ((v.words, v.target_loss, v.equal_tuning, v.seeds_method, v.flags) for v in verdicts)
+    assert first == second
 
 
 def test_ledger_report_and_import_ask_for_no_kind(both: Path, tmp_path: Path) -> None:
