@@ -46,10 +46,6 @@ class Track:
     spans: list[Span] = field(default_factory=list)
     _began: float | None = None
 
-    def begin(self) -> None:
-        """A further attempt."""
-        self._began = None
-
     def add(self, sightings: Sequence[Sighting], now: float | None) -> None:
         """Take in what was said; `now` is the wall's clock in seconds, None for what was said before anybody watched."""
         for seen in sightings:
