@@ -12,9 +12,18 @@ from typing import Any
 from reports.checks.all_checks import run_checks
 from reports.estimate.scaling import Aggregate, SizeTrend, geometric_mean, size_trend
 from reports.estimate.speedup import judge
-from reports.estimate.targets import TargetCost, costs_at
-from reports.estimate.verdict import Check, MatchedPair, NotReached, Reached, ScaleVerdict, Speedup, Words
-from reports.estimate.wording import headline_of
+from reports.estimate.targets import read_targets
+from reports.estimate.verdict import (
+    Check,
+    MatchedPair,
+    NotReached,
+    Reached,
+    ScaleVerdict,
+    Speedup,
+    TargetReading,
+    Words,
+)
+from reports.estimate.wording import caveat_of_check, equal_data_sentence, headline_of
 from reports.evidence.study import Configuration, Study
 from reports.evidence.sweep_cost import SweepCost, sweep_cost
 from reports.html.theme import method_label
@@ -25,14 +34,15 @@ SUMMARY_SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a sweep says. `headline` is one sentence, `worst_caveat` one more (empty: none).
+    """What a sweep says. `headline` is one sentence; `equal_data` says the same with text in the place of hours (empty: not
+    known). `worst_caveat` is the worst check that failed, without one the main verdict's (empty: none).
 
     `verdicts`: one per (scale, method), scales ascending. `main` is the verdict that the headline speaks about: at the
     largest scale with a confirmed comparison, that of the method that the search-space file names first.
     `aggregates`: geometric means over scales, one per method, only where two scales or more have a measured speedup.
-    `trends`: `ln S` against `ln N`, from four scales on. `kind` is the study's; `cost` of the whole sweep, tuning
+    `trends`: `ln S` against `ln N`, from four scales on. `targets`: what each arm pays for the study's target loss. `against`
+    is the arm that all others are held against. `kind` is the study's; `cost` of the whole sweep, tuning
     included, None where it is not known.
-    `target_costs`: what every arm pays for `target_loss`, where the reader asked for one.
     """
 
     name: str
@@ -40,6 +50,7 @@ class Summary:
     clock_label: str
     device: str | None
     headline: str
+    equal_data: str
     worst_caveat: str
     verdicts: tuple[ScaleVerdict, ...]
     main: ScaleVerdict | None
@@ -47,8 +58,8 @@ class Summary:
     trends: tuple[SizeTrend, ...]
     checks: tuple[Check, ...]
     cost: SweepCost | None
-    target_loss: float | None = None
-    target_costs: tuple[TargetCost, ...] = ()
+    targets: tuple[TargetReading, ...] = ()
+    against: str = "baseline"
 
 
 def summarize(study: Study) -> Summary:
@@ -59,14 +70,17 @@ def summarize(study: Study) -> Summary:
     aggregates = [geometric_mean(verdicts, method) for method in methods]
     trends = [size_trend(verdicts, method, target) for method in methods]
     main = _main_verdict(verdicts)
+    label = method_label(main.method) if main else ""
     checks = run_checks(study, verdicts)
     devices = sorted({scale.device for scale in study.scales if scale.device})
     return Summary(
         name=study.context.name,
         kind=study.context.kind,
-        clock_label=study.clock_label,
+        # Where an arm does not know its hours, the clock is what was counted instead.
+        clock_label=main.clock_label if main else study.clock_label,
         device=", ".join(devices) or None,
-        headline=headline_of(study, main, method_label(main.method) if main else ""),
+        headline=headline_of(study, main, label),
+        equal_data=equal_data_sentence(main, label) if main else "",
         worst_caveat=_worst_caveat(main, checks),
         verdicts=verdicts,
         main=main,
@@ -74,8 +88,8 @@ def summarize(study: Study) -> Summary:
         trends=tuple(trend for trend in trends if trend is not None),
         checks=checks,
         cost=sweep_cost(study),
-        target_loss=study.context.target_loss,
-        target_costs=() if study.context.target_loss is None else costs_at(study, study.context.target_loss),
+        targets=read_targets(study),
+        against=study.context.against,
     )
 
 
@@ -84,7 +98,7 @@ def _worst_caveat(main: ScaleVerdict | None, checks: tuple[Check, ...]) -> str:
     if main is None:
         return ""
     failed = next((check for check in checks if check.status == "fail"), None)
-    return main.worst_caveat if failed is None else f"{failed.name}: {failed.number}. {failed.sentence}"
+    return main.worst_caveat if failed is None else caveat_of_check(failed)
 
 
 def _main_verdict(verdicts: tuple[ScaleVerdict, ...]) -> ScaleVerdict | None:
@@ -104,7 +118,9 @@ def summary_to_json(summary: Summary) -> dict[str, Any]:
         "kind": summary.kind,
         "clock": summary.clock_label,
         "device": summary.device,
+        "against": summary.against,
         "headline": summary.headline,
+        "equal_data": summary.equal_data or None,
         "worst_caveat": summary.worst_caveat or None,
         "cost": None
         if summary.cost is None
@@ -124,22 +140,12 @@ def summary_to_json(summary: Summary) -> dict[str, Any]:
             }
             for aggregate in summary.aggregates
         ],
-        "target": None
-        if summary.target_loss is None
-        else {
-            "loss": _number(summary.target_loss),
-            "arms": [
-                {
-                    "scale": cost.scale,
-                    "method": cost.method,
-                    "clock": cost.clock,
-                    "outcome": cost.outcome,
-                    "cost": _number(cost.cost),
-                    "interval": _pair(cost.interval),
-                }
-                for cost in summary.target_costs
-            ],
-        },
+        "target": {
+            "loss": _number(summary.targets[0].target_loss),
+            "arms": [_target_to_json(reading) for reading in summary.targets],
+        }
+        if summary.targets
+        else None,
         "checks": [
             {"name": check.name, "status": check.status, "number": check.number, "sentence": check.sentence}
             for check in summary.checks
@@ -178,7 +184,12 @@ def _verdict_to_json(verdict: ScaleVerdict) -> dict[str, Any]:
         "data_multiplier": _number(verdict.data_multiplier),
         "loss_gap": None
         if gap is None
-        else {"nats": _number(gap.gap), "interval": _pair(gap.interval), "equal_cost": gap.equal_cost},
+        else {
+            "nats": _number(gap.gap),
+            "interval": _pair(gap.interval),
+            "equal_cost": gap.equal_cost,
+            "cost_ratio": _number(gap.cost_ratio),
+        },
         "sigma": _sigma(verdict),
         "sigma_source": verdict.sigma.source if verdict.sigma is not None else None,
         "scored_tokens": verdict.scored_tokens,
@@ -186,6 +197,8 @@ def _verdict_to_json(verdict: ScaleVerdict) -> dict[str, Any]:
         if verdict.errors is None
         else {"seeds": _number(verdict.errors.seeds), "sampling": _number(verdict.errors.sampling)},
         "resolution": _number(verdict.resolution),
+        "needed_steps": verdict.needed_steps,
+        "one_more_seed": _pair(verdict.one_more_seed),
         "seeds": {"baseline": verdict.seeds_baseline, "method": verdict.seeds_method},
         "trials": {"baseline": verdict.trials_baseline, "method": verdict.trials_method},
         "equal_tuning": verdict.equal_tuning,
@@ -196,6 +209,23 @@ def _verdict_to_json(verdict: ScaleVerdict) -> dict[str, Any]:
         },
         "baseline_best": {"learning_rate": _learning_rate(baseline_best)},
         "flags": [str(flag) for flag in verdict.flags],
+    }
+
+
+def _target_to_json(reading: TargetReading) -> dict[str, Any]:
+    speedup = reading.speedup
+    return {
+        "scale": reading.scale,
+        "method": reading.method,
+        "words": str(reading.words),
+        "clock": reading.clock,
+        "cost": _number(reading.cost),
+        "interval": _pair(reading.interval),
+        "lower_bound": _number(reading.lower_bound),
+        "upper_bound": _number(reading.upper_bound),
+        "budgets": reading.budgets,
+        "speedup": None if speedup is None else _number(speedup.speedup),
+        "speedup_interval": None if speedup is None else _pair(speedup.interval),
     }
 
 

@@ -12,6 +12,7 @@ from trainers.contract.lazy import handed_out
 if TYPE_CHECKING:
     from sweeper.options import RunOptions
     from sweeper.reporting import report
+    from sweeper.search.surface_sampler import SurfaceSampler
     from sweeper.session import plan, run
     from sweeper.space.load import load_search_space
     from trainers.contract.errors import UserError
@@ -20,6 +21,7 @@ else:
         __name__,
         {
             "RunOptions": "sweeper.options",
+            "SurfaceSampler": "sweeper.search.surface_sampler",
             "UserError": "trainers.contract.errors",
             "load_search_space": "sweeper.space.load",
             "plan": "sweeper.session",
@@ -28,4 +30,4 @@ else:
         },
     )
 
-__all__ = ["RunOptions", "UserError", "load_search_space", "plan", "report", "run"]
+__all__ = ["RunOptions", "SurfaceSampler", "UserError", "load_search_space", "plan", "report", "run"]

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from sweeper.corpora import corpus_request, prepared_text, reread_text
 from sweeper.executors.inline import Train
 from sweeper.foreign.costs import command_cost
 from sweeper.foreign.dry import Check, DryRun, example_specs, measured_by_a_dry_run
 from sweeper.foreign.trainer import code_of, trainer_of
 from sweeper.foreign.worker import TrialFolder, run_command, words_of
-from sweeper.options import CORPORA, STAGES, CorpusFacts, RunOptions, corpus_facts, corpus_request
+from sweeper.options import CORPORA, STAGES, CorpusFacts, RunOptions, corpus_facts
 from sweeper.plans.costs import Costs, step_cost
 from sweeper.plans.plan import UNPREPARED
 from sweeper.plans.room import Room, find_room
@@ -44,6 +45,7 @@ class Materials:
     corpus: CorpusFacts
     description: str
     seen_share: float | None
+    bytes_per_token: float | None
     execution: str
 
 
@@ -66,18 +68,17 @@ def materials_of(space: AnySpace, options: RunOptions, room: Room, say: Say) -> 
     """Prepare what `space` needs. Raises `UserError` before anything is trained."""
     if isinstance(space, ForeignSpace):
         trainer = trainer_of(space, options.file, room.device)
-        return Materials(partial(run_command, trainer), _no_corpus(space, options), TRAINERS_OWN, None, COMMAND)
+        return Materials(partial(run_command, trainer), _no_corpus(space, options), TRAINERS_OWN, None, None, COMMAND)
     import torch
 
     from sweeper.executors.worker import train_stage
-    from trainers.data.prepare import prepare
     from trainers.training.execution import resolve_execution
 
-    corpus = prepare(corpus_request(space), options.results / CORPORA, say)
-    corpus.validation(space.validation_tokens + 1)
+    corpus = prepared_text(space, options, say)
     device = torch.device("cuda" if room.on_gpu else "cpu")
     execution = resolve_execution(options.execution, device, say, space.resources.num_ranks)
-    return Materials(train_stage, corpus_facts(corpus), corpus.description, corpus.seen_share, execution)
+    facts = corpus_facts(corpus)
+    return Materials(train_stage, facts, corpus.description, corpus.seen_share, corpus.bytes_per_token, execution)
 
 
 def expected(space: AnySpace, options: RunOptions, room: Room, known: Sequence[RunRecord]) -> Expected:
@@ -124,7 +125,8 @@ def _prepared(space: SearchSpace, options: RunOptions) -> tuple[CorpusFacts, str
     except UserError as error:
         return UNPREPARED, f"unprepared ({error})"
     if manifest:
-        return corpus_facts(manifest), f"{manifest.description}, prepared"
+        said = reread_text(space, manifest.train_tokens)
+        return corpus_facts(manifest), f"{manifest.description}, prepared{f'; {said}' if said else ''}"
     return UNPREPARED, f"{space.corpus.source}, unprepared"
 
 

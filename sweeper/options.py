@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper.space.schema import SearchSpace
 from trainers.contract.errors import UserError
-from trainers.data.request import CorpusRequest
 
 CORPORA = "corpora"
 """Folder of prepared texts, for all sweeps under the same results."""
@@ -40,6 +38,7 @@ class RunOptions:
     micro_sequences: int | None = None
     checkpoint_activations: bool = False
     tracking_uri: str | None = None
+    study_storage: str | None = None
     max_gpu_hours: float | None = None
 
     def __post_init__(self) -> None:
@@ -53,6 +52,10 @@ class RunOptions:
             raise UserError(f"workers: {self.workers} is below 0, which means all there is room for")
         if self.micro_sequences is not None and self.micro_sequences < 1:
             raise UserError(f"micro_sequences: {self.micro_sequences} is not a positive number")
+        if self.study_storage is not None and "://" not in self.study_storage:
+            raise UserError(
+                f"study_storage: {self.study_storage!r} is not a database's address, such as sqlite:///studies.db"
+            )
         if self.max_gpu_hours is not None and not self.max_gpu_hours >= 0:
             raise UserError(f"max_gpu_hours: {self.max_gpu_hours} is not a number of hours")
 
@@ -68,18 +71,6 @@ class CorpusFacts:
     train_tokens: int
     directory: str
     code: str = ""
-
-
-def corpus_request(space: SearchSpace) -> CorpusRequest:
-    """What the file asks of its text."""
-    tokenizer = space.tokenizer
-    return CorpusRequest(
-        source=space.corpus.source,
-        paths=space.corpus.paths,
-        validation_fraction=space.corpus.validation_fraction,
-        vocab_size=tokenizer.vocab_size,
-        tokenizer_path=tokenizer.path,
-    )
 
 
 def corpus_facts(corpus: Any) -> CorpusFacts:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,12 @@ from sweeper.options import COMPARISONS, REPORT, SUMMARY
 from sweeper.space.errors import SearchSpaceError
 from sweeper.space.foreign_schema import AnySpace
 from sweeper.space.load import parse_search_space
-from sweeper.space.trials import domain_of
+from sweeper.space.schema import AxisRange
+from sweeper.space.trials import as_asked_now, domain_of
 from trainers.contract.record import RunRecord
-from trainers.contract.spec import Scalar
+from trainers.contract.spec import AnySpec, Scalar, TrialSpec
 from trainers.contract.writing import write_atomically
+from trainers.methods import LEARNING_RATE
 
 if TYPE_CHECKING:
     from reports.estimate.verdict import Speedup
@@ -52,22 +55,55 @@ def study_from(
     from reports.evidence.runs import run_from_record
     from reports.evidence.study import build_study
 
-    return build_study(_context(about, command, run_links or {}), [run_from_record(record) for record in records])
+    space = _file_of(about)
+    asked = None if space is None else frozenset(r.spec.spec_id for r in records if _asked_by(space, about, r.spec))
+    context = replace(_context(about, space, command, run_links or {}), of_file=asked)
+    own = _own_units(space)
+    runs = [run_from_record(record) for record in records]
+    return build_study(context, [replace(run, own_learning_rate=run.method in own) for run in runs])
 
 
-def _context(about: SweepAbout, command: str, run_links: Mapping[str, str]) -> SweepContext:
+def _file_of(about: SweepAbout) -> AnySpace | None:
+    """The sweep's file; None for imported runs, which have none, and for one of an earlier version that is refused today.
+    Without it the page does not know ranges and identity, which is better than no page."""
+    try:
+        return parse_search_space(about.search_space_text, Path(about.search_space_file or "search-space.yaml"))
+    except SearchSpaceError:
+        return None
+
+
+def _own_units(space: AnySpace | None) -> frozenset[str]:
+    """The methods whose learning rate the file says to be in a unit of their own."""
+    rates = {name: method.axes[LEARNING_RATE] for name, method in space.methods.items()} if space else {}
+    return frozenset(name for name, rate in rates.items() if isinstance(rate, AxisRange) and rate.unit is not None)
+
+
+def _asked_by(space: AnySpace, about: SweepAbout, spec: AnySpec) -> bool:
+    """Whether a trial is one of the sweep's file as it is now: another context another trial of
+    the same values.
+
+    Which values, budgets and seeds the file asks for does not count. Nor do the model's shape and the version of the
+    numerics, which are the tool's: a later version must not disown what an earlier one trained.
+    """
+    try:
+        made = as_asked_now(
+            space,
+            spec,
+            corpus_fingerprint=about.corpus_fingerprint or getattr(spec, "corpus_fingerprint", ""),
+            tokenizer_fingerprint=about.tokenizer_fingerprint or getattr(spec, "tokenizer_fingerprint", ""),
+            code=about.code,
+        )
+    except ValueError:
+        return False
+    if isinstance(made, TrialSpec) and isinstance(spec, TrialSpec):
+        made = replace(made, shape=spec.shape, numerics=spec.numerics)
+    return made == spec
+
+
+def _context(about: SweepAbout, space: AnySpace | None, command: str, run_links: Mapping[str, str]) -> SweepContext:
     """The description that the ledger keeps, as the report asks for it: the one place where the two meet."""
     from reports.evidence.study import SweepContext
 
-    target = None
-    try:
-        file = Path(about.search_space_file or "search-space.yaml")
-        space = parse_search_space(about.search_space_text, file)
-        axes, target = searched_values(space), space.target_loss
-    except SearchSpaceError:
-        # Imported runs have no file, and one of an earlier version may be refused today. Without the ranges the page says
-        # that the edges of the search are not known, which is better than no page.
-        axes = {}
     return SweepContext(
         name=about.name,
         question=about.question,
@@ -78,11 +114,12 @@ def _context(about: SweepAbout, command: str, run_links: Mapping[str, str]) -> S
         git_dirty=about.git_dirty,
         corpus_description=about.corpus_description,
         seen_share=about.seen_share,
+        bytes_per_token=about.bytes_per_token,
         search_space_text=about.search_space_text,
         price_per_gpu_hour=about.price_per_gpu_hour,
         currency=about.currency,
-        axes=axes,
-        target_loss=target,
+        axes=searched_values(space) if space else {},
+        target_loss=space.target_loss if space else None,
         run_links=run_links,
     )
 
@@ -101,7 +138,7 @@ def study_of_runs(
     """The study of runs that were trained elsewhere. `links` lead into the dashboard, by run id."""
     from reports.evidence.study import build_study
 
-    return build_study(_context(about, command, links or {}), runs)
+    return build_study(_context(about, _file_of(about), command, links or {}), runs)
 
 
 def read_study(results: Path, name: str, tracking_uri: str | None) -> Study:

@@ -25,6 +25,7 @@ from sweeper.engine.sweep import Sweep
 from sweeper.engine.view import SweepView, view_of
 from sweeper.executors.inline import Executor, InlineExecutor
 from sweeper.ledger.about import SweepAbout
+from sweeper.ledger.location import LedgerError
 from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
 from sweeper.lock import STOP, driving
 from sweeper.materials import Materials, expected, materials_of, ranks_of
@@ -34,7 +35,9 @@ from sweeper.plans.plan import Plan, make_plan
 from sweeper.plans.room import Room, find_room
 from sweeper.space.foreign_schema import AnySpace
 from sweeper.space.load import load_search_space
+from sweeper.studies.keeper import StudyLedger, place_of
 from trainers.contract.errors import UserError
+from trainers.contract.faults import Terminated
 from trainers.contract.record import Failed, Provenance, RunRecord
 from trainers.planning.store import DiskStore
 from trainers.training.provenance import provenance
@@ -66,6 +69,9 @@ def plan(options: RunOptions) -> Plan:
     room = find_room(space, options)
     known = known_records(options.results, space.name, options.tracking_uri)
     what = expected(space, options, room, known)
+    earlier: tuple[RunRecord, ...] = ()
+    with contextlib.suppress(LedgerError):
+        earlier = _earlier(space, options)
     return make_plan(
         space,
         corpus=what.corpus,
@@ -74,39 +80,58 @@ def plan(options: RunOptions) -> Plan:
         workers=room.workers,
         on_gpu=room.on_gpu,
         known=known,
+        earlier=earlier,
         devices_per_trial=room.devices,
         fits=room.fits,
         commands=what.commands,
     )
 
 
-@contextlib.contextmanager
-def _stopping(folder: Path) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask the workers to save and end; a second Ctrl-C ends at once.
+class _Stopping:
+    """Ctrl-C and SIGTERM: while the sweep runs (`gently`) they ask the workers to save and end, at any other time and when
+    they come again they end at once."""
 
-    Python gives signals to its main thread only: in another one, whoever started it decides what they do.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    asked: list[int] = []
+    def __init__(self, folder: Path) -> None:
+        self.gently = False
+        self._folder = folder
+        self._asked: list[int] = []
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        (folder / STOP).touch()
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self._asked.append(number)
+        if len(self._asked) > 1 or not self.gently:
+            self.end()
+        (self._folder / STOP).touch()
         sys.stderr.write("\nstopping: running stages save their state (again to end at once)\n")
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    def listen(self) -> None:
+        """From here on; again after Ray has started, which listens itself. Python gives signals to its main thread only: in
+        another one, whoever started it decides what they do."""
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                signal.signal(number, self)
+
+    def end(self) -> None:
+        """Raise what the first signal means, if there was one."""
+        if self._asked:
+            raise Terminated if self._asked[0] == signal.SIGTERM else KeyboardInterrupt
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _stopping(folder: Path) -> Iterator[_Stopping]:
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    stopping = _Stopping(folder)
+    stopping.listen()
     try:
-        yield
+        yield stopping
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
     # The workers have saved and ended by now. Whoever called still learns that it was interrupted.
-    if asked:
-        raise KeyboardInterrupt
+    stopping.end()
 
 
 def _about(space: AnySpace, options: RunOptions, materials: Materials, where: Provenance) -> SweepAbout:
@@ -124,6 +149,8 @@ def _about(space: AnySpace, options: RunOptions, materials: Materials, where: Pr
         corpus_description=materials.description,
         corpus_tokens=corpus.train_tokens,
         seen_share=materials.seen_share,
+        bytes_per_token=materials.bytes_per_token,
+        code=corpus.code,
         git_commit=where.git_commit,
         git_dirty=where.git_dirty,
         versions=where.versions,
@@ -144,17 +171,24 @@ def run(options: RunOptions, say: Say = lambda line: None, watch: Watch = lambda
     # What does not fit here is said at once. A cluster has to be asked, and is before minutes go into preparing text.
     room = find_room(space, options) if options.address is None else None
     folder = (options.results / space.name).resolve()
-    with driving(folder), _executor(space, options, folder, room) as (executor, room), contextlib.ExitStack() as stack:
+    with (
+        driving(folder),
+        _stopping(folder) as stopping,
+        _executor(space, options, folder, room) as (executor, room),
+        contextlib.ExitStack() as stack,
+    ):
+        stopping.listen()
         materials = materials_of(space, options, room, say)
         ledger = stack.enter_context(Ledger.open(options.results, space.name, options.tracking_uri, create=True))
+        kept = stack.enter_context(StudyLedger(ledger, place_of(folder, options.study_storage), say))
         sweep: Sweep | None = None
         complete = False
         try:
-            with _stopping(folder):  # inside the executor's: Ray sets signal handlers of its own when it starts
-                sweep = _sweep(space, options, folder, ledger, materials, room)
-                executor.run(sweep, materials.train, partial(_look, sweep, folder, watch))
-                watch(view_of(sweep))
-                complete = sweep.stopping is None and not sweep.book.paths
+            sweep = _sweep(space, options, folder, ledger, kept, materials, room)
+            stopping.gently = True
+            executor.run(sweep, materials.train, partial(_look, sweep, folder, watch))
+            watch(view_of(sweep))
+            complete = sweep.stopping is None and not sweep.book.paths
         finally:
             # Also after an interruption or a fault: what was paid for is in the ledger, and a page of it costs
             # seconds.
@@ -177,9 +211,10 @@ def _executor(space: AnySpace, options: RunOptions, folder: Path, room: Room | N
         assert room is not None, "options refuse an address without Ray"
         yield InlineExecutor(), replace(room, gpus=math.ceil(room.gpus))  # one at a time has the whole device
         return
-    from sweeper.executors.ray_tune import RayExecutor, attach
+    from sweeper.executors.cluster import attach
+    from sweeper.executors.ray_tune import RayExecutor
 
-    with attach(options.address, num_cpus=len(os.sched_getaffinity(0))) as cluster:
+    with attach(options.address, num_cpus=len(os.sched_getaffinity(0)), shared=folder) as cluster:
         room = room or find_room(space, options, cluster.cpus, cluster.gpus)
         for what, wanted, there in (("gpus", room.gpus, cluster.gpus), ("cpus", room.cpus, cluster.cpus)):
             if wanted > there:
@@ -196,7 +231,13 @@ def _look(sweep: Sweep, folder: Path, watch: Watch) -> None:
 
 
 def _sweep(
-    space: AnySpace, options: RunOptions, folder: Path, ledger: Ledger, materials: Materials, room: Room
+    space: AnySpace,
+    options: RunOptions,
+    folder: Path,
+    ledger: Ledger,
+    kept: StudyLedger,
+    materials: Materials,
+    room: Room,
 ) -> Sweep:
     import torch
 
@@ -216,7 +257,7 @@ def _sweep(
     return Sweep(
         space,
         materials.corpus,
-        ledger,
+        kept,
         DiskStore(store),
         site,
         where,

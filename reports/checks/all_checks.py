@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from reports.checks import check_estimates as estimates
 from reports.checks import check_runs as runs
+from reports.checks import check_stated as stated
 from reports.checks.check_runs import OneCheck
 from reports.estimate.verdict import Check, ScaleVerdict
 from reports.evidence.study import SETTINGS, Study
@@ -14,6 +15,7 @@ from reports.evidence.study import SETTINGS, Study
 CHECKS: tuple[OneCheck, ...] = (
     runs.check_decayed,
     *(runs.setting_check(attribute, label) for attribute, label in SETTINGS),
+    runs.check_identity,
     runs.check_equal_trials,
     runs.check_tuning_hours,
     runs.check_tuning_length,
@@ -39,7 +41,11 @@ CHECKS: tuple[OneCheck, ...] = (
     estimates.check_target_size,
 )
 
+WHERE_STATED: tuple[stated.StatedCheck, ...] = (stated.check_execution, stated.check_loss_unit)
+"""Checks of what only some tables of runs from elsewhere say; without it they are left out."""
+
 
 def run_checks(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> tuple[Check, ...]:
     """All checks in the order of the page."""
-    return tuple(check(study, verdicts) for check in CHECKS)
+    found = [check(study) for check in WHERE_STATED]
+    return (*(check(study, verdicts) for check in CHECKS), *(check for check in found if check is not None))

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable
 from reports.estimate.verdict import Check, CheckStatus, ScaleVerdict, worst_status
 from reports.evidence.runs import DECAY_NOT_STATED, FinishedRun
 from reports.evidence.study import ScaleStudy, Study, StudyArm
-from reports.evidence.tuning import edges
+from reports.evidence.tuning import edges, own_unit
 from reports.html import theme
+from trainers.contract.record import SEARCH_PURPOSES
 
 OneCheck = Callable[[Study, tuple[ScaleVerdict, ...]], Check]
 
@@ -61,7 +62,7 @@ def _check_setting(study: Study, attribute: str, label: str) -> Check:
     statuses: list[CheckStatus] = []
     most, left_out = 0, 0
     for scale in study.scales:
-        values = {getattr(run, attribute) for run in _confirmed(scale.runs)}
+        values = {getattr(run, attribute) for run in _confirmed(scale.own_runs)}
         if not values:
             continue
         most = max(most, len(values))
@@ -74,6 +75,23 @@ def _check_setting(study: Study, attribute: str, label: str) -> Check:
     if most == 1:
         return Check(name, "warn", "not stated", f"The runs do not state their {label}; it is taken to be the same.")
     return Check(name, "warn", f"{most} values", f"Runs with another {label} were left out: {left_out}.")
+
+
+def check_identity(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
+    """Every run is one that the sweep's file, as it is now, would ask for."""
+    name = "Trained as the file says"
+    if study.context.of_file is None:
+        return Check(name, "not_applicable", "file unknown", "The search-space file of these runs is not known.")
+    if study.asked_for_by_an_earlier_file:
+        said = "The search-space file, as it is now, asks for none of these runs: they answer an earlier state of it."
+        return Check(name, "fail", f"0 of {len(study.runs)}", said)
+    others = sum(len(scale.runs) - len(scale.own_runs) for scale in study.scales)
+    if not others:
+        return Check(name, "pass", "0 left out", "No run is of an earlier state of the search-space file.")
+    sentence = (
+        "Runs of an earlier state of the search-space file (another context, batch, text or recipe) were left out."
+    )
+    return Check(name, "warn", f"{others} left out", sentence)
 
 
 def check_equal_trials(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
@@ -90,6 +108,9 @@ def check_equal_trials(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Chec
         return Check(name, "warn", "not recorded", "How the arms were tuned is not recorded with these runs.")
     counts = sorted({verdict.trials_method for verdict in verdicts if verdict.trials_method is not None})
     number = " / ".join(f"{count} each" for count in counts)
+    if any(own_unit(arm) for scale in study.scales for arm in scale.arms):
+        sentence = "Both arms had equal trials at equal budgets; a learning rate in a unit of its own, equal octaves."
+        return Check(name, "pass", number, sentence)
     return Check(name, "pass", number, "Both arms had equal trials over equal learning rates at equal budgets.")
 
 
@@ -118,6 +139,12 @@ def _tuning_hours(arm: StudyArm) -> float:
 def check_tuning_length(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
     """Learning rates are not carried far beyond the length that they were tuned for: their optimum falls as runs grow."""
     name = "Tuned near its length"
+    probed = [
+        f"{arm.method} at {scale.scale}: {len(arm.probes)} at {max(run.total_steps for run in arm.probes):,} steps"
+        for scale in study.scales
+        for arm in _compared_arms(scale)
+        if arm.probes
+    ]
     factors = {
         f"{arm.method} at {scale.scale}": arm.budgets[-1] / max(run.total_steps for run in arm.search)
         for scale in study.scales
@@ -127,12 +154,20 @@ def check_tuning_length(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Che
     if not factors:
         return Check(name, "not_applicable", "not recorded", "The budgets of the tuning trials are not recorded.")
     said = "; ".join(f"{arm}: {factor:.2g}x" for arm, factor in factors.items())
+    number = f"{max(factors.values()):.2g}x"
+    if len(probed) == len(factors):
+        sentence = (
+            f"An arm's largest confirmed budget over the largest that it was tuned at ({said}). The learning rate was "
+        )
+        return Check(
+            name, "pass", f"{number}, probed", f"{sentence}tried again at its longest budget ({'; '.join(probed)})."
+        )
     status: CheckStatus = "pass" if max(factors.values()) <= TUNED_WITHIN else "warn"
     sentence = (
         f"An arm's largest confirmed budget over the largest that it was tuned at ({said}). Further beyond, a learning "
     )
     sentence += "rate that was best for the short runs may be too high for the long ones, the baseline's above all."
-    return Check(name, status, f"{max(factors.values()):.2g}x", sentence)
+    return Check(name, status, number, sentence)
 
 
 def check_edges(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
@@ -160,8 +195,8 @@ def check_fresh_seeds(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check
     shared: set[int] = set()
     known = False
     for scale in study.scales:
-        searched = {run.seed for run in scale.runs if run.purpose == "tuning" and run.seed is not None}
-        confirmed = {run.seed for run in scale.runs if run.purpose == "confirmation" and run.seed is not None}
+        searched = {run.seed for run in scale.own_runs if run.purpose in SEARCH_PURPOSES and run.seed is not None}
+        confirmed = {run.seed for run in scale.own_runs if run.purpose == "confirmation" and run.seed is not None}
         known = known or bool(searched and confirmed)
         shared |= searched & confirmed
     if shared:

@@ -60,8 +60,9 @@ class Observations:
 
 def observe(scale: ScaleStudy) -> Observations:
     """Collect the runs of a scale that say something about its seed deviation."""
-    runs: list[FinishedRun] = [run for arm in scale.arms for cell in arm.cells + arm.other_cells for run in cell.runs]
-    floor = [run for arm in scale.arms for run in arm.noise_floor]
+    arms = scale.arms + scale.apart
+    runs: list[FinishedRun] = [run for arm in arms for cell in arm.cells + arm.other_cells for run in cell.runs]
+    floor = [run for arm in arms for run in arm.noise_floor]
     runs += floor
     losses = np.array([run.final_loss for run in runs], dtype=np.float64)
     index = {run.run_id: number for number, run in enumerate(runs)}

@@ -91,15 +91,22 @@ def clock_error(baseline: FinishedRun, method: FinishedRun, pools: Mapping[PoolK
     """How far the pooled step times can tilt the comparison. A phase that both arms share cancels in so far as both
     spend the same part of their time in it."""
     first, second = clock_shares(baseline, pools), clock_shares(method, pools)
+    # d ln(hours) / d ln(step time) is the part of the hours in that phase. What both arms spend alike moves both alike.
+    return _error_of({key: first.get(key, 0.0) - second.get(key, 0.0) for key in first | second}, pools)
+
+
+def own_clock_error(run: FinishedRun, pools: Mapping[PoolKey, PooledStepTime]) -> ClockError:
+    """The same for `ln(hours)` of one arm."""
+    return _error_of(clock_shares(run, pools), pools)
+
+
+def _error_of(weights: Mapping[PoolKey, float], pools: Mapping[PoolKey, PooledStepTime]) -> ClockError:
     terms: list[tuple[float, float]] = []
     assumed = False
-    for key in first | second:
+    for key, weight in weights.items():
         pool = pools.get(key)
         if pool is None:
             continue
-        # d ln(hours) / d ln(step time) is the part of the hours in that phase. What both arms spend alike moves both
-        # alike.
-        weight = first.get(key, 0.0) - second.get(key, 0.0)
         term = (weight * pool.log_standard_error) ** 2
         if term > 0:
             # An assumed error has no degrees of freedom to lose; that it is assumed is flagged.
@@ -252,6 +259,7 @@ def loss_gap(observations: Observations, baseline: Ladder, cell: Cell, method_co
         gap=gap,
         interval=(gap - half, gap + half) if math.isfinite(half) else None,
         equal_cost=bool(same or between),
+        cost_ratio=1.0 if same or between else float(baseline.cost[nearest] / method_cost),
     )
 
 
@@ -273,6 +281,7 @@ def matched_pair(baseline: Sequence[Cell], cell: Cell, clock: Clock) -> MatchedP
         baseline_steps=other.total_steps,
         method_steps=cell.total_steps,
         data_multiplier=cell.tokens / other.tokens if cell.tokens and other.tokens else None,
+        flops_ratio=other.flops / cell.flops if cell.flops and other.flops else None,
     )
 
 

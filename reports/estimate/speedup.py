@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+from reports.estimate.intervals import CONFIDENCE, t_quantile
 from reports.estimate.observations import Observations, observe
 from reports.estimate.readings import (
     NO_CLOCK_ERROR,
@@ -34,6 +36,7 @@ from reports.estimate.verdict import (
     Factors,
     Flag,
     LadderCurve,
+    LossErrors,
     MatchedPair,
     NotReached,
     Reached,
@@ -42,7 +45,8 @@ from reports.estimate.verdict import (
     SpeedupCurve,
     Words,
 )
-from reports.estimate.wording import worst_caveat
+from reports.estimate.wording import unfinished_words, worst_caveat
+from reports.evidence.runs import BASELINE
 from reports.evidence.study import Cell, ScaleStudy, Study, StudyArm
 from reports.evidence.tuning import TuningComparison, compare_tuning, edges
 
@@ -155,9 +159,7 @@ def _judge_arm(study: Study, scale: ScaleStudy, observations: Observations, meth
         tuning=tuning,
     )
     return ScaleVerdict(
-        scale=scale.scale,
-        method=method.method,
-        params=scale.params,
+        **_about_the_arms(scale, comparison.baseline, method, tuning),
         clock=comparison.clock,
         clock_label=COUNTED_CLOCKS.get(comparison.clock, scale.clock_label),
         target_loss=comparison.target.mean_loss,
@@ -173,32 +175,84 @@ def _judge_arm(study: Study, scale: ScaleStudy, observations: Observations, meth
         sigma=observations.deviation,
         seeds_baseline=comparison.baseline.num_seeds,
         seeds_method=comparison.target.num_seeds,
-        trials_baseline=comparison.baseline.num_trials,
-        trials_method=method.num_trials,
-        equal_tuning=tuning.equal,
-        tuning_difference=tuning.difference,
-        best=method.configuration,
-        baseline_best=comparison.baseline.configuration,
         budgets=tuple(_budget(comparison, cell) for cell in method.cells),
         loss_gap=loss_gap(observations, comparison.ladder, comparison.target, comparison.target_cost),
         resolution=_resolution(speedup),
         words=_words(reading),
         flags=flags,
-        worst_caveat=worst_caveat(flags, tuning.difference, observations.deviation),
+        worst_caveat=worst_caveat(flags, tuning.difference, observations.deviation, comparison.baseline.method),
         errors=reading.errors,
         scored_tokens=_scored_tokens(comparison.target),
-        longest_baseline=max(comparison.baseline.budgets),
         baseline_ladder=baseline_curve,
         method_ladder=method_curve,
         speedup_curve=over_targets,
         pchip_speedup=alternative,
+        needed_steps=_needed_steps(comparison, speedup),
+        one_more_seed=_one_more_seed(comparison, speedup, reading.errors),
+        wall_time_only=_wall_time_only(comparison),
     )
+
+
+def _wall_time_only(comparison: _ArmPair) -> bool:
+    cells = (*comparison.ladder.cells, comparison.target)
+    return comparison.clock == "gpu_hours" and any(run.wall_time_only for cell in cells for run in cell.runs)
 
 
 def _scored_tokens(cell: Cell) -> int | None:
     """How much text the ends of the runs were scored on, where their records say so."""
     known = {run.record.score.tokens for run in cell.runs if run.record is not None and run.record.score is not None}
     return known.pop() if len(known) == 1 else None
+
+
+def _about_the_arms(
+    scale: ScaleStudy, baseline: StudyArm | None, method: StudyArm, tuning: TuningComparison
+) -> dict[str, Any]:
+    """What a verdict says of its arms whether or not they are confirmed."""
+    return {
+        "scale": scale.scale,
+        "method": method.method,
+        "params": scale.params,
+        "against": baseline.method if baseline else BASELINE,
+        "trials_baseline": baseline.num_trials if baseline else None,
+        "trials_method": method.num_trials,
+        "equal_tuning": tuning.equal,
+        "tuning_difference": tuning.difference,
+        "best": method.configuration,
+        "baseline_best": baseline.configuration if baseline else None,
+    }
+
+
+def _needed_steps(comparison: _ArmPair, speedup: Speedup | None) -> int | None:
+    """Steps above which a baseline budget costs more than the method does and ends lower than any has: only such a run can
+    put the bound above 1. None where the bound is above 1 already, or there is none."""
+    match speedup:
+        case NotReached(lower_bound=float(bound)) if bound <= 1:
+            steps = comparison.target_cost / _baseline_step(comparison)
+            return max(math.ceil(steps * (1 - 1e-9)), comparison.baseline.budgets[-1])
+        case _:
+            return None
+
+
+def _one_more_seed(
+    comparison: _ArmPair, speedup: Speedup | None, errors: LossErrors | None
+) -> tuple[float, float] | None:
+    """About the interval with one seed more in both arms; None where the noise of seeds is not most of its variance, or
+    was not measured in both."""
+    seeds = min(comparison.baseline.num_seeds, comparison.target.num_seeds)
+    match speedup:
+        case Reached(log_standard_error=float(error), degrees_of_freedom=float(freedom)) if seeds > 1:
+            text = 0.0 if errors is None or not errors.seeds else (errors.sampling or 0.0) / errors.seeds
+            share = 1 / (1 + text**2)
+            noise = (error**2 - comparison.clock_error.variance) * share
+            other = error**2 - noise
+            if noise <= other:
+                return None
+            # Means over n seeds scatter by 1 / n, and n seeds leave n - 1 degrees of freedom a cell.
+            quantile = float(t_quantile((1 + CONFIDENCE) / 2, freedom * seeds / (seeds - 1)))
+            half = quantile * math.sqrt(noise * seeds / (seeds + 1) + other) + speedup.systematic
+            return speedup.speedup * math.exp(-half), speedup.speedup * math.exp(half)
+        case _:
+            return None
 
 
 def _curves(
@@ -235,10 +289,14 @@ def _factors(comparison: _ArmPair, speedup: Speedup | None) -> Factors | None:
     """Fewer steps x cheaper steps; the price of a baseline step is its ladder's mean."""
     if comparison.clock != "gpu_hours" or not isinstance(speedup, Reached):
         return None
-    baseline_step = float(comparison.ladder.cost.sum()) / sum(cell.total_steps for cell in comparison.ladder.cells)
     # Hours are steps times the price of one, so the two factors multiply to S exactly.
-    cheaper = baseline_step * comparison.target.total_steps / comparison.target_cost
+    cheaper = _baseline_step(comparison) * comparison.target.total_steps / comparison.target_cost
     return Factors(fewer_steps=speedup.speedup / cheaper, cheaper_steps=cheaper)
+
+
+def _baseline_step(comparison: _ArmPair) -> float:
+    """What a baseline step costs on the verdict's clock."""
+    return float(comparison.ladder.cost.sum()) / sum(cell.total_steps for cell in comparison.ladder.cells)
 
 
 def _data_multiplier(
@@ -339,10 +397,9 @@ def _unconfirmed(
 ) -> ScaleVerdict:
     """No finished confirmation run in one of the arms: counts, and no claim."""
     baseline = scale.baseline
+    arms = (baseline.method if baseline else BASELINE, method.method)
     return ScaleVerdict(
-        scale=scale.scale,
-        method=method.method,
-        params=scale.params,
+        **_about_the_arms(scale, baseline, method, tuning),
         clock="gpu_hours",
         clock_label=scale.clock_label,
         target_loss=method.cells[-1].mean_loss if method.cells else None,
@@ -351,12 +408,7 @@ def _unconfirmed(
         sigma=observations.deviation if observations.deviation.num_cells else None,
         seeds_baseline=baseline.num_seeds if baseline else 0,
         seeds_method=method.num_seeds,
-        trials_baseline=baseline.num_trials if baseline else None,
-        trials_method=method.num_trials,
-        equal_tuning=tuning.equal,
-        tuning_difference=tuning.difference,
-        best=method.configuration,
-        baseline_best=baseline.configuration if baseline else None,
         words=Words.UNCONFIRMED,
         flags=(Flag.UNEQUAL_TUNING,) if tuning.equal is False else (),
+        unfinished=unfinished_words(run for run in scale.own_runs if run.method in arms),
     )

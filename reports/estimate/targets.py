@@ -1,88 +1,167 @@
-"""A loss of the reader's own choice, read off every arm's ladder: what each arm pays to end there. And a budget of their own:
-what a method may be expected to end at.
+"""What a given loss costs: every arm's own ladder read at a reader's target, censored where the arm does not get there.
 
-The estimator is the speedup's, applied to one ladder at a time. A loss that an arm's budgets do not hold is censored, never
-continued to. A forecast is no claim: it takes the method to stay as far ahead of the baseline's ladder, in steps, as it was
-where it was confirmed, and says how far beyond the ladder it is read.
+The same curves, seed noise and tests as a speedup's, on one clock for all arms of a scale. The target is a number that
+the reader means on this validation text: it has no noise of its own, and neither has the text.
+And the other way round, what a method may be expected to end at for a budget of the reader's own. A forecast is no claim: it
+takes the method to stay as far ahead of the baseline's ladder, in steps, as it was where it was confirmed, and says how far
+beyond the ladder it is read.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from reports.estimate.intervals import CONFIDENCE, t_quantile
-from reports.estimate.inversion import invert_ladder
+from reports.estimate.intervals import CONFIDENCE, add_variances, t_quantile
+from reports.estimate.inversion import Inversion, invert_ladder
 from reports.estimate.observations import Observations, observe
-from reports.estimate.readings import Ladder, make_ladder
-from reports.estimate.verdict import COUNTED_CLOCKS, PAID_CLOCKS, Clock
+from reports.estimate.readings import NO_CLOCK_ERROR, ClockError, Ladder, clock_error, make_ladder, own_clock_error
+from reports.estimate.verdict import COUNTED_CLOCKS, PAID_CLOCKS, Clock, Reached, TargetReading, TargetWords
+from reports.evidence.runs import BASELINE, FloatArray
 from reports.evidence.study import Cell, ScaleStudy, Study, StudyArm
 
-Outcome = Literal["reached", "not reached", "passed", "no curve"]
+
+def read_targets(study: Study) -> tuple[TargetReading, ...]:
+    """One reading for each arm of each scale, the baseline first; empty where the study has no target."""
+    target = study.context.target_loss
+    if target is None:
+        return ()
+    return tuple(reading for scale in study.scales for reading in _read_scale(scale, target))
 
 
-@dataclass(frozen=True, slots=True)
-class TargetCost:
-    """What one arm pays for the loss on `clock`, with a 95 % interval where seeds say how far it scatters.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Arm:
+    """An arm on the scale's clock; `inversion` is None where it has no curve."""
 
-    `not reached`: the arm's largest budget, `cost`, ends above the loss. `passed`: its smallest, `cost`, ends below. `no
-    curve`: one budget, which says nothing about any other loss; `cost` is None.
-    """
-
-    scale: str
-    method: str
-    clock: Clock
-    clock_label: str
-    outcome: Outcome
-    cost: float | None
-    interval: tuple[float, float] | None = None
+    arm: StudyArm
+    ladder: Ladder | None
+    inversion: Inversion | None
 
 
-def costs_at(study: Study, loss: float) -> tuple[TargetCost, ...]:
-    """One reading for every arm with confirmed runs, in the order of the study."""
-    found = []
-    for scale in study.scales:
-        observations = observe(scale)
-        found += [_read(scale, observations, arm, loss) for arm in scale.arms if arm.cells]
-    return tuple(found)
-
-
-def _read(scale: ScaleStudy, observations: Observations, arm: StudyArm, loss: float) -> TargetCost:
-    clock, ladder = _ladder(observations, arm)
-    label = COUNTED_CLOCKS.get(clock, scale.clock_label)
-
-    def said(outcome: Outcome, cost: float | None, interval: tuple[float, float] | None = None) -> TargetCost:
-        return TargetCost(scale.scale, arm.method, clock, label, outcome, cost, interval)
-
-    if ladder is None or len(ladder.cost) < 2:
-        return said("no curve", None)
-    if loss < ladder.loss.min():
-        return said("not reached", float(ladder.cost[-1]))
-    if loss > ladder.loss.max():
-        return said("passed", float(ladder.cost[0]))
-    read = invert_ladder(ladder.cost, ladder.loss[None, :], ladder.counts, np.array([loss]))
-    log_cost, slope = float(read.log_cost[0]), float(read.slope[0])
-    if not math.isfinite(log_cost) or not math.isfinite(slope):
-        return said("no curve", None)
-    # The loss is the reader's and has no error; the ladder's cells do.
-    gradient = -(read.weights @ ladder.means_KN) / slope
-    variance, freedom = observations.variance(gradient)
-    half = float(t_quantile((1 + CONFIDENCE) / 2, freedom)[0]) * math.sqrt(variance[0]) + float(read.systematic[0])
-    known = math.isfinite(half)
-    interval = (math.exp(log_cost - half), math.exp(log_cost + half)) if known else None
-    return said("reached", math.exp(log_cost), interval)
-
-
-def _ladder(observations: Observations, arm: StudyArm) -> tuple[Clock, Ladder | None]:
-    """On the first clock that all of the arm's cells know."""
-    for clock in PAID_CLOCKS:
+def _read_scale(scale: ScaleStudy, target: float) -> list[TargetReading]:
+    observations = observe(scale)
+    clock = _clock(scale, observations)
+    arms = []
+    for arm in scale.arms:
         ladder = make_ladder(observations, arm.cells, clock)
-        if ladder is not None:
-            return clock, ladder
-    return "steps", None
+        curve = None
+        if ladder is not None and len(ladder.cost) > 1:
+            curve = invert_ladder(ladder.cost, ladder.loss[None, :], ladder.counts, np.array([target]))
+        arms.append(_Arm(arm, ladder, curve))
+    baseline = arms[0] if scale.baseline is not None else None
+    return [_read_arm(scale, observations, clock, target, one, baseline) for one in arms]
+
+
+def _clock(scale: ScaleStudy, observations: Observations) -> Clock:
+    """The first clock, in the order of what a reader pays, that every confirmed arm has; steps are always known."""
+    confirmed = [arm for arm in scale.arms if arm.cells]
+    for clock in PAID_CLOCKS:
+        if all(make_ladder(observations, arm.cells, clock) is not None for arm in confirmed):
+            return clock
+    return "steps"
+
+
+def _read_arm(
+    scale: ScaleStudy, observations: Observations, clock: Clock, target: float, one: _Arm, baseline: _Arm | None
+) -> TargetReading:
+    label = COUNTED_CLOCKS.get(clock, scale.clock_label)
+    reading = TargetReading(scale.scale, one.arm.method, clock, label, target, TargetWords.UNCONFIRMED)
+    ladder, curve = one.ladder, one.inversion
+    if ladder is None:
+        return reading
+    above, below = _apart(observations, ladder, target)
+    # Upwards from the smallest budget until one cannot be told from the target: a fixed order keeps the chance of a wrong
+    # bound at 5 % however many budgets there are.
+    excluded = len(above) if above.all() else int(above.argmin())
+    least = float(ladder.cost[excluded - 1]) if excluded else None
+    most = float(ladder.cost[0]) if below[0] else None
+    reading = replace(
+        reading,
+        budgets=len(ladder.cost),
+        end_loss=float(ladder.loss[-1]),
+        end_cost=float(ladder.cost[-1]),
+    )
+    if curve is None:
+        return replace(reading, words=TargetWords.ONE_BUDGET, lower_bound=least, upper_bound=most)
+    if target > ladder.loss.max():
+        return replace(reading, words=TargetWords.PASSED, upper_bound=most)
+    own_clock = own_clock_error(ladder.cells[0].runs[0], scale.pools) if clock == "gpu_hours" else NO_CLOCK_ERROR
+    found = _log_cost(observations, [(ladder, curve, 1.0)], own_clock)
+    if target < ladder.loss.min():
+        # As for a speedup: not reached is the test's word, and only a curve with an asymptote may be continued.
+        exponent = float(curve.curves[0].exponent[0])
+        trusted = len(ladder.cost) > 2 and exponent > 0 and found is not None
+        if observations.noise is None or above[-1] or not trusted or found is None:
+            return replace(reading, words=TargetWords.NOT_REACHED, lower_bound=least)
+        return replace(reading, words=TargetWords.PROJECTED, cost=found.speedup, interval=found.interval)
+    if found is None:
+        return replace(reading, words=TargetWords.NOT_REACHED)
+    speedup = (
+        None if baseline is None or baseline is one else _speedup(scale, observations, clock, target, baseline, one)
+    )
+    return replace(
+        reading,
+        words=TargetWords.REACHED,
+        cost=found.speedup,
+        interval=found.interval,
+        speedup=speedup,
+        against=BASELINE if baseline is None else baseline.arm.method,
+    )
+
+
+def _apart(observations: Observations, ladder: Ladder, target: float) -> tuple[np.ndarray, np.ndarray]:
+    """Which budgets end above and which below the target, by one-sided t-tests at 5 %; none without a seed deviation."""
+    variance, freedom = observations.variance(ladder.means_KN)
+    half = np.nan_to_num(t_quantile(CONFIDENCE, freedom) * np.sqrt(variance), nan=np.inf)
+    return ladder.loss - target > half, target - ladder.loss > half
+
+
+def _speedup(
+    scale: ScaleStudy, observations: Observations, clock: Clock, target: float, baseline: _Arm, method: _Arm
+) -> Reached | None:
+    """What the baseline pays for the target over what the method pays, where both ladders hold it."""
+    sides = [(one.ladder, one.inversion) for one in (baseline, method)]
+    (first, first_curve), (second, second_curve) = sides
+    if first is None or second is None or first_curve is None or second_curve is None:
+        return None
+    if not first.loss.min() <= target <= first.loss.max():
+        return None
+    error = NO_CLOCK_ERROR
+    if clock == "gpu_hours":
+        error = clock_error(first.cells[0].runs[0], second.cells[0].runs[0], scale.pools)
+    return _log_cost(observations, [(first, first_curve, 1.0), (second, second_curve, -1.0)], error)
+
+
+def _log_cost(
+    observations: Observations, sides: list[tuple[Ladder, Inversion, float]], clock: ClockError
+) -> Reached | None:
+    """The product of the sides' costs at the target, each to the power of its sign: a cost, or a ratio of two. None where
+    a curve is not read.
+
+    In one gradient the noise that two ladders share, a seed's or a trunk's, cancels where it does.
+    """
+    value = sum(sign * float(curve.log_cost[0]) for _, curve, sign in sides)
+    if not math.isfinite(value):
+        return None
+    terms = [-sign * (curve.weights / curve.slope[:, None]) @ ladder.means_KN for ladder, curve, sign in sides]
+    gradient: FloatArray = np.sum(terms, axis=0)
+    variance, own_freedom = observations.variance(gradient)
+    total, freedom = (
+        float(np.ravel(value)[0])
+        for value in add_variances((variance, own_freedom), (clock.variance, clock.degrees_of_freedom))
+    )
+    systematic = sum(float(curve.systematic[0]) for _, curve, _ in sides)
+    half = float(t_quantile((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(total) + systematic
+    known = math.isfinite(half)
+    return Reached(
+        speedup=math.exp(value),
+        interval=(math.exp(value - half), math.exp(value + half)) if known else None,
+        log_standard_error=math.sqrt(total) if known else None,
+        degrees_of_freedom=freedom if known else None,
+        systematic=systematic,
+    )
 
 
 @dataclass(frozen=True, slots=True)

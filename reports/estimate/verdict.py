@@ -112,18 +112,21 @@ Speedup = Reached | NotReached
 class LossGap:
     """Baseline loss minus method loss (nats; positive: the method is better) at the cost of the method.
 
-    `equal_cost` is False where the baseline has one budget and it costs something else.
+    `equal_cost` is False where the baseline has no budget at that cost and no curve through it: the gap is then to the
+    nearest budget, which costs `cost_ratio` times as much as the method's.
     """
 
     gap: float
     interval: tuple[float, float] | None
     equal_cost: bool
+    cost_ratio: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class MatchedPair:
     """Two measured cells side by side, nothing fitted: the method's largest confirmed budget and the baseline budget
-    whose mean final loss is closest. The convention of the published comparison."""
+    whose mean final loss is closest. The convention of the published comparison. `speedup` is on the verdict's clock,
+    `flops_ratio` the same in model FLOPs."""
 
     speedup: float
     baseline_hours: float | None
@@ -133,6 +136,7 @@ class MatchedPair:
     baseline_steps: int
     method_steps: int
     data_multiplier: float | None
+    flops_ratio: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +199,11 @@ class ScaleVerdict:
     `upper_bound`: `S < upper_bound` (95 %, one-sided), where the baseline's cheapest run already ends below the target.
     `resolution` is the smallest `S - 1` that this sweep finds in four cases of five. `worst_caveat` is one sentence.
     `budgets` are all budgets of the method, ascending; the one that gave the target is `target_steps`. What has a default
-    exists only where both arms are confirmed.
+    exists only where both arms are confirmed. `against` is the arm in the baseline's place. `needed_steps`: a baseline
+    budget has to be larger than this before it can tell whether the method is faster (None: the ladder can tell).
+    `one_more_seed` is about the interval with a further seed in both arms, where the noise of seeds is most of it.
+    `unfinished`: confirmation runs without a final loss, in words, where an arm has nothing else. `wall_time_only`: hours are
+    wall time from elsewhere, so that FLOPs stand beside them where the two differ.
     """
 
     scale: str
@@ -230,11 +238,52 @@ class ScaleVerdict:
     worst_caveat: str = ""
     errors: LossErrors | None = None
     scored_tokens: int | None = None
-    longest_baseline: int | None = None
     baseline_ladder: LadderCurve | None = None
     method_ladder: LadderCurve | None = None
     speedup_curve: SpeedupCurve | None = None
     pchip_speedup: float | None = None
+    against: str = "baseline"
+    needed_steps: int | None = None
+    one_more_seed: tuple[float, float] | None = None
+    unfinished: tuple[str, ...] = ()
+    wall_time_only: bool = False
+
+
+class TargetWords(StrEnum):
+    """What an arm's ladder says about a given loss."""
+
+    REACHED = "reached"
+    PROJECTED = "projected"
+    NOT_REACHED = "not reached"
+    PASSED = "already below"
+    ONE_BUDGET = "one budget, no curve"
+    UNCONFIRMED = "not confirmed"
+
+
+@dataclass(frozen=True, slots=True)
+class TargetReading:
+    """What one arm pays for a given loss (nats per token), on one clock for all arms of the scale.
+
+    `cost` with its 95 % interval where the arm's ladder holds the loss, or is projected to it; else `lower_bound` and
+    `upper_bound` of the cost (95 %, one-sided), where a test tells a budget from the loss. `budgets` are the arm's; the
+    largest ends at `end_loss` for `end_cost`. `speedup` is the cost of `against` over this one where both ladders hold it.
+    """
+
+    scale: str
+    method: str
+    clock: Clock
+    clock_label: str
+    target_loss: float
+    words: TargetWords
+    cost: float | None = None
+    interval: tuple[float, float] | None = None
+    lower_bound: float | None = None
+    upper_bound: float | None = None
+    budgets: int = 0
+    end_loss: float | None = None
+    end_cost: float | None = None
+    speedup: Reached | None = None
+    against: str = "baseline"
 
 
 CheckStatus = Literal["pass", "warn", "fail", "not_applicable"]

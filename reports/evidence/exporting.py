@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from reports.evidence.importing import COLUMNS, OPTIONAL_COLUMNS
+from reports.evidence.importing import COLUMNS, OPTIONAL_COLUMNS, OWN
 from reports.evidence.runs import BASELINE, FinishedRun
 from reports.evidence.study import Study
 from trainers.contract.spec import Scalar
@@ -37,6 +37,11 @@ def _fields(run: FinishedRun, hours: float | None) -> dict[str, object]:
         "decayed": "yes" if run.decayed else "no",
         "outcome": run.outcome,
         "parameters": " ".join(f"{name}={value}" for name, value in further.items()),
+        "flops": run.flops,
+        "execution": run.execution,
+        "validation_set": run.validation,
+        "learning_rate_unit": OWN if run.own_learning_rate else None,
+        "scores": " ".join(f"{name}={value!r}" for name, value in run.scores),
         "scale": run.scale,
         "method": run.method,
         "seed": run.seed,

@@ -1,26 +1,47 @@
-"""Bring your own runs: a CSV of finished runs that were trained elsewhere, read whole or not at all.
+"""Bring your own runs: a table of finished runs that were trained elsewhere, read whole or not at all.
 
 Every bad row is listed with its line number and what is allowed, and then nothing is read. What a file does not say stays
 None. The columns are documented in `COLUMNS`; other systems' records come through the same door by renaming their keys.
+How a table's text is taken apart is `delimited`'s, and what in-run points may look like is `points`'s.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
-import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
-from reports.evidence.runs import BASELINE, DECAY_NOT_STATED, EMPTY_CURVE, FinishedRun, Parameters, RunCurve, trunk_name
+from reports.evidence.delimited import (
+    MOST,
+    BadValueError,
+    Problem,
+    RunImportError,
+    choice,
+    is_no_number,
+    number,
+    positive,
+    read_rows,
+    read_text,
+    whole,
+    word,
+)
+from reports.evidence.points import InRunPoints, points_as_table, read_points
+from reports.evidence.runs import (
+    BASELINE,
+    DECAY_NOT_STATED,
+    EMPTY_CURVE,
+    FinishedRun,
+    Parameters,
+    RunCurve,
+    strangest_loss,
+    trunk_name,
+)
+from reports.evidence.units import BITS, NATS, UNITS, LossUnit, know_nothing
 from trainers.contract.errors import InputError
-from trainers.contract.record import MOST_FLOPS, MOST_LOSS, PURPOSES
+from trainers.contract.record import MOST_LOSS, PURPOSES
 from trainers.contract.schedule import boundary_step
 from trainers.contract.spec import Scalar
 from trainers.methods import PARAMETER_COLUMNS, PARAMETER_TABLE, parameter_of
@@ -35,7 +56,8 @@ COLUMNS: dict[str, str] = {
     "tokens": "data tokens read; empty if unknown",
     "final_loss": "next-token loss on the validation set after the last step; `nan` for a run that diverged",
 }
-"""Columns that must be there."""
+"""What a table is expected to say; of these, `NEEDED` must be there."""
+NEEDED = ("scale", "method", "total_steps", "final_loss")
 
 OPTIONAL_COLUMNS: dict[str, str] = {
     "run": "name of the run, needed where a second file has its in-run points",
@@ -46,76 +68,103 @@ OPTIONAL_COLUMNS: dict[str, str] = {
     "decayed": "yes or no: did the learning rate decay to its end; taken as yes, and said so, where missing",
     "outcome": "finished, stopped, diverged or failed; runs that did not finish need no final loss",
     "parameters": "further parameters of the method, such as `heads=2 pieces=4`",
+    "flops": "model FLOPs of the whole run; 6 times parameters times positions where no row states any",
+    "execution": "how it was run (compiled, eager, the version of a kernel); one arm run in two ways is warned of",
+    "validation_set": "what the loss was measured on; only runs with the same one are compared",
+    "learning_rate_unit": "`own` where the method's learning rate is not in the baseline's unit; else `shared`",
+    "scores": "downstream tasks as `name=value name=value`: shown, never in a claim",
 }
 
-POINT_COLUMNS: tuple[str, ...] = ("run", "step", "loss")
-OPTIONAL_POINT_COLUMNS: tuple[str, ...] = ("gpu_hours", "tokens", "flops")
+READING_COLUMNS: dict[str, str] = {
+    "loss_unit": f"{', '.join(UNITS)}: what the losses are in; nats (per token) where missing",
+    "bytes_per_token": "bytes of a mean token of the validation text; needed for bits per byte",
+    "vocab_size": "entries of the tokenizer; a loss above its logarithm is warned of",
+    "devices": "devices of a run whose log has only wall time",
+}
+"""What says how the others are to be read; not exported, where losses are nats."""
 
 _YES, _NO = ("yes", "true", "1", "y"), ("no", "false", "0", "n")
+OWN, SHARED = "own", "shared"
+_LEARNING_RATE_UNITS = (SHARED, OWN)
 _OUTCOMES = ("finished", "stopped", "diverged", "failed")
-_LEAST, _MOST = 1e-12, 1e18
-_MOST_OF: Mapping[str, float] = {"loss": MOST_LOSS, "final_loss": MOST_LOSS, "flops": MOST_FLOPS, "bag_size": 1e6}
-"""No run has a number outside these; beyond them a fit or a chart would overflow."""
-_INFINITY_IN_SQL = repr(sys.float_info.max)
-"""What MLflow's databases keep of an infinite loss."""
 _SIZES = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """What is wrong in one line of a file (line 1 is the header)."""
+class RunTable:
+    """What a table held, and what a reader should know of how it was read, one line each."""
 
-    source: str
-    line: int
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.source}:{self.line}: {self.message}"
-
-
-class RunImportError(InputError):
-    """A file that cannot be imported: all its problems, one line each, in the order of the file."""
-
-    def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("\n".join(str(problem) for problem in self.problems))
-
-
-class _BadValueError(ValueError):
-    """One cell that does not hold what its column asks for."""
+    runs: tuple[FinishedRun, ...]
+    remarks: tuple[str, ...]
 
 
 def read_runs(
-    path: Path, points: Path | None = None, columns: Mapping[str, str] | None = None
+    path: Path,
+    points: Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    fixed: Mapping[str, str] | None = None,
 ) -> tuple[FinishedRun, ...]:
-    """Read a CSV of finished runs, and optionally a second one with in-run points.
+    """Read a table of finished runs, and optionally a second one with in-run points.
 
-    `columns` maps our column names to those of the file. Raises `RunImportError` listing every bad row.
+    `columns` maps our column names to those of the file; `fixed` are columns that are the same for all runs. Raises
+    `RunImportError` listing bad rows, `InputError` for a file that is no text.
     """
-    return runs_from_texts(_named_text(path), None if points is None else _named_text(points), columns)
-
-
-def _named_text(path: Path) -> tuple[str, str]:
-    # No translation of line ends: inside quotes they belong to the cell.
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        return path.name, stream.read()
+    given = None
+    if points is not None:
+        given = (points.name, points_as_table(points.name, read_text(points), columns or {}))
+    return runs_from_texts((path.name, read_text(path)), given, columns, fixed).runs
 
 
 def runs_from_texts(
-    runs: tuple[str, str], points: tuple[str, str] | None = None, columns: Mapping[str, str] | None = None
-) -> tuple[FinishedRun, ...]:
+    runs: tuple[str, str],
+    points: tuple[str, str] | None = None,
+    columns: Mapping[str, str] | None = None,
+    fixed: Mapping[str, str] | None = None,
+) -> RunTable:
     """As `read_runs`, from (name, text) of tables that lie in no file."""
-    rows, problems = _read_rows(*runs, columns or {}, tuple(COLUMNS))
-    curves: dict[str, tuple[int, RunCurve]] = {}
+    known = (*COLUMNS, *OPTIONAL_COLUMNS, *READING_COLUMNS)
+    theirs = {name: (columns or {}).get(name, name) for name in known}
+    same = dict(fixed or {})
+    found = read_rows(*runs, theirs, [name for name in NEEDED if name not in same])
+    for name in same:
+        if theirs[name] in found.header:
+            raise InputError(f"--set {name}={same[name]}: {runs[0]} has a column {theirs[name]}")
+    read = InRunPoints({}, [], 0)
     if points is not None:
-        curves, more = _read_points(*points)
-        problems += more
-    return runs_from_rows(
-        rows,
+        read = read_points(*points, columns or {})
+    made = runs_from_rows(
+        [(line, {**fields, **same}) for line, fields in found.rows],
         source=runs[0],
-        curves=curves,
+        curves=read.curves,
         points_source=points[0] if points is not None else "",
-        problems=problems,
+        problems=[*found.problems, *read.problems],
+    )
+    remarks = [_absent_columns(runs[0], found.header, theirs, same), _strange_unit(runs[0], made)]
+    if points is not None and read.left_out:
+        many = "s" * (read.left_out != 1)
+        remarks.append(f"{points[0]}: {read.left_out:,} point{many} without a finite step and loss left out")
+    return RunTable(made, tuple(remark for remark in remarks if remark))
+
+
+def _absent_columns(source: str, header: Iterable[str], theirs: Mapping[str, str], fixed: Mapping[str, str]) -> str:
+    """Which of `COLUMNS` a table lacks, so that a misspelt one is noticed."""
+    names = set(header)
+    absent = [name for name in COLUMNS if theirs[name] not in names and name not in fixed]
+    if not absent:
+        return ""
+    unread = [name for name in header if name and name not in theirs.values()]
+    beside = f"; not read: {', '.join(unread[:10])}" if unread else ""
+    return f"{source}: no column {', '.join(absent)}, which stays unknown{beside}"
+
+
+def _strange_unit(source: str, runs: Iterable[FinishedRun]) -> str:
+    """A word of warning where losses can hardly be of the unit that they were read in."""
+    run = strangest_loss(runs)
+    if run is None:
+        return ""
+    return (
+        f"{source}: read as {run.loss_unit.words}, a final loss is {run.final_loss:.4g} nats, above ln V = "
+        f"{know_nothing(run.vocab_size):.4g} of a model that knows nothing; --unit says what losses are in"
     )
 
 
@@ -132,7 +181,8 @@ def runs_from_rows(
     `curves`: in-run points by run name, with the line that names it first; `problems`: what was wrong before.
     Raises `RunImportError` with every problem.
     """
-    problems = list(problems)
+    rows, problems = list(rows), list(problems)
+    stated_flops = any(fields.get("flops", "").strip() for _, fields in rows)
     runs: list[FinishedRun] = []
     first_line: dict[tuple[object, ...], int] = {}
     names: dict[str, int] = {}
@@ -140,8 +190,12 @@ def runs_from_rows(
     for line, fields in rows:
         try:
             name = fields.get("run", "").strip()
-            run = _run(fields, name or f"{source}:{line}", unused.pop(name, (0, EMPTY_CURVE))[1])
-        except _BadValueError as error:
+            run = _run(fields, name or f"{source}:{line}")
+            # Beside stated FLOPs they would be counted in two ways, which a ratio of two arms would show as a speedup.
+            run = run if stated_flops else replace(run, flops=_counted_flops(run))
+            if name in unused:
+                run = replace(run, curve=_curve_of(run, *unused.pop(name)))
+        except BadValueError as error:
             problems.append(Problem(source, line, str(error)))
             continue
         key = (run.scale, run.method, run.parameters, run.learning_rate, run.seed, run.total_steps, run.purpose)
@@ -163,98 +217,44 @@ def runs_from_rows(
     return tuple(runs)
 
 
-def _read_rows(
-    source: str, text: str, columns: Mapping[str, str], needed: tuple[str, ...]
-) -> tuple[list[tuple[int, Mapping[str, str]]], list[Problem]]:
-    """Rows with the line on which each begins, keys renamed to ours, and rows of the wrong length.
-
-    Raises `RunImportError` for a bad header.
-    """
-    reader = csv.reader(io.StringIO(text, newline=""))
-    header = [name.strip() for name in next(reader, [])]
-    theirs = {name: columns.get(name, name) for name in (*needed, *OPTIONAL_COLUMNS, *OPTIONAL_POINT_COLUMNS)}
-    missing = [theirs[name] for name in needed if theirs[name] not in header]
-    if missing:
-        message = f"missing column{'s' * (len(missing) > 1)} {', '.join(missing)}; needed are {', '.join(needed)}"
-        raise RunImportError([Problem(source, 1, message)])
-    rows: list[tuple[int, Mapping[str, str]]] = []
-    problems: list[Problem] = []
-    line = reader.line_num + 1
-    for cells in reader:
-        if any(cell.strip() for cell in cells):
-            if len(cells) != len(header):
-                problems.append(Problem(source, line, f"{len(cells)} cells, the header has {len(header)}"))
-            else:
-                given = dict(zip(header, cells, strict=True))
-                rows.append((line, {ours: given[name] for ours, name in theirs.items() if name in given}))
-        line = reader.line_num + 1
-    return rows, problems
+def _curve_of(run: FinishedRun, line: int, points: RunCurve) -> RunCurve:
+    """A run's points in nats. Hours and FLOPs that they lack are taken as equal for every step: they only place a line."""
+    losses = points.losses.copy()
+    for index, loss in enumerate(points.losses):
+        losses[index] = run.loss_unit.nats(loss)
+        if not 0 < losses[index] <= MOST_LOSS:
+            raise BadValueError(f"its points, from line {line}: a loss of {loss:g} is not of {run.loss_unit.words}")
+    share = points.steps / run.total_steps
+    hours, flops = points.gpu_hours, points.flops
+    return replace(
+        points,
+        losses=losses,
+        gpu_hours=hours if hours is not None or run.gpu_hours is None else share * run.gpu_hours,
+        flops=flops if flops is not None or run.flops is None else share * run.flops,
+    )
 
 
-def _number(fields: Mapping[str, str], name: str, allowed: str, holds: Callable[[float], bool]) -> float | None:
-    """A number that must hold a condition; None where the cell is empty."""
-    text = fields.get(name, "").strip().replace("_", "")
-    if not text:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        raise _BadValueError(f"{name}: {text!r} is not {allowed}") from None
-    if not math.isfinite(value) or not holds(value):
-        raise _BadValueError(f"{name}: {text} is not {allowed}")
-    most = _MOST_OF.get(name, _MOST)
-    if value > most or 0 < value < _LEAST:
-        raise _BadValueError(f"{name}: {text} is not {allowed} between {_LEAST:g} and {most:g}")
-    return value
-
-
-def _whole(fields: Mapping[str, str], name: str, allowed: str, least: int) -> int | None:
-    value = _number(fields, name, allowed, lambda number: number >= least and number == int(number))
-    return None if value is None else int(value)
-
-
-def _choice(fields: Mapping[str, str], name: str, allowed: tuple[str, ...], default: str) -> str:
-    text = fields.get(name, "").strip().lower() or default
-    if text not in allowed:
-        raise _BadValueError(f"{name}: {text!r} is not one of {', '.join(allowed)}")
-    return text
-
-
-def _word(fields: Mapping[str, str], name: str) -> str:
-    text = fields.get(name, "").strip()
-    if not text:
-        raise _BadValueError(f"{name}: empty; it is needed")
-    return text
-
-
-def _positive(fields: Mapping[str, str], name: str) -> float | None:
-    return _number(fields, name, "a positive number", lambda value: value > 0)
-
-
-def _run(fields: Mapping[str, str], run_id: str, curve: RunCurve) -> FinishedRun:
-    """One row as a run. Raises `_BadValueError` for the first cell that is wrong."""
-    scale, method = _word(fields, "scale"), _word(fields, "method").lower()
-    total = _whole(fields, "total_steps", "a positive whole number", 1)
+def _run(fields: Mapping[str, str], run_id: str) -> FinishedRun:
+    """One row as a run, still without its points. Raises `BadValueError` for the first cell that is wrong."""
+    scale, method = word(fields, "scale"), word(fields, "method").lower()
+    total = whole(fields, "total_steps", "a positive whole number", 1)
     if total is None:
-        raise _BadValueError("total_steps: empty; it is needed")
+        raise BadValueError("total_steps: empty; it is needed")
     parameters = _parameters(fields, method)
-    seed = _whole(fields, "seed", "a whole number from 0 up", 0)
-    rate = _positive(fields, "learning_rate")
-    outcome, loss = _outcome(fields)
+    seed = whole(fields, "seed", "a whole number from 0 up", 0)
+    rate = positive(fields, "learning_rate")
+    unit = _loss_unit(fields)
+    outcome, loss = _outcome(fields, unit)
     stated = fields.get("decayed", "").strip()
-    decayed = _choice(fields, "decayed", _YES + _NO, "yes") in _YES
-    params = _positive(fields, "params") or size_from_name(scale)
-    tokens = _positive(fields, "tokens")
+    decayed = choice(fields, "decayed", _YES + _NO, "yes") in _YES
+    params = positive(fields, "params") or size_from_name(scale)
     bag_size, ratio = int(dict(parameters).get("bag_size", 1)), float(dict(parameters).get("step_ratio", 0.0))
-    boundary = boundary_step(ratio, total)
-    equal = not any(parameter_of(name).changes_flops for name, _ in parameters)
-    latent = tokens * total / (boundary * bag_size + total - boundary) if tokens is not None and equal else None
     return FinishedRun(
         run_id=run_id,
         scale=scale,
         method=method,
         parameters=parameters,
-        purpose=_choice(fields, "stage", PURPOSES, "confirmation"),
+        purpose=choice(fields, "stage", PURPOSES, "confirmation"),
         total_steps=total,
         decayed=decayed and outcome == "finished",
         outcome=outcome,
@@ -262,41 +262,57 @@ def _run(fields: Mapping[str, str], run_id: str, curve: RunCurve) -> FinishedRun
         trunk=trunk_name(scale, method, rate, bag_size, seed, run_id),
         learning_rate=rate,
         seed=seed,
-        boundary_step=boundary,
+        boundary_step=boundary_step(ratio, total),
         final_loss=loss,
-        gpu_hours=_positive(fields, "gpu_hours"),
-        flops=6 * params * latent if params and latent else None,
-        tokens=tokens,
+        gpu_hours=positive(fields, "gpu_hours"),
+        flops=positive(fields, "flops"),
+        tokens=positive(fields, "tokens"),
         params=params,
         device=fields.get("device", "").strip() or None,
-        curve=curve,
+        num_devices=positive(fields, "devices") or 1,
+        validation=fields.get("validation_set", "").strip() or None,
+        curve=EMPTY_CURVE,
         notes=() if stated else (DECAY_NOT_STATED,),
+        execution=fields.get("execution", "").strip() or None,
+        own_learning_rate=choice(fields, "learning_rate_unit", _LEARNING_RATE_UNITS, SHARED) == OWN,
+        loss_unit=unit,
+        vocab_size=whole(fields, "vocab_size", "a whole number from 2 up", 2),
+        scores=_scores(fields),
     )
+
+
+def _counted_flops(run: FinishedRun) -> float | None:
+    """6 times parameters times positions; None where they are not known, or where a position costs something else."""
+    if run.tokens is None or run.params is None or any(parameter_of(name).changes_flops for name, _ in run.parameters):
+        return None
+    boundary = run.boundary_step or 0
+    positions = run.tokens * run.total_steps / (boundary * run.bag_size + run.total_steps - boundary)
+    return 6 * run.params * positions
 
 
 def _parameters(fields: Mapping[str, str], method: str) -> Parameters:
     """The method's parameters, sorted by name; a baseline may not have any."""
-    bag_size = _whole(fields, "bag_size", "a whole number from 1 up", 1)
-    ratio = _number(fields, "step_ratio", "in [0, 1]", lambda value: 0 <= value <= 1)
+    bag_size = whole(fields, "bag_size", "a whole number from 1 up", 1)
+    ratio = number(fields, "step_ratio", "in [0, 1]", lambda value: 0 <= value <= 1)
     if method == BASELINE:
         if (bag_size or 1) > 1:
-            raise _BadValueError(f"bag_size: {bag_size} for the baseline, which has 1")
+            raise BadValueError(f"bag_size: {bag_size} for the baseline, which has 1")
         if ratio:
-            raise _BadValueError(f"step_ratio: {ratio:g} for the baseline, which has 0")
+            raise BadValueError(f"step_ratio: {ratio:g} for the baseline, which has 0")
         if _further(fields):
-            raise _BadValueError(f"parameters: {fields['parameters']!r} for the baseline, which has none")
+            raise BadValueError(f"parameters: {fields['parameters']!r} for the baseline, which has none")
         return ()
     named = (("bag_size", bag_size), ("step_ratio", ratio), *_further(fields))
     return tuple(sorted((name, value) for name, value in named if value is not None))
 
 
 def _further(fields: Mapping[str, str]) -> Parameters:
-    """The method's other parameters: whole numbers, numbers or words. Raises `_BadValueError` for anything else."""
+    """The method's other parameters: whole numbers, numbers or words. Raises `BadValueError` for anything else."""
     found: dict[str, Scalar] = {}
-    for word in fields.get("parameters", "").split():
-        name, equals, value = word.partition("=")
+    for pair in fields.get("parameters", "").split():
+        name, equals, value = pair.partition("=")
         if not (name.isidentifier() and equals and value) or name in found or name in PARAMETER_COLUMNS:
-            raise _BadValueError(f"parameters: {word!r} is not NAME=VALUE with a name of its own")
+            raise BadValueError(f"parameters: {pair!r} is not NAME=VALUE with a name of its own")
         found[name] = _scalar(value)
     return tuple(found.items())
 
@@ -312,60 +328,53 @@ def _scalar(text: str) -> Scalar:
     return text
 
 
+def _scores(fields: Mapping[str, str]) -> tuple[tuple[str, float], ...]:
+    """Downstream scores by task. Raises `BadValueError` for what is no `name=value`."""
+    found: dict[str, float] = {}
+    for score in fields.get("scores", "").split():
+        name, _, text = score.rpartition("=")
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not name or name in found or not math.isfinite(value):
+            raise BadValueError(f"scores: {score!r} is not NAME=VALUE with a name of its own")
+        found[name] = value
+    return tuple(found.items())
+
+
+def _loss_unit(fields: Mapping[str, str]) -> LossUnit:
+    unit = LossUnit(choice(fields, "loss_unit", UNITS, NATS), positive(fields, "bytes_per_token"))
+    if unit.name == BITS and unit.bytes_per_token is None:
+        raise BadValueError("bytes_per_token: empty; only with it bits per byte become nats per token")
+    return unit
+
+
 def _outcome(
-    fields: Mapping[str, str],
+    fields: Mapping[str, str], unit: LossUnit
 ) -> tuple[Literal["finished", "stopped", "diverged", "failed"], float | None]:
-    """How the run ended, and its final loss if it finished. A loss that is no number is a divergence, never a score."""
-    text = fields.get("final_loss", "").strip().lower()
-    stated = _choice(fields, "outcome", _OUTCOMES, "finished")
+    """How the run ended, and its final loss in nats if it finished. A loss that is no number is a divergence, never a score."""
+    text = fields.get("final_loss", "").strip()
+    stated = choice(fields, "outcome", _OUTCOMES, "finished")
     match stated:
         case "stopped" | "diverged" | "failed":
             return stated, None
-    if text in ("nan", "inf", "+inf", "-inf", "infinity", _INFINITY_IN_SQL):
+    if is_no_number(text):
         return "diverged", None
     if not text:
-        raise _BadValueError("final_loss: empty; a run that did not finish says so with outcome or nan")
-    return "finished", _positive(fields, "final_loss")
+        raise BadValueError("final_loss: empty; a run that did not finish says so with outcome or nan")
+    if unit.name == NATS:
+        return "finished", positive(fields, "final_loss")
+    given = number(fields, "final_loss", "a positive number", lambda value: value > 0, MOST)
+    assert given is not None
+    loss = unit.nats(given)
+    if not 0 < loss <= MOST_LOSS:
+        raise BadValueError(f"final_loss: {given:g} is not of {unit.words}")
+    return "finished", loss
 
 
 def size_from_name(scale: str) -> float | None:
     """Parameters that a scale's name states (`270M`, `3b`, `10B-A1B`: the total); None where it states none."""
     found = re.match(r"^(\d+(?:\.\d+)?)([kmbt])(?![a-z0-9])", scale.lower())
     size = float(found.group(1)) * _SIZES[found.group(2)] if found else 0.0
-    return size if 0 < size <= _MOST else None
-
-
-def _read_points(source: str, text: str) -> tuple[dict[str, tuple[int, RunCurve]], list[Problem]]:
-    """In-run points by run name, with the first line of each, and every bad row."""
-    found: dict[str, list[tuple[float, ...]]] = {}
-    lines: dict[str, int] = {}
-    extras: tuple[str, ...] = ()
-    rows, problems = _read_rows(source, text, {}, POINT_COLUMNS)
-    for line, fields in rows:
-        extras = tuple(name for name in OPTIONAL_POINT_COLUMNS if name in fields)
-        try:
-            name = _word(fields, "run")
-            lines.setdefault(name, line)
-            values = [_positive(fields, column) for column in ("step", "loss", *extras)]
-            if values[0] is None or values[1] is None:
-                raise _BadValueError("step and loss: both are needed")
-        except _BadValueError as error:
-            problems.append(Problem(source, line, str(error)))
-            continue
-        found.setdefault(name, []).append(tuple(math.nan if value is None else value for value in values))
-    return {name: (lines[name], _points_to_curve(points, extras)) for name, points in found.items()}, problems
-
-
-def _points_to_curve(points: list[tuple[float, ...]], extras: tuple[str, ...]) -> RunCurve:
-    """Points in order of their step, one a step; a clock with gaps is left out."""
-    table = np.array(sorted({point[0]: point for point in points}.values()), dtype=np.float64)
-    clocks = {
-        name: table[:, 2 + number] for number, name in enumerate(extras) if np.isfinite(table[:, 2 + number]).all()
-    }
-    return RunCurve(
-        steps=table[:, 0],
-        losses=table[:, 1],
-        gpu_hours=clocks.get("gpu_hours"),
-        tokens=clocks.get("tokens"),
-        flops=clocks.get("flops"),
-    )
+    return size if 0 < size <= MOST else None

@@ -7,12 +7,14 @@ lacks is None, never a guess. Whether a run may enter a claim is decided in `stu
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reports.evidence.units import LossUnit, know_nothing
 from trainers.contract.record import (
     WALL,
     Diverged,
@@ -59,6 +61,7 @@ class RunCurve:
 
 
 EMPTY_CURVE = RunCurve(np.zeros(0), np.zeros(0))
+NATS_PER_TOKEN = LossUnit()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,9 @@ class FinishedRun:
     `validation` and `tokenizer` what the loss was measured on. `trunk` names the training prefix whose noise the run
     shares: branches of one trunk are one statistical unit. `boundary_step` is the first step after the method's first
     phase, 0 without one. `params` are those of the model that is evaluated, without heads that only train it.
+    Of runs from elsewhere: `execution` in their own words, `own_learning_rate` where the learning rate is not in the
+    baseline's unit, `loss_unit` in which their losses came (here all are nats per token), `vocab_size` of their
+    tokenizer, `scores` of downstream tasks, which enter no claim.
     """
 
     run_id: str
@@ -106,6 +112,11 @@ class FinishedRun:
     phases: tuple[PhaseTiming, ...] = ()
     curve: RunCurve = EMPTY_CURVE
     notes: tuple[str, ...] = ()
+    execution: str | None = None
+    own_learning_rate: bool = False
+    loss_unit: LossUnit = NATS_PER_TOKEN
+    vocab_size: int | None = None
+    scores: tuple[tuple[str, float], ...] = ()
     record: RunRecord | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -127,6 +138,11 @@ class FinishedRun:
         return float(dict(self.parameters).get("step_ratio", 0.0))
 
     @property
+    def wall_time_only(self) -> bool:
+        """Whether its hours are a total that somebody else took from a wall clock, which other work may have stretched."""
+        return self.record is None and not self.phases and self.gpu_hours is not None
+
+    @property
     def epochs(self) -> float | None:
         """Passes over the training text, where the size of the corpus is known."""
         if not self.corpus_tokens or self.tokens is None:
@@ -139,6 +155,18 @@ def trunk_name(scale: str, method: str, learning_rate: float | None, bag_size: i
     if seed is None:
         return f"run {run}"
     return f"{scale} {method} lr={learning_rate} s={bag_size} seed={seed}"
+
+
+def strangest_loss(runs: Iterable[FinishedRun]) -> FinishedRun | None:
+    """The run from elsewhere whose final loss lies furthest above ln V, that of a model that knows nothing; None where none
+    lies above it. Its losses may be perplexities, or of another unit than was said."""
+    above = [
+        (run.final_loss - know_nothing(run.vocab_size), run)
+        for run in runs
+        if run.record is None and run.final_loss is not None
+    ]
+    most, strangest = max(above, key=lambda found: found[0], default=(0.0, None))
+    return strangest if most > 0 else None
 
 
 def _outcome_reason(outcome: Outcome) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 
 from reports.evidence.clock import PooledStepTime, PoolKey, pool_step_times, pooled_curve_hours, pooled_gpu_hours
 from reports.evidence.runs import BASELINE, FinishedRun, FloatArray, Parameters
+from trainers.contract.record import SEARCH_PURPOSES
 from trainers.contract.spec import Scalar
 
 StudyKind = Literal["sweep", "imported", "published", "replay", "demo"]
@@ -26,8 +27,10 @@ class SweepContext:
 
     `axes`: method -> parameter (with `learning_rate`) -> searched values in ascending order, so that the first and the
     last are the edges. `run_links`: run id -> link into the dashboard. `target_scale_params`: the model size that the
-    reader means to train. `created_at`: ISO 8601. `price_per_gpu_hour` in `currency` per device-hour.
-    `command` reproduces the page.
+    reader means to train, `target_loss` a loss (nats per token) that the reader asks the cost of. `created_at`: ISO 8601.
+    `price_per_gpu_hour` in `currency` per device-hour. `command` reproduces the page. `against`: the arm in the baseline's
+    place. `of_file`: ids of the runs that have the identity of the search-space file, None where that is not known.
+    `seen_share` of the validation text is in training, too; `bytes_per_token`: bytes of its mean token.
     """
 
     name: str
@@ -38,6 +41,7 @@ class SweepContext:
     git_commit: str = "unknown"
     git_dirty: bool = False
     seen_share: float | None = None
+    bytes_per_token: float | None = None
     corpus_description: str = ""
     search_space_text: str = ""
     price_per_gpu_hour: float | None = None
@@ -47,6 +51,8 @@ class SweepContext:
     target_scale_params: float | None = None
     target_loss: float | None = None
     num_gpus: int | None = None
+    against: str = BASELINE
+    of_file: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +105,8 @@ class StudyArm:
     were not chosen. `chosen_by` says how the configuration was picked when several had been confirmed: `only` (there
     was one), `coverage` (most budgets and seeds), `search` (best tuning loss), `confirmation` (best of the same runs:
     lucky).
-    `num_trials` is None where the tuning was not recorded.
+    `num_trials` is None where the tuning was not recorded. `probes` are the runs that tried the chosen learning rate again
+    at length; they count as no tuning trial.
     """
 
     method: str
@@ -110,6 +117,7 @@ class StudyArm:
     other_cells: tuple[Cell, ...]
     chosen_by: Literal["only", "coverage", "search", "confirmation", "none"]
     num_trials: int | None
+    probes: tuple[FinishedRun, ...] = ()
 
     @property
     def budgets(self) -> tuple[int, ...]:
@@ -135,7 +143,8 @@ class ScaleStudy:
     """Everything about one model scale. `hours` maps run id to pooled GPU-hours (absent: unknown).
 
     `baseline` is None where the scale has no baseline run that may enter. `runs` are all runs of the scale,
-    `exclusions` those among them that enter nothing.
+    `exclusions` those among them that enter nothing. `apart` are arms that are compared with nothing and only say how far
+    seeds scatter.
     """
 
     scale: str
@@ -149,11 +158,18 @@ class ScaleStudy:
     pools: Mapping[PoolKey, PooledStepTime]
     hours: Mapping[str, float]
     clock_label: str
+    apart: tuple[StudyArm, ...] = ()
 
     @property
     def step_times(self) -> tuple[PooledStepTime, ...]:
         """The pooled clock, one entry per device, phase and bag size."""
         return tuple(self.pools.values())
+
+    @property
+    def own_runs(self) -> tuple[FinishedRun, ...]:
+        """Runs of the identity that the sweep's file has now."""
+        others = {item.run.run_id for item in self.exclusions if item.reason.startswith(OTHER_IDENTITY)}
+        return tuple(run for run in self.runs if run.run_id not in others)
 
     @property
     def arms(self) -> tuple[StudyArm, ...]:
@@ -179,6 +195,18 @@ class Study:
         return tuple(exclusion for scale in self.scales for exclusion in scale.exclusions)
 
     @property
+    def bytes_per_token(self) -> float | None:
+        """Bytes of a mean token of the validation text, as the corpus or all imported runs state it; None where they do not."""
+        stated = {run.loss_unit.bytes_per_token for run in self.runs}
+        return self.context.bytes_per_token or (stated.pop() if len(stated) == 1 else None)
+
+    @property
+    def asked_for_by_an_earlier_file(self) -> bool:
+        """Whether the sweep's file as it is now asks for none of the runs; they are all shown, and the page says so."""
+        of_file = self.context.of_file
+        return bool(self.runs) and of_file is not None and of_file.isdisjoint(run.run_id for run in self.runs)
+
+    @property
     def clock_label(self) -> str:
         """`GPU-hours`, or `CPU-hours` where every run was on a machine without a GPU."""
         labels = {scale.clock_label for scale in self.scales}
@@ -193,14 +221,16 @@ def build_study(context: SweepContext, runs: Sequence[FinishedRun]) -> Study:
     by_scale: dict[str, list[FinishedRun]] = defaultdict(list)
     for run in runs:
         by_scale[run.scale].append(run)
-    scales = [_build_scale(context, name, members) for name, members in by_scale.items()]
+    asked = _asked_for(context, runs)
+    scales = [_build_scale(context, name, members, asked) for name, members in by_scale.items()]
     scales.sort(key=lambda scale: (scale.params is None, scale.params or 0.0, scale.scale))
     return Study(context, tuple(scales), tuple(runs))
 
 
-def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun]) -> ScaleStudy:
-    searched = {run.seed for run in runs if run.purpose == "tuning" and run.seed is not None}
-    reference = _reference_settings(runs)
+def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun], asked: frozenset[str]) -> ScaleStudy:
+    own = [run for run in runs if run.run_id in asked]
+    searched = {run.seed for run in own if run.purpose in SEARCH_PURPOSES and run.seed is not None}
+    reference = _reference_settings(own)
     exclusions: list[Exclusion] = []
     admitted: list[FinishedRun] = []
     seen: set[object] = set()
@@ -208,9 +238,11 @@ def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun]) -> S
         unit = (run.method, configuration_of(run), run.total_steps, run.seed)
         # A search repeats as it likes; a second copy of a confirmed seed would make the scatter look smaller than
         # it is.
-        repeated = run.purpose != "tuning" and run.seed is not None and unit in seen
+        repeated = run.purpose not in SEARCH_PURPOSES and run.seed is not None and unit in seen
         if run.run_id in seen:
             reason: str | None = "the same run a second time"
+        elif run.run_id not in asked:
+            reason = _of_another_identity(run, own)
         else:
             reason = _refusal(run, reference, searched)
             if reason is None and repeated:
@@ -218,18 +250,15 @@ def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun]) -> S
         seen.add(run.run_id)
         if reason is None:
             admitted.append(run)
-            if run.purpose != "tuning":
+            if run.purpose not in SEARCH_PURPOSES:
                 seen.add(unit)
         else:
             exclusions.append(Exclusion(run, reason))
     pools = pool_step_times(admitted)
     hours = {run.run_id: value for run in admitted if (value := pooled_gpu_hours(run, pools)) is not None}
     # All runs of the scale, not of one arm: an arm without trials beside one with them was not tuned, which is known.
-    trials_recorded = any(run.purpose == "tuning" for run in runs)
-    arms = {
-        method: _build_arm(method, admitted, runs, hours, trials_recorded)
-        for method in _in_order(context, list(dict.fromkeys(run.method for run in runs)))
-    }
+    trials_recorded = any(run.purpose == "tuning" for run in own)
+    arms = {method: _build_arm(method, admitted, own, hours, trials_recorded) for method in _in_order(context, runs)}
     baseline = arms.pop(BASELINE, None)
     params = sorted(run.params for run in runs if run.params is not None)
     kinds = {run.device_kind for run in admitted or runs}
@@ -248,9 +277,33 @@ def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun]) -> S
     )
 
 
-def _in_order(context: SweepContext, methods: Sequence[str]) -> list[str]:
-    """Methods as the search-space file names them, then others as their first runs come: the first one is the one that a
-    headline is about, so that the order must not depend on how they did."""
+OTHER_IDENTITY = "of another identity than the sweep's file"
+"""How the reason begins for runs of an earlier state of the file."""
+
+
+def _asked_for(context: SweepContext, runs: Sequence[FinishedRun]) -> frozenset[str]:
+    """Ids of the runs that the sweep's file as it is now asks for. All where that is not known, and where it asks for none
+    of any scale: a page of what there is, with a check that failed, is better than an empty one."""
+    every = frozenset(run.run_id for run in runs)
+    return every if context.of_file is None else context.of_file & every or every
+
+
+def _of_another_identity(run: FinishedRun, own: list[FinishedRun]) -> str:
+    """Why a run of an earlier state of the file is left out, with what differs where a setting of runs does."""
+    if not own:
+        return f"{OTHER_IDENTITY}, which has no run at this scale yet"
+    differing = [
+        f"other {label}: {_shown(getattr(run, name))}, the file's runs have {_shown(getattr(own[0], name))}"
+        for name, label in SETTINGS
+        if getattr(run, name) not in {getattr(one, name) for one in own}
+    ]
+    return f"{OTHER_IDENTITY}: {'; '.join(differing) or 'the file says other settings now'}"
+
+
+def _in_order(context: SweepContext, runs: Sequence[FinishedRun]) -> list[str]:
+    """Methods as the search-space file names them, then others by their first runs: the first one is the one that a
+    headline is about, so that the order must not depend on how they did, nor on what they are called."""
+    methods = dict.fromkeys(run.method for run in runs)
     named = [method for method in context.axes if method in methods]
     return named + [method for method in methods if method not in named]
 
@@ -340,6 +393,7 @@ def _build_arm(
         other_cells=tuple(cell for key, ladder in cells.items() if key != chosen for cell in ladder),
         chosen_by=chosen_by,
         num_trials=len(search) if trials_recorded else None,
+        probes=tuple(run for run in everything if run.method == method and run.purpose == "probe"),
     )
 
 

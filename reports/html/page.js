@@ -137,7 +137,6 @@
     show("hours", short(values.hours));
     show("devices", short(values.devices));
     show("price", currency(values.price));
-    show("spent", currency(whatIf.spentHours * values.price));
     for (const [end, factor] of Object.entries(whatIf.speedups)) {
       if (factor === null) continue;
       const saved = savings(factor, values);

@@ -82,13 +82,16 @@ _MARKS = (
     (SKY, "longdash", "pentagon"),
 )
 """In the order of `METHODS` behind the baseline; beyond them colours come again with another dash."""
+_FOREIGN_MARKS = 7
+"""So many of them are for methods from elsewhere: a mark more for ours must not change theirs."""
 
 
-ACRONYMS = frozenset({"ema", "lora", "moe", "mtp", "sam", "sgd", "soap", "swa"})
+ACRONYMS = frozenset({"ema", "gqa", "lora", "mla", "moe", "mtp", "mup", "sam", "sgd", "soap", "swa", "tst"})
+"""Names of methods from elsewhere that are written in capitals; all others stay as they are."""
 
 
 def method_label(method: str) -> str:
-    """The method's name for people. Names from elsewhere are kept as they are, but for known acronyms and underscores."""
+    """The method's name for people. Of names from elsewhere, known acronyms are capitals, others lose their underscores."""
     if method in METHODS:
         return METHODS[method].label
     return method.upper() if method in ACRONYMS else method.replace("_", " ")
@@ -100,7 +103,10 @@ def method_style(method: str) -> MethodStyle:
     if method == BASELINE:
         return MethodStyle(label, BLACK, "solid", "circle")
     others = [name for name in METHODS if name != BASELINE]
-    number = others.index(method) if method in others else sum(map(ord, method))
+    if method not in others:
+        color, _, symbol = _MARKS[sum(map(ord, method)) % _FOREIGN_MARKS]
+        return MethodStyle(label, color, "longdashdot", symbol)
+    number = others.index(method)
     color, dash, symbol = _MARKS[number % len(_MARKS)]
     return MethodStyle(label, color, dash if number < len(_MARKS) else "longdashdot", symbol)
 

@@ -71,6 +71,7 @@ class PlannedArm:
     flops: float
     tokens: int
     epochs: float | None
+    probe_trials: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ def tree_chart(key: str, tree: StageLanes, planned: PlannedSweep) -> Chart:
     """The lanes of one scale."""
     arms = [arm for arm in planned.arms if arm.scale == tree.scale]
     alone, shared = sum(arm.steps_alone for arm in arms), sum(arm.steps_shared for arm in arms)
-    runs = sum(arm.tuning_trials + arm.confirmation_trials for arm in arms)
+    runs = sum(arm.tuning_trials + arm.probe_trials + arm.confirmation_trials for arm in arms)
     lanes = min(tree.num_lanes, MOST_LANES)
     figure = blank(left=230, right=20, top=8, bottom=54)
     for phase in dict.fromkeys(stage.phase for stage in tree.stages):
@@ -257,8 +258,10 @@ def cost_table(planned: PlannedSweep) -> Table:
 def _cost_row(scale: str, method: str, arms: Sequence[PlannedArm], planned: PlannedSweep) -> tuple[str, ...]:
     alone, shared = sum(arm.steps_alone for arm in arms), sum(arm.steps_shared for arm in arms)
     hours = sum(arm.hours_alone for arm in arms), sum(arm.hours_shared for arm in arms)
-    trials = sum(arm.tuning_trials for arm in arms), sum(arm.confirmation_trials for arm in arms)
-    cells = [scale, method, f"{trials[0]} + {trials[1]}", theme.count(alone), theme.count(shared)]
+    counts = [(arm.tuning_trials, arm.probe_trials, arm.confirmation_trials) for arm in arms]
+    tuning, probes, confirming = map(sum, zip(*counts, strict=True))
+    trials = f"{tuning} + {probes} + {confirming}" if probes else f"{tuning} + {confirming}"
+    cells = [scale, method, trials, theme.count(alone), theme.count(shared)]
     cells.append(theme.percent(1 - shared / alone) if alone else "–")
     cells += [theme.hours(value, max(hours)) for value in hours]
     if planned.price is not None:

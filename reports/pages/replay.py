@@ -26,6 +26,9 @@ COLORS = {
     "random": theme.MUTED,
     "grid": theme.PURPLE,
 }
+DEFAULT = "surface"
+"""What `auto` is wherever trials do not cover the grid."""
+QUANTILES = ("median_spent", "ninetieth_spent")
 OTHER_COLOR = theme.VERMILLION
 HIGHEST_REGRET = 8.0
 """Top of the pictures, in thousandths of a nat."""
@@ -56,7 +59,8 @@ class Race:
 @dataclass(frozen=True, slots=True)
 class Standing:
     """A contestant on a table over all seeds: medians, with "not reached" counted as beyond every number (None). Costs in
-    full-budget equivalents, regrets in nats; `reached` is the part of the races that found a good cell.
+    full-budget equivalents, regrets in nats; `reached` is the part of the races that found a good cell, nine in ten of which
+    had spent at most `ninetieth_spent`.
 
     `course` holds the median smoothed regret after 1, 1.5, 2, ... full-budget equivalents, from where half of the races
     recommend anything; a race that is over keeps its last answer.
@@ -69,6 +73,7 @@ class Standing:
     shared: bool
     warm_start: bool
     median_spent: float | None
+    ninetieth_spent: float | None
     median_held: float | None
     median_regret: float
     median_raw_regret: float
@@ -83,6 +88,38 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class AgainstBest:
+    """What the default spent on each table, and what the best of the other samplers did, in full-budget equivalents.
+
+    `quantile` is one of `QUANTILES`. The best is chosen after the fact for each table, so that it is better than any one
+    sampler.
+    """
+
+    shared: bool
+    quantile: str
+    pairs: tuple[tuple[float, float], ...]
+
+    @property
+    def geometric_mean(self) -> float:
+        """Of default / best over the tables."""
+        return math.exp(sum(math.log(mine / best) for mine, best in self.pairs) / len(self.pairs))
+
+    @property
+    def worst(self) -> float:
+        """The largest default / best."""
+        return max(mine / best for mine, best in self.pairs)
+
+    @property
+    def beyond(self) -> int:
+        """Tables on which the default is worse by more than a quarter and by more than one full run."""
+        return sum(mine > max(1.25 * best, best + 1) + 1e-9 for mine, best in self.pairs)
+
+    def to_json(self) -> dict[str, Any]:
+        """With the ratios' summary."""
+        return {**asdict(self), "geometric_mean": self.geometric_mean, "worst": self.worst, "beyond": self.beyond}
+
+
+@dataclass(frozen=True, slots=True)
 class ReplayResult:
     """All standings, with the settings that they depend on; within `tolerance` nats of the best a cell counts as found."""
 
@@ -93,9 +130,33 @@ class ReplayResult:
     tolerance: float
     standings: tuple[Standing, ...]
 
+    def against_best(self) -> tuple[AgainstBest, ...]:
+        """The default beside the best other sampler, cold and recommending by the model; none where it raced alone."""
+        found = []
+        for shared in (True, False):
+            for quantile in QUANTILES:
+                pairs = self._pairs(shared, quantile)
+                if pairs:
+                    found.append(AgainstBest(shared, quantile, tuple(pairs)))
+        return tuple(found)
+
+    def _pairs(self, shared: bool, quantile: str) -> list[tuple[float, float]]:
+        tables: dict[str, dict[str, float]] = {}
+        for item in self.standings:
+            if item.shared == shared and item.contestant == item.sampler:
+                spent = getattr(item, quantile)
+                # Not found costs at least all trials, each of them in full.
+                tables.setdefault(item.label, {})[item.sampler] = self.trials if spent is None else spent
+        return [
+            (spent[DEFAULT], min(value for name, value in spent.items() if name != DEFAULT))
+            for spent in tables.values()
+            if DEFAULT in spent and len(spent) > 1
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; the courses of single races are left out."""
         plain = {"schema": 1, "kind": "replay", "unit": "full-budget equivalents", **asdict(self)}
+        plain["default_against_best"] = [one.to_json() for one in self.against_best()]
         for standing in plain["standings"]:
             for race in standing["races"]:
                 del race["course"]

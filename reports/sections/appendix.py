@@ -57,6 +57,7 @@ class AppendixInfo:
 
     clock: str
     runs: tuple[RunLine, ...]
+    scores: tuple[tuple[str, ...], ...]
     routing: tuple[RoutingLine, ...]
     fits: tuple[FitLine, ...]
     exclusions: tuple[tuple[str, str], ...]
@@ -78,8 +79,9 @@ def info(study: Study, summary: Summary) -> AppendixInfo:
     )
     exclusions = tuple((_name(exclusion.run), exclusion.reason) for exclusion in study.exclusions)
     return AppendixInfo(
-        clock=summary.clock_label,
+        clock=study.clock_label,
         runs=tuple(_line(study, scale, run) for scale in study.scales for run in scale.runs),
+        scores=_scores(study),
         routing=tuple(line for run in study.runs if (line := _routing(run)) is not None),
         fits=fits,
         exclusions=exclusions,
@@ -95,6 +97,19 @@ def _methods(study: Study) -> tuple[str, ...]:
     """Every method of the study that we know, but the baseline, in words."""
     names = dict.fromkeys(arm.method for scale in study.scales for arm in scale.methods)
     return tuple(f"{METHODS[name].label}. {METHODS[name].words}" for name in names if name in METHODS)
+
+
+def _scores(study: Study) -> tuple[tuple[str, ...], ...]:
+    """Downstream scores as the table stated them: the tasks behind `Run`, then a line for each run that has any."""
+    tasks = dict.fromkeys(task for run in study.runs for task, _ in run.scores)
+    if not tasks:
+        return ()
+    lines = [
+        (_name(run), *(f"{scores[task]:g}" if task in scores else "–" for task in tasks))
+        for run in study.runs
+        if (scores := dict(run.scores))
+    ]
+    return (("Run", *tasks), *lines)
 
 
 def _name(run: FinishedRun) -> str:
@@ -181,6 +196,11 @@ def figure(shown: AppendixInfo) -> Sequence[Block]:
         blocks += [Heading("Fits"), _fits(shown)]
     blocks.append(Heading("Runs"))
     blocks.append(_runs(shown) if shown.runs else Prose("There are no runs.", "empty"))
+    if shown.scores:
+        header, *lines = shown.scores
+        tasks = tuple(Column(name, numeric=name != "Run") for name in header)
+        title = "Downstream scores as they were stated; no claim rests on them"
+        blocks += [Heading("Downstream scores"), Table(title, tasks, tuple(lines))]
     if shown.routing:
         blocks += [Heading("Experts"), _experts(shown)]
     if shown.exclusions:

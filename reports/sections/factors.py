@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from reports.estimate.verdict import Reached, ScaleVerdict
 from reports.evidence.clock import PooledStepTime
 from reports.evidence.runs import FinishedRun
 from reports.evidence.study import ScaleStudy, Study
@@ -84,14 +85,28 @@ def info(study: Study, summary: Summary) -> FactorsInfo:
         for verdict in summary.verdicts
         if verdict.factors is not None
     )
-    parts = [
-        f"{verdict.scale}: {theme.method_label(verdict.method)} reads {verdict.data_multiplier:.2f} times the text"
-        for verdict in summary.verdicts
-        if verdict.data_multiplier is not None
-    ]
     phases = tuple(_phase(scale, time) for scale in study.scales for time in scale.step_times)
-    data = f"At equal loss, {'; '.join(parts)} that the baseline reads." if parts else ""
-    return FactorsInfo(rows, phases, data, summary.device or "", summary.clock_label)
+    return FactorsInfo(rows, phases, _text_read(summary.verdicts), summary.device or "", summary.clock_label)
+
+
+def _text_read(verdicts: tuple[ScaleVerdict, ...]) -> str:
+    """How much more text the methods read, at equal loss where a ladder gave it, else in a pair of runs that end apart."""
+    equal, apart = [], []
+    for verdict in verdicts:
+        if verdict.data_multiplier is None:
+            continue
+        said = (
+            f"{verdict.scale}: {theme.method_label(verdict.method)} reads {verdict.data_multiplier:.2f} times the text"
+        )
+        pair = verdict.matched_pair
+        if isinstance(dict(verdict.by_clock).get("tokens"), Reached) or pair is None:
+            equal.append(said)
+        else:
+            apart.append(f"{said}, {abs(pair.baseline_loss - pair.method_loss):.3f} nats apart")
+    sentences = [f"At equal loss, {'; '.join(equal)} that the baseline reads."] if equal else []
+    if apart:
+        sentences.append(f"Of two runs side by side, not at equal loss: {'; '.join(apart)}.")
+    return " ".join(sentences)
 
 
 def _phase(scale: ScaleStudy, time: PooledStepTime) -> PhaseRow:

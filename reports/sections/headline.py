@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reports.estimate.verdict import NotReached, Reached, ScaleVerdict, Words
+from reports.estimate.wording import seeds_sentence
+from reports.evidence.runs import BASELINE
 from reports.evidence.study import Study
 from reports.html import theme
 from reports.html.blocks import Block, Fragment
@@ -84,19 +86,22 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class HeadlineInfo:
-    """What the top of the page shows. `certain`: the interval lies on one side of 1."""
+    """What the top of the page shows. `certain`: the interval of what the file asks for lies on one side of 1. `clock` and
+    `clocks`: what the reader's plan is counted in, one and many of it."""
 
     tallies: tuple[Tally, ...]
     stamp: str
     banners: tuple[Banner, ...]
     question: str
     sentence: str
+    equal_data: str
     number: str
     number_note: str
     certain: bool
     ruler: Ruler | None
     facts: tuple[Fact, ...]
     caveat: str
+    seeds: str
     clock: str
     clocks: str
     plan_hours: str
@@ -109,21 +114,29 @@ def info(study: Study, summary: Summary) -> HeadlineInfo:
     stamp = [theme.day(context.created_at)] if context.created_at else []
     if context.git_commit not in ("", "unknown"):
         stamp.append(f"commit {context.git_commit[:7]}{' with local changes' if context.git_dirty else ''}")
-    banner = BANNERS.get(context.kind)
+    banners = [Banner(*BANNERS[context.kind])] if context.kind in BANNERS else []
+    if context.against != BASELINE:
+        label = theme.method_label(context.against)
+        place = f"{label} stands in the baseline's place: where this page says baseline, it means {label}."
+        banners.append(Banner(f"Against {label}.", place))
     return HeadlineInfo(
         tallies=_tallies(summary),
         stamp=" · ".join(stamp),
-        banners=(Banner(*banner),) if banner else (),
+        banners=tuple(banners),
         question=context.question or context.name,
         sentence=summary.headline,
+        equal_data=summary.equal_data,
         number=number,
         number_note=note,
-        certain=main is not None and main.words in (Words.FASTER, Words.SLOWER),
+        certain=main is not None
+        and main.words in (Words.FASTER, Words.SLOWER)
+        and not study.asked_for_by_an_earlier_file,
         ruler=_ruler(main),
         facts=_facts(study, summary),
         caveat=summary.worst_caveat,
-        clock=summary.clock_label.removesuffix("s"),
-        clocks=summary.clock_label,
+        seeds=seeds_sentence(main) if main else "",
+        clock=study.clock_label.removesuffix("s"),
+        clocks=study.clock_label,
         plan_hours=theme.count(plan.PLAN_HOURS),
     )
 
@@ -147,6 +160,9 @@ def _number(main: ScaleVerdict | None) -> tuple[str, str]:
             return theme.speedup(speedup), f"95 % interval {low:.2f} to {high:.2f} · {seeds}"
         case Reached(speedup, None):
             return theme.speedup(speedup), f"no interval: no deviation between seeds is known · {seeds}"
+        case NotReached(float(bound), _) if main.needed_steps is not None:
+            said = f"S > {bound:.2f}×: baseline budgets above {main.needed_steps:,} steps are needed"
+            return "not known", f"{said} · {seeds}"
         case NotReached(float(bound), _):
             return f"> {bound:.2f}×", f"95 % lower bound: no baseline run reached the target · {seeds}"
         case _:
@@ -237,7 +253,7 @@ def _facts(study: Study, summary: Summary) -> tuple[Fact, ...]:
             ),
         ]
     if main is not None and main.data_multiplier is not None:
-        equal = ", at equal loss" if isinstance(main.speedup, Reached) else ""
+        equal = ", at equal loss" if isinstance(dict(main.by_clock).get("tokens"), Reached) else ""
         note = f"tokens for each one that the baseline reads{equal}; the text has to exist"
         facts.append(Fact("Text read", theme.speedup(main.data_multiplier), note))
     if main is not None and main.factors is not None:

@@ -11,11 +11,13 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reports.estimate.verdict import Clock, NotReached, Reached, ScaleVerdict
-from reports.evidence.runs import FinishedRun, FloatArray
+from reports.estimate.verdict import Clock, MatchedPair, NotReached, Reached, ScaleVerdict, TargetReading
+from reports.estimate.wording import reference, target_sentence
+from reports.evidence.runs import BASELINE, FinishedRun, FloatArray
 from reports.evidence.study import ScaleStudy, Study, StudyArm
+from reports.evidence.units import BITS, PERPLEXITY, LossUnit
 from reports.html import theme
-from reports.html.blocks import Block, Chart, Heading, Prose
+from reports.html.blocks import Block, Chart, Column, Heading, Prose, Table
 from reports.html.embed import thinned
 from reports.sections.figures import iso_loss as iso_loss_figure
 from reports.sections.figures import speedup as speedup_figures
@@ -37,11 +39,26 @@ class ChartedVerdict:
 
 
 @dataclass(frozen=True, slots=True)
+class EndInUnits:
+    """The mean final loss of one cell; `losses` in the order of the units."""
+
+    scale: str
+    method: str
+    total_steps: int
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class IsoLossInfo:
-    """One comparison for each (scale, method) with end points. `omitted`: in-run curves that were left out."""
+    """One comparison for each (scale, method) with end points. `omitted`: in-run curves that were left out. `targets`: what
+    each arm pays for the loss that was asked for. `units`: those that losses are shown in, nats first, and `ends` the mean
+    final loss of every cell in each of them."""
 
     comparisons: tuple[ChartedVerdict, ...]
     omitted: int
+    targets: tuple[TargetReading, ...] = ()
+    units: tuple[LossUnit, ...] = ()
+    ends: tuple[EndInUnits, ...] = ()
 
 
 def info(study: Study, summary: Summary) -> IsoLossInfo:
@@ -52,14 +69,27 @@ def info(study: Study, summary: Summary) -> IsoLossInfo:
     per_chart = max(MOST_CURVES // max(len(found), 1), 1)
     comparisons, omitted = [], 0
     for number, (verdict, scale) in enumerate(found):
-        arms = [arm for arm in scale.arms if arm.method in ("baseline", verdict.method) and arm.cells]
+        arms = [arm for arm in scale.arms if arm.method in (verdict.against, verdict.method) and arm.cells]
         if not arms:
             continue
         runs = _seed_by_seed(arms)
         omitted += max(len(runs) - per_chart, 0)
         chart = _chart(verdict, scale, arms, runs[:per_chart])
         comparisons.append(ChartedVerdict(f"iso-loss-{number}", verdict, chart))
-    return IsoLossInfo(tuple(comparisons), omitted)
+    units = _units(study)
+    ends = tuple(
+        EndInUnits(scale.scale, arm.method, cell.total_steps, tuple(unit.of(cell.mean_loss) for unit in units))
+        for scale in study.scales
+        for arm in scale.arms
+        for cell in arm.cells
+    )
+    return IsoLossInfo(tuple(comparisons), omitted, summary.targets, units, ends)
+
+
+def _units(study: Study) -> tuple[LossUnit, ...]:
+    """Bits per byte only where the bytes of a token are known."""
+    size = study.bytes_per_token
+    return (LossUnit(), LossUnit(PERPLEXITY), *([] if size is None else [LossUnit(BITS, size)]))
 
 
 def _seed_by_seed(arms: list[StudyArm]) -> list[FinishedRun]:
@@ -83,7 +113,8 @@ def _chart(verdict: ScaleVerdict, scale: ScaleStudy, arms: list[StudyArm], runs:
         if (cost := cell.cost(clock)) is not None and cost > 0
     )
     curves = tuple(curve for run in runs if (curve := _curve(scale, run, clock)) is not None)
-    reached = isinstance(verdict.speedup, Reached)
+    reached, pair = isinstance(verdict.speedup, Reached), _unequal_pair(verdict)
+    pair_cost = pair.speedup * verdict.method_cost if pair is not None and verdict.method_cost is not None else None
     return IsoLoss(
         clock_label=verdict.clock_label,
         loss_label=_loss_label(arms),
@@ -96,7 +127,8 @@ def _chart(verdict: ScaleVerdict, scale: ScaleStudy, arms: list[StudyArm], runs:
             if ladder is not None and ladder.clock == clock
         ),
         target_loss=verdict.target_loss,
-        baseline_cost=verdict.baseline_cost if reached else None,
+        baseline_cost=verdict.baseline_cost if reached else pair_cost,
+        baseline_loss=None if pair is None else pair.baseline_loss,
         method_cost=verdict.method_cost,
         arrow_text=_arrow_text(verdict),
         projected=isinstance(verdict.speedup, Reached) and verdict.speedup.extrapolated,
@@ -109,7 +141,21 @@ def _loss_label(arms: list[StudyArm]) -> str:
     return "training loss" if all(text.startswith("training loss") for text in stated) else "validation loss"
 
 
+def _unequal_pair(verdict: ScaleVerdict) -> MatchedPair | None:
+    """The two runs to set side by side where nothing was read at equal cost or equal loss."""
+    gap, pair = verdict.loss_gap, verdict.matched_pair
+    if verdict.speedup is not None or gap is None or gap.equal_cost or pair is None:
+        return None
+    return pair if pair.method_steps == verdict.target_steps else None
+
+
+def _cost_word(verdict: ScaleVerdict) -> str:
+    return "hours" if verdict.clock == "gpu_hours" else verdict.clock_label
+
+
 def _arrow_text(verdict: ScaleVerdict) -> str:
+    if (pair := _unequal_pair(verdict)) is not None:
+        return f"{theme.speedup(pair.speedup)} the {_cost_word(verdict)}"
     match verdict.speedup:
         case Reached(speedup, _):
             return theme.speedup(speedup) + (" projected" if verdict.speedup.extrapolated else "")
@@ -167,7 +213,67 @@ def figure(shown: IsoLossInfo) -> Sequence[Block]:
         blocks += _comparison(comparison)
     if shown.omitted:
         blocks.append(Prose(f"{shown.omitted:,} more in-run curves are not drawn; their ends are.", "note"))
-    return blocks
+    return [*blocks, *_targets(shown.targets), _ends(shown)]
+
+
+def _ends(shown: IsoLossInfo) -> Table:
+    """Final losses in the units that others report."""
+    names = [unit.words for unit in shown.units]
+    columns = (Column("Scale", numeric=False), Column("Arm", numeric=False), Column("Steps"), *map(Column, names))
+    rows = tuple(
+        (
+            end.scale,
+            theme.method_label(end.method),
+            f"{end.total_steps:,}",
+            *(theme.number(loss, 4) for loss in end.losses),
+        )
+        for end in shown.ends
+    )
+    return Table("Mean final losses of all budgets", columns, rows, f"Final losses in {', '.join(names)}")
+
+
+def _targets(readings: tuple[TargetReading, ...]) -> list[Block]:
+    """What each arm pays for the loss that was asked for: a table, and each row in words."""
+    if not readings:
+        return []
+    columns = (
+        Column("Scale", numeric=False),
+        Column("Arm", numeric=False),
+        Column("Finding", numeric=False),
+        Column("Budgets"),
+        Column("Cost"),
+        Column("95 %"),
+        Column("Speedup"),
+        Column("95 %"),
+    )
+    caption = "Each arm's own ladder at one loss; bounds where an arm does not get there or starts below it"
+    return [
+        Heading(f"What a loss of {readings[0].target_loss:g} costs"),
+        Table(caption, columns, tuple(_target_row(reading) for reading in readings)),
+        Prose(" ".join(f"{target_sentence(reading)}." for reading in readings)),
+    ]
+
+
+def _target_row(reading: TargetReading) -> tuple[str, ...]:
+    def cost(value: float | None) -> str:
+        return theme.hours(value, reading.cost) if reading.clock == "gpu_hours" else theme.count(value)
+
+    ends = "–" if reading.interval is None else " – ".join(cost(end) for end in reading.interval)
+    if reading.lower_bound is not None:
+        ends = f"> {cost(reading.lower_bound)}"
+    elif reading.upper_bound is not None:
+        ends = f"< {cost(reading.upper_bound)}"
+    speedup = reading.speedup
+    return (
+        reading.scale,
+        theme.method_label(reading.method),
+        reading.words.value,
+        str(reading.budgets),
+        cost(reading.cost),
+        ends,
+        theme.speedup(speedup.speedup if speedup else None),
+        theme.interval(speedup.interval if speedup else None),
+    )
 
 
 def _comparison(comparison: ChartedVerdict) -> list[Block]:
@@ -191,38 +297,40 @@ def _comparison(comparison: ChartedVerdict) -> list[Block]:
 
 
 def _title(verdict: ScaleVerdict, chart: IsoLoss) -> str:
-    method = theme.method_label(verdict.method)
+    method, other = theme.method_label(verdict.method), reference(verdict.against)
     target = theme.loss(verdict.target_loss)
     match verdict.speedup:
         case Reached() if verdict.baseline_cost is not None and verdict.method_cost is not None:
             would = "would need" if verdict.speedup.extrapolated else "needs"
-            costs = theme.count(verdict.method_cost), theme.count(verdict.baseline_cost)
-            if verdict.clock == "gpu_hours":
-                costs = (
-                    theme.hours(verdict.method_cost, verdict.baseline_cost),
-                    theme.hours(verdict.baseline_cost, verdict.method_cost),
-                )
-            return f"To end at a loss of {target}, {method} needs {costs[0]} and the baseline {would} {costs[1]}"
+            costs = _costs(verdict, verdict.method_cost, verdict.baseline_cost)
+            return f"To end at a loss of {target}, {method} needs {costs[0]} and {other} {would} {costs[1]}"
         case NotReached():
-            return f"No baseline run ends as low as {method} does, at {target}"
+            run = "baseline run" if verdict.against == BASELINE else f"run of {other}"
+            return f"No {run} ends as low as {method} does, at {target}"
         case _:
             pass
     if len(chart.methods) < 2:
         return f"Only {theme.method_label(chart.methods[0])} has finished runs; there is nothing to compare"
     gap = verdict.loss_gap
-    if gap is None:
-        return f"{method} and the baseline: final losses by cost"
+    pair = _unequal_pair(verdict)
+    if pair is not None and verdict.method_cost is not None:
+        costs = _costs(verdict, verdict.method_cost, pair.speedup * verdict.method_cost)
+        return (
+            f"{method} ends at {theme.loss(pair.method_loss)} for {costs[0]}, {other} at "
+            f"{theme.loss(pair.baseline_loss)} for {costs[1]}: {theme.speedup(pair.speedup)} the {_cost_word(verdict)}, "
+            f"{abs(pair.baseline_loss - pair.method_loss):.3f} nats apart"
+        )
+    if gap is None or not gap.equal_cost:
+        return f"{method} and {other}: final losses by cost"
     better = "below" if gap.gap > 0 else "above"
-    pair = verdict.matched_pair
-    if not gap.equal_cost and pair is not None:
-        # Two runs of unlike cost: what each of them cost is the finding, whatever their losses have in common.
-        cost = theme.hours_to_hours(pair.baseline_hours, pair.method_hours)
-        apart = abs(pair.baseline_loss - pair.method_loss)
-        side = "below" if pair.method_loss < pair.baseline_loss else "above"
-        return f"Baseline to {method}: {cost}, {theme.speedup(pair.speedup)}, and ends {apart:.3f} nats {side}"
-    if not gap.equal_cost:
-        return f"{method} ends {abs(gap.gap):.3f} nats {better} the nearest baseline run, at another cost"
-    return f"{method} ends {abs(gap.gap):.3f} nats {better} the baseline at equal cost"
+    return f"{method} ends {abs(gap.gap):.3f} nats {better} {other} at equal cost"
+
+
+def _costs(verdict: ScaleVerdict, method: float, baseline: float) -> tuple[str, str]:
+    """Two costs on the verdict's clock, in one unit."""
+    if verdict.clock == "gpu_hours":
+        return theme.hours(method, baseline), theme.hours(baseline, method)
+    return theme.count(method), theme.count(baseline)
 
 
 SECTION = Section("iso-loss", "What a loss costs", info, figure)

@@ -25,7 +25,7 @@ PLAN_HOURS = 1_000.0
 class Worth:
     """A plan of `plan_hours` baseline device-hours, `price` each, on `devices`; S at the ends of its interval.
 
-    `spent_hours` is what the sweep itself paid. An end that is not known is None.
+    `spent_hours` is what the sweep itself paid. An end that is not known is None, and so is what no run knows.
     """
 
     low: float | None
@@ -37,7 +37,7 @@ class Worth:
     currency: str
     devices: int
     kilowatts: float
-    spent_hours: float
+    spent_hours: float | None
 
     @property
     def best_known(self) -> str:
@@ -99,9 +99,12 @@ def worth(study: Study, summary: Summary) -> Worth | None:
     )
 
 
-def spent_hours(study: Study) -> float:
-    """Device-hours that all runs of the sweep incurred; runs that do not say count with their own clock."""
-    return sum(run.incurred_gpu_hours or run.billed_gpu_hours or run.gpu_hours or 0.0 for run in study.runs)
+def spent_hours(study: Study) -> float | None:
+    """Device-hours that all runs of the sweep incurred; runs that do not say count with their own clock. None where no run
+    knows any."""
+    known = [run.incurred_gpu_hours or run.billed_gpu_hours or run.gpu_hours for run in study.runs]
+    paid = [hours for hours in known if hours]
+    return sum(paid) if paid else None
 
 
 def days_text(days: float | None) -> str:

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from reports.evidence.importance import importances
 from reports.evidence.runs import FinishedRun
 from reports.evidence.study import ScaleStudy, Study, StudyArm
 from reports.evidence.tuning import edges
@@ -47,22 +48,22 @@ class SearchInfo:
 def info(study: Study, summary: Summary) -> SearchInfo:
     """Collect the tuning runs of every scale."""
     scales = tuple(_scale(study, scale) for scale in study.scales if any(arm.search for arm in scale.arms))
-    return SearchInfo(scales, _shared(summary))
+    return SearchInfo(scales, _shared(study, summary))
 
 
-def _shared(summary: Summary) -> str:
+def _shared(study: Study, summary: Summary) -> str:
     cost = summary.cost
     if cost is None or cost.saved is None or cost.saved <= 0.005:
         return ""
     return (
         f"Trained one by one, all runs would have taken {theme.hours(cost.alone)}; sharing the prefixes that runs have "
-        f"in common, the sweep paid {theme.hours(cost.incurred)} ({summary.clock_label}): {theme.percent(cost.saved)} "
+        f"in common, the sweep paid {theme.hours(cost.incurred)} ({study.clock_label}): {theme.percent(cost.saved)} "
         "saved."
     )
 
 
 def _scale(study: Study, scale: ScaleStudy) -> ScaleSearch:
-    slices = [cut for arm in scale.arms for name in _searched(arm) if (cut := _slice(arm, name)) is not None]
+    slices = [cut for arm in scale.arms for cut in _slices(arm)]
     return ScaleSearch(
         scale=scale.scale,
         loss_maps=tuple(_loss_map(scale, arm, axis) for arm in scale.methods if (axis := _map_axis(arm)) is not None),
@@ -132,7 +133,17 @@ def _loss_map(scale: ScaleStudy, arm: StudyArm, axis: str) -> LossMap:
     )
 
 
-def _slice(arm: StudyArm, name: str) -> Slice | None:
+def _slices(arm: StudyArm) -> list[Slice]:
+    """The arm's losses over each axis with more than one value."""
+    trials = [
+        ({name: value for name in _searched(arm) if (value := value_of(run, name)) is not None}, run.final_loss or 0.0)
+        for run in top_trials(arm)
+    ]
+    shares = importances(trials)
+    return [cut for name in _searched(arm) if (cut := _slice(arm, name, shares.get(name))) is not None]
+
+
+def _slice(arm: StudyArm, name: str, share: float | None) -> Slice | None:
     """Losses of one arm over one axis; None where the axis has one value."""
     points = [(value, run.final_loss) for run in top_trials(arm) if (value := value_of(run, name)) is not None]
     values = sorted({value for value, _ in points}, key=lambda value: (isinstance(value, str), value))
@@ -145,27 +156,8 @@ def _slice(arm: StudyArm, name: str) -> Slice | None:
         title=parameter_of(name).words,
         values=tuple(value for value, _ in points),
         losses=tuple(losses),
-        share=share_explained(points),
+        share=share,
     )
-
-
-def share_explained(points: Sequence[tuple[Scalar, float | None]]) -> float | None:
-    """Part of the variance between trials that one axis explains alone: variance of its value means over the total,
-    with the part that as many random groups would explain taken away (adjusted eta squared); None where the trials
-    are too few."""
-    groups: dict[Scalar, list[float]] = defaultdict(list)
-    for value, loss in points:
-        groups[value].append(loss or 0.0)
-    losses = [loss for members in groups.values() for loss in members]
-    # As many values as trials explain everything by chance: without degrees of freedom left there is no share to
-    # state.
-    free = len(losses) - len(groups)
-    mean = _mean(losses)
-    total = sum((loss - mean) ** 2 for loss in losses)
-    if free < 1 or total <= 0:
-        return None
-    within = sum((loss - _mean(members)) ** 2 for members in groups.values() for loss in members)
-    return max(0.0, 1 - (within / free) / (total / (len(losses) - 1)))
 
 
 def _spending(arm: StudyArm) -> Spending | None:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reports.estimate.scaling import SizeTrend
-from reports.estimate.targets import TargetCost
 from reports.estimate.verdict import ScaleVerdict, Words
+from reports.evidence.runs import BASELINE
 from reports.evidence.study import Study
 from reports.html import theme
 from reports.html.blocks import Block, Chart, Column, Prose, Table
@@ -35,8 +35,6 @@ class VerdictInfo:
     trend: str
     trends: tuple[SizeTrend, ...]
     recipe: recipe.RecipeInfo | None
-    target_loss: float | None = None
-    target_costs: tuple[TargetCost, ...] = ()
 
 
 def info(study: Study, summary: Summary) -> VerdictInfo:
@@ -46,7 +44,7 @@ def info(study: Study, summary: Summary) -> VerdictInfo:
         low, high = mean.interval if mean.interval is not None else (None, None)
         name = f"geometric mean, {theme.method_label(mean.method)}"
         rows.append(ForestRow(name, mean.method, "mean", mean.speedup, low, high))
-    if rows:
+    if rows and study.context.against == BASELINE:
         # On the page of the published runs their pairs are the result itself: once is enough.
         alone = {row.label.split(",")[0] for row in rows if row.kind == "pair"}
         rows += [
@@ -62,8 +60,6 @@ def info(study: Study, summary: Summary) -> VerdictInfo:
         trend=_trend(summary),
         trends=summary.trends,
         recipe=recipe.info(study, summary),
-        target_loss=summary.target_loss,
-        target_costs=summary.target_costs,
     )
 
 
@@ -118,8 +114,6 @@ def figure(shown: VerdictInfo) -> Sequence[Block]:
     if shown.rows:
         blocks.append(_forest_chart(shown))
     blocks.append(_table(shown))
-    if shown.target_costs:
-        blocks.append(_target_table(shown))
     for number, trend in enumerate(shown.trends):
         blocks.append(speedup_figures.over_size(f"size-{number}", trend, shown.verdicts))
     if shown.trend:
@@ -167,41 +161,11 @@ def _table(shown: VerdictInfo) -> Table:
     )
     caption = (
         "S > 1: the method is faster. Two runs: a pair that ends at nearly the same loss, nothing fitted. Fewer × "
-        f"cheaper: steps. Loss gap: baseline minus method at equal {clock}, nats. Seeds and trials: baseline + method. "
+        f"cheaper: steps. Loss gap: baseline minus method at equal {clock}, nats, or to a baseline budget that costs so many "
+        "times as much as it says. Seeds and trials: baseline + method. "
         "Resolves: the smallest gain that this sweep would find in four cases of five."
     )
     return Table(caption, columns, tuple(_table_row(verdict) for verdict in shown.verdicts))
-
-
-def _target_table(shown: VerdictInfo) -> Table:
-    columns = (Column("Scale", numeric=False), Column("Method", numeric=False), Column("Cost"), Column("95 % interval"))
-    caption = (
-        f"What each arm pays to end at a loss of {theme.loss(shown.target_loss)}, read off its own decayed runs. Outside of "
-        "them it is censored."
-    )
-    rows = [
-        (cost.scale, theme.method_label(cost.method), target_words(cost), _target_interval(cost))
-        for cost in shown.target_costs
-    ]
-    return Table(caption, columns, tuple(rows))
-
-
-def target_words(cost: TargetCost) -> str:
-    """The cost on its clock, or why there is none."""
-    if cost.cost is None:
-        return "no curve: one budget"
-    amount = _amount(cost, cost.cost)
-    return {"reached": amount, "not reached": f"not reached within {amount}", "passed": f"less than {amount}"}.get(
-        cost.outcome, amount
-    )
-
-
-def _target_interval(cost: TargetCost) -> str:
-    return "–" if cost.interval is None else " to ".join(_amount(cost, end) for end in cost.interval)
-
-
-def _amount(cost: TargetCost, value: float) -> str:
-    return theme.hours(value) if cost.clock == "gpu_hours" else f"{theme.count(value)} {cost.clock_label}"
 
 
 def _table_row(verdict: ScaleVerdict) -> tuple[str, ...]:
@@ -220,7 +184,6 @@ def _table_row(verdict: ScaleVerdict) -> tuple[str, ...]:
     elif pair is not None:
         costs = theme.hours_to_hours(pair.baseline_hours, pair.method_hours)
     factors = verdict.factors
-    gap = verdict.loss_gap
     trials = [("–" if number is None else str(number)) for number in (verdict.trials_baseline, verdict.trials_method)]
     multiplier = verdict.data_multiplier
     if multiplier is None and pair is not None:
@@ -235,11 +198,19 @@ def _table_row(verdict: ScaleVerdict) -> tuple[str, ...]:
         costs,
         theme.speedup(multiplier),
         "–" if factors is None else f"{factors.fewer_steps:.2f} × {factors.cheaper_steps:.2f}",
-        "–" if gap is None else theme.minus(f"{gap.gap:+.4f}"),
+        _gap_text(verdict),
         f"{verdict.seeds_baseline} + {verdict.seeds_method}",
         " + ".join(trials),
         theme.percent(verdict.resolution, 1),
     )
+
+
+def _gap_text(verdict: ScaleVerdict) -> str:
+    gap = verdict.loss_gap
+    if gap is None:
+        return "–"
+    apart = "" if gap.equal_cost else f" at {theme.speedup(gap.cost_ratio)}"
+    return theme.minus(f"{gap.gap:+.4f}") + apart
 
 
 SECTION = Section("verdict", "Verdict by scale", info, figure)

@@ -65,14 +65,18 @@ class WhatIfInfo:
 
 def info(study: Study, summary: Summary) -> WhatIfInfo:
     """The plan that the sliders start from."""
-    worth, clock = plan.worth(study, summary), summary.clock_label
+    worth, clock = plan.worth(study, summary), study.clock_label
     if worth is None or summary.main is None:
         return WhatIfInfo((), (), (), "", "", Markup("null"))
     names = {"low": "low end", "middle": "estimate", "high": "high end"}
     if worth.middle is None:
         names |= {"low": "at least", "high": "at most"}
     factors = {"low": worth.low, "middle": worth.middle, "high": worth.high}
-    scale = summary.main.scale
+    scale, spent = summary.main.scale, worth.spent_hours
+    took = (
+        "What the sweep took is not known" if spent is None else f"The sweep itself took {theme.hours(spent)} ({clock})"
+    )
+    payback = () if spent is None else (Row("payback", f"Baseline {clock} until the sweep is paid for"),)
     return WhatIfInfo(
         controls=_controls(worth, clock),
         ends=tuple(End(name, f"{names[name]}, {theme.speedup(factor)}") for name, factor in factors.items() if factor),
@@ -81,15 +85,15 @@ def info(study: Study, summary: Summary) -> WhatIfInfo:
             Row("hours", f"{clock} saved"),
             Row("time", "Wall-clock time saved"),
             Row("energy", "Energy saved, kWh"),
-            Row("payback", f"Baseline {clock} until the sweep is paid for"),
+            *payback,
         ),
         caption=f"If the factor measured at {scale} holds for the planned run",
         note=(
-            f"The sweep itself took {theme.hours(worth.spent_hours)} ({clock}). Power per device is an assumption that "
+            f"{took}. Power per device is an assumption that "
             "includes its share of host and cooling; negative figures are losses."
             + ("" if worth.price_is_given else " The sweep named no price: the one shown is a placeholder.")
         ),
-        data_json=json_in_html({"speedups": factors, "currency": worth.currency, "spentHours": worth.spent_hours}),
+        data_json=json_in_html({"speedups": factors, "currency": worth.currency, "spentHours": spent}),
     )
 
 

@@ -1,7 +1,7 @@
 """The command line: parsing, wiring, printing. No logic, and nothing heavy is imported before a command needs it.
 
 Exit codes: 0 done; 1 a trial or the program failed; 2 the user's mistake, in one line; 3 stopped before the end, and
-running the same command again goes on; 4 the speedup is below `--fail-under`; 130 interrupted.
+running the same command again goes on; 4 the speedup is below `--fail-under`; 130 interrupted, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import typer
 
 from sweeper.cli.bench import bench
 from sweeper.cli.options import RESULTS, Json, Results, Uri, guarded, print_json
+from sweeper.cli.prepare import prepare
 from sweeper.cli.replay import replay
 from sweeper.cli.reports import import_runs, report
 from trainers.contract.errors import UserError, given
@@ -142,6 +143,12 @@ def run(
         bool, typer.Option("--dry", help="Only try each method's command of your trainer, at a small budget.")
     ] = False,
     tracking_uri: Uri = None,
+    study_storage: Annotated[
+        str | None,
+        typer.Option(
+            "--study-storage", help="Database of the Optuna studies; default: optuna.db in the sweep's folder."
+        ),
+    ] = None,
 ) -> None:
     """Run a sweep to its report. The same command again goes on where it stopped."""
     from rich.console import Console
@@ -160,6 +167,7 @@ def run(
         checkpoint_activations=checkpoint_activations,
         max_gpu_hours=max_gpu_hours,
         tracking_uri=tracking_uri,
+        study_storage=study_storage,
     )
     if dry:
         _dry_run(options)
@@ -268,6 +276,7 @@ def doctor(
         raise typer.Exit(1)
 
 
+app.command()(prepare)
 app.command()(report)
 app.command("import")(import_runs)
 app.command()(replay)

@@ -73,7 +73,7 @@ def _browser() -> Finding:
 
 
 def _ray() -> Finding:
-    from sweeper.executors.ray_tune import attach
+    from sweeper.executors.cluster import attach
 
     try:
         with attach(None, num_cpus=1) as cluster:

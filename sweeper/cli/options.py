@@ -15,7 +15,6 @@ Results = Annotated[Path, typer.Option("--results", help="Folder of ledgers, che
 Uri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow server; default: SQLite in --results.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the machine-readable form instead.")]
 RESULTS = Path("results")
-INTERRUPTED = 130
 _DEBUG = inspect.Parameter(
     "debug",
     inspect.Parameter.KEYWORD_ONLY,
@@ -28,7 +27,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     """The command with a `--debug` option, and with an end in one line whatever happens in it.
 
     A `UserError` ends it with exit code 2, any other exception is a fault: exit code 1 and a log that holds the
-    traceback. Ctrl-C is 130. What Typer itself raises to end a command passes.
+    traceback. Ctrl-C is 130, SIGTERM in a sweep 143. What Typer itself raises to end a command passes.
     """
     # Typer reads options from the signature. Written into it here, `--debug` is spelled once for all commands.
     signature = inspect.signature(command, eval_str=True)
@@ -37,9 +36,11 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     def run(*, debug: bool, **given: Any) -> None:
         try:
             command(**given)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as end:
+            from trainers.contract.faults import INTERRUPTED, TERMINATED, Terminated
+
             print("interrupted; the same command goes on from here", file=sys.stderr)
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(TERMINATED if isinstance(end, Terminated) else INTERRUPTED) from None
         except (typer.Exit, typer.Abort, BrokenPipeError):  # the last: whoever read our output has seen enough
             raise
         except Exception as error:

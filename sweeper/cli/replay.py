@@ -5,21 +5,29 @@ Registered by `app`. Nothing is trained, and every output says so.
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sweeper.cli.options import Json, guarded, print_json
-from trainers.contract.errors import UserError, given
+from trainers.contract.errors import InputError, UserError, given
+from trainers.contract.faults import without_login
 
 if TYPE_CHECKING:
     from sweeper.replay.loss_table import LossTable
+    from sweeper.search import Domain
 
 PUBLISHED = Path("reports") / "published" / "final_loss_by_r_and_s.csv"
+MADE_UP = "a made-up family"
+WIDEST = 6
+"""Tables that one Markdown table has columns for."""
+FEW_RACES = 100
+"""Up to here one process is done before others would have started."""
 Table = Annotated[
     Path | None, typer.Option("--table", help="CSV of final losses; default: the published one.", show_default=False)
 ]
@@ -32,9 +40,14 @@ def replay(
         typer.Argument(help="Search-space file whose axes are searched; default: the benchmark's.", show_default=False),
     ] = None,
     table: Table = None,
+    valleys: Annotated[
+        str | None, typer.Option(help="Instead of a table: half of the made-up family, fitted or held-back.")
+    ] = None,
     params: Annotated[str | None, typer.Option(help="Only the table's rows of this model size, e.g. 270M.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Races of each strategy.")] = 20,
-    sampler: Annotated[list[str] | None, typer.Option(help="Only this strategy; may be repeated.")] = None,
+    sampler: Annotated[
+        list[str] | None, typer.Option(help="Only this strategy; may be repeated. gp, which is slow, only so.")
+    ] = None,
     trials: Annotated[int, typer.Option(min=1, help="Most trials of a race.")] = 40,
     fan: Annotated[int, typer.Option(min=1, help="Trials asked for at once that share a trunk.")] = 3,
     deviation: Annotated[float, typer.Option(min=0, help="Seed noise in nats.")] = 0.001,
@@ -62,7 +75,9 @@ def replay(
     if per_doubling is not None:
         raise UserError("--per-doubling: is for --sweep; a race is run at the table's own budget")
     numbers = (trials, fan, deviation)
-    _race(file, _tables(table, params), table, seeds, sampler, numbers, out, markdown, as_json)
+    made = _made_up(valleys, table)
+    tables, source = (made, MADE_UP) if made else (_tables(table, params), (table or PUBLISHED).name)
+    _race(file, tables, source, seeds, sampler, numbers, out, markdown, as_json)
 
 
 def _tables(path: Path | None, params: str | None) -> Sequence[LossTable]:
@@ -79,6 +94,19 @@ def _tables(path: Path | None, params: str | None) -> Sequence[LossTable]:
     return chosen
 
 
+def _made_up(half: str | None, table: Path | None) -> Sequence[LossTable]:
+    """The made-up tables of one half; none where no half is asked for."""
+    from sweeper.replay.valleys import HALVES, valleys
+
+    if half is None:
+        return ()
+    if half not in HALVES:
+        raise UserError(f"--valleys: {half!r} is not one of {', '.join(HALVES)}")
+    if table is not None:
+        raise UserError(f"--valleys: {half} stands instead of --table {table}; give one of them")
+    return valleys(half)
+
+
 def _published() -> Path:
     from importlib import resources
 
@@ -86,13 +114,13 @@ def _published() -> Path:
 
 
 def _command() -> str:
-    return shlex.join(["sweeper", *sys.argv[1:]])
+    return without_login(shlex.join(["sweeper", *sys.argv[1:]]))
 
 
 def _race(
     file: Path | None,
     tables: Sequence[LossTable],
-    source: Path | None,
+    source: str,
     seeds: int,
     samplers: list[str] | None,
     numbers: tuple[int, int, float],
@@ -101,36 +129,65 @@ def _race(
     as_json: bool,
 ) -> None:
     from sweeper.cli.screen import replay_progress, show_replay
-    from sweeper.replay.race import CONTESTANTS, PLAIN, Rules, compare_strategies, num_standings
-    from sweeper.replay.report import markdown_table, write_replay_files
+    from sweeper.replay.loss_table import benchmark_domain
+    from sweeper.replay.race import COLD, CONTESTANTS, PLAIN, SLOW, Rules, compare_strategies, num_races
+    from sweeper.replay.report import against_best_table, markdown_table, write_replay_files
     from sweeper.replay.sweep import race_domain
     from sweeper.space.load import load_own_space
 
-    contestants = [one for one in (*CONTESTANTS, *PLAIN) if samplers is None or one.sampler in samplers]
+    everyone = COLD if source == MADE_UP else (*CONTESTANTS, *PLAIN)
+    contestants = [one for one in everyone if (one.sampler in samplers if samplers else one.sampler != SLOW)]
     unknown = set(samplers or ()) - {one.sampler for one in contestants}
     if unknown:
         known = ", ".join(dict.fromkeys(one.sampler for one in CONTESTANTS))
         raise UserError(f"--sampler: {min(unknown)!r} is not one of {known}")
-    domains = None
-    if file is not None:
-        space = load_own_space(file)
-        domains = [race_domain(space, one) for one in tables]
+    space = None if file is None else load_own_space(file)
+    tables, domains = _askable(tables, lambda one: benchmark_domain(one) if space is None else race_domain(space, one))
     trials, fan, deviation = numbers
     rules = Rules(trials=trials, fan=fan, seed_deviation=deviation)
-    with replay_progress(num_standings(contestants, len(tables))) as watch:
-        result = compare_strategies(tables, contestants, seeds=seeds, rules=rules, domains=domains, watch=watch)
+    races = num_races(contestants, len(tables), seeds)
+    with replay_progress(races) as watch:
+        result = compare_strategies(
+            tables,
+            contestants,
+            seeds=seeds,
+            rules=rules,
+            domains=domains,
+            workers=len(os.sched_getaffinity(0)) if races > FEW_RACES else 1,
+            watch=watch,
+        )
     page = None
     if out is not None:
         with given(out):
-            page = write_replay_files(result, out, command=_command(), source=(source or PUBLISHED).name)
+            page = write_replay_files(result, out, command=_command(), source=source)
     if as_json:
         print_json(result.to_json())
     elif markdown:
-        print(markdown_table(result))
+        if len(tables) <= WIDEST:
+            print(markdown_table(result), end="\n\n")
+        print(against_best_table(result))
     else:
         show_replay(result)
     if page is not None and not as_json:
         print(page.resolve())
+
+
+def _askable(
+    tables: Sequence[LossTable], domain_of: Callable[[LossTable], Domain]
+) -> tuple[list[LossTable], list[Domain]]:
+    """The tables with a cell to ask for, and those cells. Of the others one line each; where all are, that is the error."""
+    found: list[tuple[LossTable, Domain]] = []
+    refused: list[InputError] = []
+    for table in tables:
+        try:
+            found.append((table, domain_of(table)))
+        except InputError as error:
+            refused.append(error)
+    if not found:
+        raise refused[0]
+    for reason in refused:
+        print(f"left out: {reason}", file=sys.stderr)
+    return [table for table, _ in found], [domain for _, domain in found]
 
 
 def _replay_sweep(

@@ -5,6 +5,8 @@ Registered by `app`. Nothing is trained, and every mistake is one line (a bad ta
 
 from __future__ import annotations
 
+import math
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +19,7 @@ import typer
 
 from sweeper.cli.options import RESULTS, Json, Results, Uri, guarded, print_json
 from trainers.contract.errors import UserError, given
+from trainers.contract.faults import without_login
 
 if TYPE_CHECKING:
     from reports.evidence.study import Study
@@ -25,10 +28,14 @@ if TYPE_CHECKING:
     from sweeper.ledger.tables import Imported
 
 Table = Annotated[
-    Path | None, typer.Argument(metavar="[RUNS]", help="Table of finished runs, or records.jsonl.", show_default=False)
+    Path | None,
+    typer.Argument(
+        metavar="[RUNS]", help="Table of finished runs, folder of logs, or records.jsonl.", show_default=False
+    ),
 ]
 Points = Annotated[
-    Path | None, typer.Option("--points", help="CSV of in-run points: run, step, loss (gpu_hours, tokens, flops).")
+    Path | None,
+    typer.Option("--points", help="In-run points: a CSV (run, step, loss), a chart or a history of W&B, logs."),
 ]
 Mapped = Annotated[
     list[str] | None,
@@ -36,7 +43,11 @@ Mapped = Annotated[
 ]
 Fixed = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="COLUMN=VALUE", help="With --mlflow: the same for all runs. Repeat."),
+    typer.Option("--set", metavar="COLUMN=VALUE", help="A column that is the same for all runs. Repeat."),
+]
+Unit = Annotated[str | None, typer.Option("--unit", help="Losses are in nats, bits_per_byte or perplexity.")]
+BytesPerToken = Annotated[
+    str | None, typer.Option("--bytes-per-token", help="With bits per byte: of the validation text.")
 ]
 Filter = Annotated[str, typer.Option("--filter", help="With --mlflow: only these runs, in MLflow's search syntax.")]
 SpaceFile = Annotated[
@@ -44,6 +55,16 @@ SpaceFile = Annotated[
 ]
 Source = Annotated[
     str | None, typer.Option("--source-uri", help="With --mlflow: where it is; default: --tracking-uri.")
+]
+Target = Annotated[
+    float | None, typer.Option("--target", help="Also say what each arm needs to end at this loss, nats per token.")
+]
+TargetUnit = Annotated[
+    str | None, typer.Option("--unit", help="With --target: it is in nats, bits_per_byte or perplexity.")
+]
+Against = Annotated[
+    str | None,
+    typer.Option("--against", metavar="METHOD", help="Hold the methods against this one, not the baseline."),
 ]
 PUBLISHED = "published"
 RECORDS = ".jsonl"
@@ -68,14 +89,14 @@ def report(
     records: Annotated[
         Path | None, typer.Option("--records", help="Also write the sweep's records to this file, to publish them.")
     ] = None,
+    target: Target = None,
+    unit: TargetUnit = None,
+    against: Against = None,
     fail_under: Annotated[
         float | None,
         typer.Option(
             min=0, help="Exit with 4 unless every method at every scale is this much faster with 95 % confidence."
         ),
-    ] = None,
-    target: Annotated[
-        float | None, typer.Option(min=0, help="Also say what every arm pays to end at this loss (nats per token).")
     ] = None,
     tracking_uri: Uri = None,
 ) -> None:
@@ -88,16 +109,22 @@ def report(
     sweeps = list(names or ())
     if len(sweeps) not in ((0, 1) if published else (1, 2)):
         raise UserError("give the name of a sweep, two names to compare, or --published with at most one name")
-    if len(sweeps) == 2 and any(option is not None for option in (csv, records, fail_under, target)):
-        raise UserError("--csv, --records, --fail-under and --target are for one sweep, not for a comparison")
+    if len(sweeps) == 2 and any(option is not None for option in (csv, records, fail_under, target, against)):
+        raise UserError(
+            "--csv, --records, --fail-under, --target and --against are for one sweep, not for a comparison"
+        )
+    if target is not None and not 0 < target < math.inf:
+        raise UserError(f"--target: {target:g} is not a loss above 0")
+    if unit is not None and target is None:
+        raise UserError("--unit: is the unit of --target")
     if published and records is not None:
         raise UserError("--records: is for a sweep in the ledger")
     if len(sweeps) == 2:
         _compare(sweeps, results, tracking_uri, as_json)
         return
     read = partial(_published, sweeps) if published else partial(_swept, sweeps[0], results, tracking_uri, records)
-    folder = Path(*([PUBLISHED] if published else []), *sweeps)
-    misses = _report(read, results / folder, as_json, csv, fail_under, target)
+    folder = Path(*([PUBLISHED] if published else []), *sweeps, *([f"against-{_word(against)}"] if against else []))
+    misses = _report(partial(_asked, read, target, unit, against), results / folder, as_json, csv, fail_under)
     for line in misses:
         print(line, file=sys.stderr)
     if misses:
@@ -115,35 +142,62 @@ def _published(names: Sequence[str]) -> Study:
 
 
 def _swept(name: str, results: Path, tracking_uri: str | None, records: Path | None) -> Study:
-    """A sweep of the ledger, whose records are written to a file, too."""
+    """A sweep of the ledger, whose records are written to a file, too. Its studies are brought up to it."""
     from sweeper.imports.records import write_records
     from sweeper.reporting import read_study
+    from sweeper.studies.keeper import copy_studies
 
     if records is not None:
         write_records(results, name, tracking_uri, records)
     made: Study = read_study(results, name, tracking_uri)
+    copy_studies(results, name, tracking_uri, lambda line: print(line, file=sys.stderr))
     return made
 
 
+def _word(name: str) -> str:
+    """A method's name as part of a folder's: an imported one may hold anything."""
+    return re.sub(r"[^\w.-]", "-", name)
+
+
+def _asked(read: Callable[[], Study], target: float | None, unit: str | None, against: str | None) -> Study:
+    """The study with what else the reader asked of it."""
+    from reports.evidence.against import held_against
+
+    study = read()
+    if target is not None:
+        command = f"{study.context.command} --target {target:g}{f' --unit {unit}' if unit else ''}"
+        loss = _in_nats(target, unit, study)
+        study = replace(study, context=replace(study.context, target_loss=loss, command=command))
+    return study if against is None else held_against(study, against)
+
+
+def _in_nats(target: float, unit: str | None, study: Study) -> float:
+    from reports.evidence.units import BITS, NATS, UNITS, LossUnit
+
+    if unit is not None and unit not in UNITS:
+        raise UserError(f"--unit: {unit!r} is not one of {', '.join(UNITS)}")
+    if unit == BITS and study.bytes_per_token is None:
+        raise UserError(
+            f"--unit {BITS}: the bytes of a token of this validation text are not known; give nats per token"
+        )
+    loss = LossUnit(unit or NATS, study.bytes_per_token).nats(target)
+    if loss <= 0:
+        raise UserError(f"--target: {target:g} is no {unit} of a loss above 0")
+    return loss
+
+
 def _report(
-    read: Callable[[], Study],
-    folder: Path,
-    as_json: bool,
-    csv: Path | None,
-    fail_under: float | None,
-    target: float | None,
+    read: Callable[[], Study], folder: Path, as_json: bool, csv: Path | None, fail_under: float | None
 ) -> list[str]:
     """Write into `folder` and print; returns what misses the gate."""
+    from reports.estimate.wording import target_sentence
     from reports.evidence.exporting import runs_to_csv
-    from reports.sections.verdict import target_words
     from reports.summary import summary_to_json
     from sweeper.options import REPORT
     from sweeper.reporting import below, write_report_files
     from trainers.contract.writing import write_atomically
 
     study = read()
-    if target is not None:
-        study = replace(study, context=replace(study.context, target_loss=target))
     summary = write_report_files(study, folder)
     if csv is not None:
         with given(csv):
@@ -152,8 +206,10 @@ def _report(
         print_json(summary_to_json(summary))
     else:
         print(summary.headline)
-        for cost in summary.target_costs:
-            print(f"{cost.scale} {cost.method} to a loss of {summary.target_loss:g}: {target_words(cost)}")
+        if summary.equal_data:
+            print(summary.equal_data)
+        for reading in summary.targets:
+            print(f"{target_sentence(reading)}.")
         print((folder / REPORT).resolve())
         if csv is not None:
             print(csv.resolve())
@@ -201,6 +257,8 @@ def import_runs(
     mlflow: Annotated[str | None, typer.Option("--mlflow", help="Read this MLflow experiment instead.")] = None,
     columns: Mapped = None,
     fixed: Fixed = None,
+    unit: Unit = None,
+    bytes_per_token: BytesPerToken = None,
     runs_filter: Filter = "",
     source_uri: Source = None,
     space: SpaceFile = None,
@@ -215,44 +273,52 @@ def import_runs(
     bag_size, step_ratio, gpu_hours, tokens, final_loss. Optional: run,
     learning_rate, device, params, stage (tuning, confirmation, noise_floor),
     decayed (yes, no), outcome (finished, stopped, diverged, failed),
-    parameters (what else sets the method: heads=2 pieces=4).
-    An empty cell is not known; a final_loss of nan is a divergence.
+    parameters (heads=2 pieces=4), flops, execution, validation_set, scores,
+    learning_rate_unit, loss_unit, bytes_per_token, vocab_size, devices.
+    An empty cell is not known; a final_loss of nan or inf is a divergence.
 
     \b
     sweeper import runs.csv --name theirs
     sweeper import --mlflow pretraining --source-uri http://server:5000
-      --map total_steps=train.steps --map final_loss=val/loss
-      --set scale=3B --name theirs
+      --map final_loss=val/loss --set scale=3B --name theirs
+    sweeper import logs/ --set scale=124M --set devices=8 --name theirs
+    sweeper import records.jsonl --space search_spaces/gpu-1m.yaml --name gpu-1m
 
-    One bad row, and nothing is imported. The same name again replaces what was
-    imported under it; the same table again changes nothing.
-
-    \b
-    sweeper import records.jsonl --space search_spaces/gpu-25m.yaml
-      --name gpu-25m
-
-    Records of `python -m trainers.run` become the sweep's own trials.
+    Logs: a folder for each method, one file a run. Records of `python -m
+    trainers.run` become the sweep's own trials. One bad row, and nothing is
+    imported. The same name again replaces; the same table changes nothing.
     """
+    from sweeper.cli.screen import import_progress
     from sweeper.imports.tables import import_tables
     from sweeper.ledger.tables import check_name
 
     check_name(name)
+    fixed = _with_unit(fixed, unit, bytes_per_token)
     if runs is not None and runs.suffix == RECORDS:
         strange = bool(points or mlflow or columns or fixed or runs_filter or source_uri)
         _show_import(name, _records(name, runs, space, question, results, tracking_uri, strange))
         return
     if space is not None:
         raise UserError("--space: is for records (a file that ends in .jsonl)")
-    if mlflow is None:
-        tables = _tables_of_files(runs, points, columns, bool(fixed or runs_filter or source_uri))
-    else:
-        where = source_uri or tracking_uri
-        tables = _tables_of_experiment(mlflow, where, results, columns, fixed, runs_filter, runs or points)
-    _show_import(name, import_tables(results, name, tables, question, _command(), tracking_uri))
+    tables, remarks = (
+        _tables_of_files(runs, points, columns, fixed, bool(runs_filter or source_uri))
+        if mlflow is None
+        else _tables_of_experiment(
+            mlflow, source_uri or tracking_uri, results, columns, fixed, runs_filter, runs or points
+        )
+    )
+    with import_progress() as watch:
+        done = import_tables(results, name, tables, question, _command(), tracking_uri, watch)
+    _show_import(name, done, remarks)
+
+
+def _with_unit(fixed: list[str] | None, unit: str | None, bytes_per_token: str | None) -> list[str]:
+    units = (("loss_unit", unit), ("bytes_per_token", bytes_per_token))
+    return [*(fixed or ()), *(f"{column}={value}" for column, value in units if value is not None)]
 
 
 def _command() -> str:
-    return shlex.join(["sweeper", *sys.argv[1:]])
+    return without_login(shlex.join(["sweeper", *sys.argv[1:]]))
 
 
 def _records(
@@ -271,7 +337,9 @@ def _records(
     return import_records(results, name, path, space, question, _command(), tracking_uri)
 
 
-def _show_import(name: str, done: Imported) -> None:
+def _show_import(name: str, done: Imported, remarks: Sequence[str] = ()) -> None:
+    for remark in (*remarks, *done.remarks):
+        print(remark, file=sys.stderr)
     again = "" if done.written else ", as imported before"
     print(f"{name}: {len(done.runs)} runs{again}")
     print(done.headline)
@@ -279,15 +347,15 @@ def _show_import(name: str, done: Imported) -> None:
 
 
 def _tables_of_files(
-    runs: Path | None, points: Path | None, columns: list[str] | None, strange: bool
-) -> ImportedTables:
-    from sweeper.ledger.tables import pairs_of, tables_of_files
+    runs: Path | None, points: Path | None, columns: list[str] | None, fixed: list[str], strange: bool
+) -> tuple[ImportedTables, tuple[str, ...]]:
+    from sweeper.ledger.tables import MAPPABLE, pairs_of, tables_of_files
 
     if runs is None:
         raise UserError("give a CSV file, or --mlflow EXPERIMENT")
     if strange:
-        raise UserError("--set, --filter and --source-uri: are for --mlflow")
-    return tables_of_files(runs, points, pairs_of("--map", columns or ()))
+        raise UserError("--filter and --source-uri: are for --mlflow")
+    return tables_of_files(runs, points, pairs_of("--map", columns or (), MAPPABLE), pairs_of("--set", fixed)), ()
 
 
 def _tables_of_experiment(
@@ -295,10 +363,10 @@ def _tables_of_experiment(
     uri: str | None,
     results: Path,
     columns: list[str] | None,
-    fixed: list[str] | None,
+    fixed: list[str],
     runs_filter: str,
     strange: Path | None,
-) -> ImportedTables:
+) -> tuple[ImportedTables, tuple[str, ...]]:
     from sweeper.ledger.location import DATABASE, default_tracking_uri
     from sweeper.ledger.tables import Experiment, pairs_of, tables_of_experiment
 
@@ -306,5 +374,5 @@ def _tables_of_experiment(
         raise UserError(f"{strange}: --mlflow takes no CSV file; give one or the other")
     if uri is None and not (results / DATABASE).exists():
         raise UserError(f"{name}: no MLflow database in {results}; say where it is with --source-uri")
-    mapped, same = pairs_of("--map", columns or ()), pairs_of("--set", fixed or ())
+    mapped, same = pairs_of("--map", columns or ()), pairs_of("--set", fixed)
     return tables_of_experiment(Experiment(uri or default_tracking_uri(results), name, mapped, same, runs_filter))

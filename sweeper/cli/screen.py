@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -134,7 +135,10 @@ def _plain() -> tuple[Callable[[str], None], Callable[[SweepView], None]]:
 
 
 def _arm_row(table: Table, arm: PlannedArm, plan: Plan) -> None:
-    trials = f"{arm.tuning_trials} + {arm.confirmation_trials}" + (f" ({arm.finished} done)" if arm.finished else "")
+    probes = f" + {arm.probe_trials}" if arm.probe_trials else ""
+    trials = f"{arm.tuning_trials}{probes} + {arm.confirmation_trials}" + (
+        f" ({arm.finished} done)" if arm.finished else ""
+    )
     epochs = f"{arm.epochs:.2g}" if arm.epochs is not None else "?"
     cells = [
         arm.method,
@@ -152,7 +156,8 @@ def _scale_table(scale: ScalePlan, plan: Plan) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")
     size_words = "" if scale.parameters is None else f" · {theme.count(scale.parameters)} parameters"
     table.title = f"{scale.scale}{size_words} · {seconds(scale.step_seconds)} a step"
-    names = ["arm", "tune + confirm", "steps alone", "shared", plan.clock]
+    probed = any(arm.probe_trials for arm in scale.arms)
+    names = ["arm", "tune + probe + confirm" if probed else "tune + confirm", "steps alone", "shared", plan.clock]
     names += ["price"] if plan.price_per_hour is not None else []
     for index, name in enumerate([*names, "tokens a run", "epochs"]):
         table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
@@ -249,21 +254,27 @@ def show_findings(console: Console, findings: Sequence[Finding | Check]) -> None
 
 
 @contextmanager
-def replay_progress(standings: int) -> Iterator[Callable[[Standing], None]]:
-    """A function to call with each standing that is known; `standings` are to come."""
-    known = 0
+def import_progress() -> Iterator[Callable[[int, int], None]]:
+    """A function to call with how many runs are written and how many there are; a bar on a terminal, nothing in a pipe."""
     console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
 
-    def watch(standing: Standing) -> None:
-        nonlocal known
-        known += 1
-        how = "shared" if standing.shared else "alone"
-        line = f"replay {known}/{standings}: {standing.params} {standing.contestant}, {how}"
-        console.print(line, end="\r\x1b[K" if console.is_terminal else "\n", markup=False)
+        def watch(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
 
-    yield watch
-    if console.is_terminal:
-        console.print("\x1b[K", end="", markup=False)
+        yield watch
+
+
+@contextmanager
+def replay_progress(races: int) -> Iterator[Callable[[int], None]]:
+    """A function to call with the number of races that have ended, out of `races`: a bar, on a terminal only."""
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("races"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("races", total=races)
+        yield lambda ended: progress.update(bar, completed=ended)
 
 
 def _spent(standing: Standing | None, trials: int) -> str:

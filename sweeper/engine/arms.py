@@ -1,7 +1,11 @@
 """One method at one scale in one sweep: what it tries, what won, what is run again on fresh seeds.
 
-Tuning spends the same number of trials for every arm; then the winner by the search's own model (not the luckiest
-observation) is confirmed on seeds that the search never used. Scheduling is left to `sweep`.
+Tuning spends the same number of trials for every arm; the winner by the search's own model (not the luckiest observation),
+its learning rate probed at length where that is asked for, is confirmed on seeds that the search never used. Scheduling is
+left to `sweep`.
+
+A search is asked in rounds of a fixed number of trials, and hears of a round when all of it has ended, in the order in
+which it was asked: which trials there are depends on no worker, no clock and no kill.
 
 What earlier sweeps in the same ledger found are points for a search to begin at, never values. Losses compare only between
 trials of one identity: the same scale, method, model, text, tokenizer, batch, schedule's warm-up, optimizer and precision.
@@ -10,17 +14,22 @@ Budget, learning rate, the method's parameters and the seed may differ.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from sweeper.engine.probes import PROBE, best_rate, probed_rates, rate_of, with_rate
 from sweeper.search import Domain, Proposal, Recommendation, Strategy
-from sweeper.search.domain import Parameters
+from sweeper.search.domain import LAST_SEARCH_SEED, Parameters
 from trainers.contract.record import RunRecord
 from trainers.contract.spec import AnySpec, Scalar, Spec, fingerprint, spec_to_dict
 from trainers.methods import LEARNING_RATE
 
 NOISE_FLOOR_SEEDS = 5
 """Seeds of the noise-floor cell, where confirmation has one seed and so shows no spread of its own."""
+
+ROUNDS = 4
+"""In which a search that learns is asked for its trials. More of them know more each time, and let fewer workers work."""
 
 SpecMaker = Callable[[Mapping[str, Scalar], int, int], AnySpec]
 """Parameters (with the learning rate), total steps and seed to a spec of this arm."""
@@ -34,7 +43,8 @@ def proposal_of(spec: Spec) -> Proposal:
 
 @dataclass
 class Arm:
-    """`confirmation` are total steps, ascending; `seeds` the confirmation seeds."""
+    """`confirmation` are total steps, ascending; `seeds` the confirmation seeds. `probes` are None where there are to be
+    none, and otherwise hold those that have been asked for, with their records once they have ended."""
 
     scale: str
     method: str
@@ -45,8 +55,11 @@ class Arm:
     confirmation: tuple[int, ...]
     seeds: tuple[int, ...]
     noise_floor: bool
+    rounds: int = ROUNDS
     tuned: dict[str, RunRecord] = field(default_factory=dict)
     asked: dict[str, AnySpec] = field(default_factory=dict)
+    probes: dict[str, RunRecord | None] | None = None
+    round: dict[str, AnySpec] = field(default_factory=dict)
     winner: Recommendation | None = None
     confirming: dict[str, str] = field(default_factory=dict)
 
@@ -63,31 +76,53 @@ class Arm:
         return self.make(dict(proposal.parameters), proposal.total_steps, proposal.seed).spec_id == spec.spec_id
 
     def replay(self, finished: Iterable[RunRecord], pending: Iterable[AnySpec]) -> None:
-        """Rebuild the search from what an earlier run of the sweep left in the ledger."""
-        for record in finished:
-            self.asked[record.spec.spec_id] = record.spec
-            self.tuned[record.spec.spec_id] = record
-            self.strategy.tell(proposal_of(record.spec), record.final_loss)
-        for spec in pending:
-            self.asked[spec.spec_id] = spec
+        """Rebuild the search from what an earlier run of the sweep left in the ledger.
+
+        The search is asked again, round by round, and answered from the ledger. Where it asks for other trials than the
+        ledger holds (the file, what is known of other sweeps or the search itself has changed), all that is there is one
+        round that was asked before.
+        """
+        ended = {record.spec.spec_id: record for record in finished}
+        there = {**{spec_id: record.spec for spec_id, record in ended.items()}, **{s.spec_id: s for s in pending}}
+        untouched = copy.deepcopy(self.strategy)
+        left = set(there)
+        while left and self.ask():
+            if not left >= self.round.keys() and left > left & self.round.keys():
+                break
+            left -= self.round.keys()
+            for spec_id in [spec_id for spec_id in self.round if spec_id in ended]:
+                self.tell(ended[spec_id])
+        if not left:
+            return
+        self.strategy, self.asked, self.tuned = untouched, dict(there), {}
+        self.round = dict(there)
+        for spec in there.values():
             self.strategy.adopt(proposal_of(spec))
+        for record in ended.values():
+            self.tell(record)
 
     def ask(self) -> list[AnySpec]:
-        """The next tuning trials, a fan at a time; none once every trial has been asked for."""
-        room = self.trials - len(self.asked)
-        if room <= 0:
+        """The next round of tuning trials; none while one is under way, and once every trial has been asked for."""
+        if self.round:
             return []
-        specs = [
-            self.make(dict(proposal.parameters), proposal.total_steps, proposal.seed)
-            for proposal in self.strategy.ask(room)
-        ]
-        self.asked.update((spec.spec_id, spec) for spec in specs)
-        return specs
+        room = self.trials - len(self.asked)
+        wanted = min(room, max(1, self.trials // self.rounds))
+        while len(self.round) < wanted:
+            proposals = self.strategy.ask(room - len(self.round))
+            if not proposals:  # the next rung waits for this round
+                break
+            specs = [self.make(dict(one.parameters), one.total_steps, one.seed) for one in proposals]
+            self.round |= {spec.spec_id: spec for spec in specs}
+        self.asked |= self.round
+        return list(self.round.values())
 
     def tell(self, record: RunRecord) -> None:
         """A tuning trial has ended."""
         self.tuned[record.spec.spec_id] = record
-        self.strategy.tell(proposal_of(record.spec), record.final_loss)
+        if self.round.keys() <= self.tuned.keys():
+            for spec_id, spec in self.round.items():
+                self.strategy.tell(proposal_of(spec), self.tuned[spec_id].final_loss)
+            self.round = {}
 
     @property
     def tuning_done(self) -> bool:
@@ -104,13 +139,36 @@ class Arm:
         finished = [record for record in ended if record.spec.schedule.total_steps == top]
         return min(finished, key=lambda record: record.final_loss or 0.0, default=None)
 
+    def probe(self) -> list[tuple[AnySpec, str]]:
+        """The probes of the winner's learning rate that are still to be asked for, with their purpose; they hold up the
+        confirmation. None where there are to be none, or every trial diverged."""
+        if self.probes != {} or self.best is None:
+            return []
+        values, steps = self.strategy.recommend().parameters, self.confirmation[-1]
+        grid = next((axis.values for axis in self.domain.axes if axis.name == LEARNING_RATE), ())
+        rates = probed_rates(rate_of(values), [float(rate) for rate in grid])
+        # From a tuning trial's trunk where there may be one; an arm that was tuned at this very length has them already, and is
+        # probed as often as the others all the same.
+        seed = LAST_SEARCH_SEED if steps in self.domain.rungs else self.domain.seeds[0]
+        specs = [self.make(dict(with_rate(values, rate)), steps, seed) for rate in rates]
+        self.probes = {spec.spec_id: None for spec in specs}
+        return [(spec, PROBE) for spec in specs]
+
+    @property
+    def probing(self) -> bool:
+        """Whether a probe that was asked for has not ended."""
+        return self.probes is not None and None in self.probes.values()
+
     def confirm(self) -> list[tuple[AnySpec, str]]:
         """Choose the winner and give its trials on fresh seeds with their purpose; none where every trial diverged."""
         if self.best is None:
             return []
-        self.winner = self.strategy.recommend()
         # The model's mean decides, not the lowest loss: with a seed deviation of 0.005 the luckiest of sixteen trials
         # looks 0.009 better than it is, and the arm with more noise would win by it.
+        winner = self.strategy.recommend()
+        ended = [record for record in (self.probes or {}).values() if record is not None]
+        rate = best_rate(ended, rate_of(winner.parameters))
+        self.winner = replace(winner, parameters=with_rate(winner.parameters, rate))
         trials = self.confirmations(self.winner.parameters)
         self.confirming = {spec.spec_id: purpose for spec, purpose in trials}
         return trials

@@ -2,27 +2,29 @@
 
 Executors ask for stages and bring results; every executor drives this same machine, so that a sweep has the same trials
 wherever it runs. Small scales come first. Per scale both arms are tuned at the same time; an arm whose search is over is
-confirmed on fresh seeds while the other still searches. Searches are asked only when a worker would idle, so that they
-know as much as they can.
+confirmed on fresh seeds while the other still searches. Searches are asked round by round, so that a sweep has the same
+trials however many workers it has and however often it was killed.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
 from typing import Protocol
 
-from sweeper.engine.arms import Arm, earlier_points
+from sweeper.engine.arms import ROUNDS, Arm, SpecMaker, earlier_points
+from sweeper.engine.probes import is_probed
 from sweeper.engine.site import Site, state_bytes
 from sweeper.options import CorpusFacts
-from sweeper.search import make_strategy
+from sweeper.search import UNLEARNED, Domain, make_strategy
 from sweeper.search.domain import Parameters
 from sweeper.search.warm_start import starting_points
 from sweeper.space.foreign_schema import AnySpace
 from sweeper.space.trials import domain_of, grid_trials, make_spec
+from trainers.contract.errors import InputError
 from trainers.contract.record import Diverged, Failed, Provenance, RunRecord, Stopped
 from trainers.contract.spec import AnySpec, Scalar
 from trainers.contract.stage import StageJob, StageResult
@@ -76,7 +78,9 @@ class Idle(Enum):
 class Sweep:
     """One run of one sweep. `max_hours` are device-hours of the whole sweep, earlier runs included; None has no limit.
 
-    `earlier` are records of other sweeps, for warm starts.
+    `earlier` are records of other sweeps, for warm starts. `at_once` asks every search for all of its trials before it knows
+    a result, as a list for a machine without a sweep has to. `refusal` says why a trial cannot be run, None where it can: what
+    a replay's table lacks is never asked for.
     """
 
     space: AnySpace
@@ -87,6 +91,8 @@ class Sweep:
     provenance: Provenance
     max_hours: float | None = None
     earlier: tuple[RunRecord, ...] = ()
+    at_once: bool = False
+    refusal: Callable[[AnySpec], str | None] | None = None
     arms: list[Arm] = field(default_factory=list)
     stopping: str | None = None
     latest: str = ""
@@ -138,8 +144,7 @@ class Sweep:
             tuning = [segment for segment in ready if self._purpose_of[segment.trials[0]] == "tuning"]
             if tuning:
                 return self._start(tuning[0])
-            # Then ask the searches for more, before a confirmation takes the worker. They are asked this late, and not
-            # when their last trial ended, so that each proposal knows as many losses as it can.
+            # Then ask the searches for more, before a confirmation takes the worker.
             if self._ask_tuning():
                 continue
             if ready:
@@ -203,19 +208,33 @@ class Sweep:
             specs = arm.ask()
             if specs:
                 self._want([(spec, "tuning") for spec in specs])
+                # A file whose tuning budget was raised may ask for what was a probe.
+                for record in [self.finished[s.spec_id] for s in specs if s.spec_id in self.finished]:
+                    self.finished[record.spec.spec_id] = replace(record, purpose="tuning")
+                    self.ledger.write(self.finished[record.spec.spec_id])
+                    arm.tell(self.finished[record.spec.spec_id])
                 return True
         return False
 
     def _confirm_or_move_on(self) -> bool:
         """Confirm an arm whose search is over, or go to the next scale. False when there is nothing of the kind."""
         for arm in self.arms:
-            if arm.winner is None and arm.tuning_done and not arm.confirming:
-                return self._confirm(arm)
+            if arm.winner is None and arm.tuning_done and not arm.confirming and not arm.probing:
+                return self._conclude(arm)
         if not self.book.paths and not self.book.running and len(self._optima) < len(self.space.scales):
             return self._next_scale()
         return False
 
-    def _confirm(self, arm: Arm) -> bool:
+    def _conclude(self, arm: Arm) -> bool:
+        """Ask for what follows an arm's search: its probes, where it has any, then its confirmation."""
+        if probes := arm.probe():
+            self.latest = f"{arm.scale} {arm.method}: probing the learning rate at length"
+            self._want(probes)
+            for spec, _ in probes:
+                if spec.spec_id in self.finished:
+                    arm.probes = {**(arm.probes or {}), spec.spec_id: self.finished[spec.spec_id]}
+            if arm.probing:
+                return True
         trials = arm.confirm()
         self.book.protected -= self._boundaries(arm.asked.values())
         self._want(trials)
@@ -240,39 +259,44 @@ class Sweep:
             self._take_up(arm)
         for arm in list(self.arms):  # at once, so that states of confirmations under way are not taken for spare ones
             if arm.tuning_done:
-                self._confirm(arm)
+                self._conclude(arm)
 
     def _open_arm(self, scale: str, method: str) -> Arm:
         space = self.space
         settings = space.methods[method]
+        make = partial(self._make_spec, scale, method)
         domain = domain_of(settings, space.seeds.tuning)
+        if self.refusal is not None:
+            domain = _answered(domain, make, self.refusal, f"{scale} {method}")
         trials = space.search.trials_per_arm
         if space.search.sampler == "grid":
             trials = grid_trials(domain, trials)
         # A method's search begins at the smaller scale's winner, since the published valley of bag size and ratio moves
         # little with size. The baseline has only a learning rate, whose whole axis is cheap to search anew.
         smaller = self._optima[-1].get(method) if self._optima and method != BASELINE else None
-        make = partial(self._make_spec, scale, method)
         example = make(dict(domain.points[0]), domain.rungs[-1], domain.seeds[0])
         found = earlier_points(self.earlier, example)
         starts = starting_points(domain, smaller_scale=smaller, finished=found) if space.search.warm_start else ()
+        strategy = make_strategy(
+            space.search.sampler,
+            domain,
+            trials=trials,
+            fan=space.search.fan,
+            seed=space.search.seed,
+            warm_start=starts,
+        )
         return Arm(
             scale=scale,
             method=method,
             domain=domain,
-            strategy=make_strategy(
-                space.search.sampler,
-                domain,
-                trials=trials,
-                fan=space.search.fan,
-                seed=space.search.seed,
-                warm_start=starts,
-            ),
+            strategy=strategy,
             make=make,
             trials=trials,
             confirmation=settings.budgets.confirmation,
             seeds=space.seeds.confirmation,
             noise_floor=method == BASELINE and len(space.seeds.confirmation) == 1,
+            probes={} if is_probed(space) else None,
+            rounds=1 if self.at_once or strategy.sampler in UNLEARNED else ROUNDS,
         )
 
     def _make_spec(self, scale: str, method: str, parameters: Mapping[str, Scalar], steps: int, seed: int) -> AnySpec:
@@ -337,10 +361,7 @@ class Sweep:
             return
         self.book.finish(result)
         self.losses.pop(result.node, None)
-        arm, hours = (
-            (segment.spec.scale, segment.spec.method),
-            result.devices * result.billed_seconds / 3600,
-        )
+        arm, hours = (segment.spec.scale, segment.spec.method), result.devices * result.billed_seconds / 3600
         self.spent_hours += hours
         self.arm_hours[arm] += hours
         self.arm_steps[arm] += segment.steps
@@ -407,10 +428,23 @@ class Sweep:
         self.ledger.write(record)
         self.finished[spec_id] = record
         self.book.remove(spec_id)
-        arm = next((arm for arm in self.arms if spec_id in arm.asked), None)
-        if arm is not None and record.purpose == "tuning":
-            arm.tell(record)
+        for arm in self.arms:
+            if spec_id in arm.asked and record.purpose == "tuning":
+                arm.tell(record)
+            elif spec_id in (arm.probes or {}):
+                arm.probes = {**(arm.probes or {}), spec_id: record}
         if record.final_loss is not None:
             self.latest = (
                 f"{spec.scale} {spec.method} ended at {record.final_loss:.4f} after {spec.schedule.total_steps:,} steps"
             )
+
+
+def _answered(domain: Domain, make: SpecMaker, refusal: Callable[[AnySpec], str | None], arm: str) -> Domain:
+    """The points that can be run at every budget that is tuned on. Raises `InputError` where none can."""
+    reasons = {
+        point: next(filter(None, (refusal(make(dict(point), steps, domain.seeds[0])) for steps in domain.rungs)), None)
+        for point in domain.points
+    }
+    if all(reasons.values()):
+        raise InputError(f"{arm}: nothing can be asked: {next(iter(reasons.values()))}")
+    return domain.only(lambda point: reasons[point] is None)

@@ -1,5 +1,4 @@
-"""Ray: a cluster to run on, and an executor in which every stage is a trial of Ray Tune. The only file that imports ray,
-with `ray_train`, in which a stage has several processes.
+"""An executor in which every stage is a trial of Ray Tune, on a cluster that `cluster` has joined.
 
 The sweep is Tune's searcher: Tune asks it for a configuration whenever a worker is free, and tells it how the trial ended.
 Tune's own experiment state is not used for going on later (our ledger is the truth), so every run is a Tuner of its own.
@@ -8,13 +7,10 @@ What to train and how are handed in.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +18,6 @@ from typing import Any
 from sweeper.engine.sweep import Idle
 from sweeper.executors.inline import MAX_FAILURES, StageSource, Train
 from sweeper.executors.ray_train import RankResources, train_on_ranks
-from trainers.contract.errors import UserError
 from trainers.contract.record import reason_of
 from trainers.contract.stage import (
     ParentLostError,
@@ -33,61 +28,6 @@ from trainers.contract.stage import (
     result_from_dict,
     result_to_dict,
 )
-
-QUIET = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_WARN_THRESHOLD_S": "60",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_DEDUP_LOGS": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "MALLOC_ARENA_MAX": "2",
-}
-"""Set where the user has not. Tune runs every trial of a reused worker in a new thread; without a limit each leaves an
-arena of 50 MB behind in the C library (1.4 GB a worker after twenty stages, measured)."""
-OBJECT_STORE_BYTES = 100 * 2**20
-"""Stages travel as short JSON and states through the shared folder, so Ray's store stays almost empty."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """What Ray offers: CPUs and GPUs over all nodes."""
-
-    cpus: int
-    gpus: float
-    nodes: int
-
-
-@contextlib.contextmanager
-def attach(address: str | None, *, num_cpus: int | None = None, num_gpus: float | None = None) -> Iterator[Cluster]:
-    """Join the Ray cluster at `address`, or start one on this machine (loopback only) and end it afterwards.
-
-    Raises `UserError` with one line when the cluster cannot be reached.
-    """
-    os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
-    # After the settings: Ray reads some of them while it is imported.
-    import ray
-
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
-    if address is None:
-        # Without a dashboard: it takes 300 MB and seconds to start, and MLflow shows what there is to see.
-        options |= {"address": "local", "num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
-        options |= {"object_store_memory": OBJECT_STORE_BYTES, "_node_ip_address": "127.0.0.1"}
-    else:
-        options |= {"address": address}
-    try:
-        ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        where = f"no Ray cluster at {address}" if address else "Ray does not start on this machine"
-        raise UserError(f"{where}: {reason_of(error)}") from error
-    try:
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        nodes: list[Any] = ray.nodes()  # type: ignore[no-untyped-call]
-        yield Cluster(int(resources.get("CPU", 0)), float(resources.get("GPU", 0)), len(nodes))
-    finally:
-        ray.shutdown()
 
 
 def _searcher(source: StageSource) -> Any:

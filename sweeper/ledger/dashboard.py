@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from sweeper.ledger.dashboard_view import run_link, view_link, view_tags
-from sweeper.ledger.location import ARTIFACTS, LedgerError, default_tracking_uri, is_server
+from sweeper.ledger.location import ARTIFACTS, LedgerError, default_tracking_uri, is_server, log_in, spare_loopback
 from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
 from trainers.contract.errors import UserError
 
@@ -52,7 +52,7 @@ def serve(results: Path, name: str | None, tracking_uri: str | None, port: int |
     """
     prepared = prepare(results, name, tracking_uri)
     if tracking_uri is not None and is_server(tracking_uri):
-        _show(tracking_uri.rstrip("/") + "/", prepared, open_browser)
+        _show(log_in(tracking_uri).rstrip("/") + "/", prepared, open_browser)
         return
     # As an exception, so that the server below is ended on the way out. Python's default would leave it running.
     previous = signal.signal(signal.SIGTERM, _leave)
@@ -93,29 +93,53 @@ def running_server(
     `port` None takes a free one. Raises `DashboardError` with the server's last words when it does not answer.
     """
     # Free a moment ago: another program may take it in between, and then the server says so.
-    chosen = _free_port() if port is None else port
+    chosen = free_port() if port is None else port
+    spare_loopback()
     log = results / "mlflow-server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            _command(results, tracking_uri or default_tracking_uri(results), chosen),
+            _command(results, chosen),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
+            env={
+                **os.environ,
+                # Not as an argument: a database's address may hold a password, and anybody reads the list of processes.
+                "MLFLOW_BACKEND_STORE_URI": tracking_uri or default_tracking_uri(results),
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+                "MLFLOW_DISABLE_TELEMETRY": "true",
+            },
             start_new_session=True,
         )
     try:
-        _await_answer(chosen, process, log)
-        yield f"http://{LOOPBACK}:{chosen}/", process
+        with _ends_with_us(process):
+            _await_answer(chosen, process, log)
+            yield f"http://{LOOPBACK}:{chosen}/", process
     finally:
         _end(process)
 
 
-def _command(results: Path, uri: str, port: int) -> list[str]:
+@contextmanager
+def _ends_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End the server's process group when we are gone, also after a SIGKILL: a shell sees our end of its pipe close."""
+    watch = 'read -r line; kill -s TERM -- "-$1"; sleep 5; kill -s KILL -- "-$1"'
+    with subprocess.Popen(
+        ["sh", "-c", watch, "sh", str(process.pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as guard:
+        try:
+            yield
+        finally:
+            guard.kill()
+
+
+def _command(results: Path, port: int) -> list[str]:
     artifacts = (results.absolute() / ARTIFACTS).as_uri()
     return [
         *(sys.executable, "-m", "mlflow", "server"),
-        *("--backend-store-uri", uri),
         *("--artifacts-destination", artifacts),
         *("--host", LOOPBACK),
         *("--port", str(port)),
@@ -123,7 +147,8 @@ def _command(results: Path, uri: str, port: int) -> list[str]:
     ]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port on loopback that nobody listens at now."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         number: int = probe.getsockname()[1]

@@ -193,7 +193,7 @@ def metric_points(record: RunRecord, run_started: int) -> tuple[MetricPoint, ...
     `run_started`, in milliseconds, is used where the record does not say when it started. The totals stand at step 0:
     the dashboard draws a metric with later steps as a line.
     """
-    started = _milliseconds(record.provenance.started_at)
+    started = milliseconds(record.provenance.started_at)
     started = run_started if started is None else started
     devices = record.timing.devices
     points: list[MetricPoint] = []
@@ -220,7 +220,8 @@ def metric_points(record: RunRecord, run_started: int) -> tuple[MetricPoint, ...
     return tuple(points)
 
 
-def _milliseconds(moment: str) -> int | None:
+def milliseconds(moment: str) -> int | None:
+    """A moment in ISO form in milliseconds since 1970, None where it is not one."""
     try:
         return max(0, round(1_000 * datetime.fromisoformat(moment).timestamp()))
     except (ValueError, OverflowError, OSError):

@@ -8,8 +8,8 @@ earlier import still holds; after it, the same import again completes the rows. 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -24,6 +24,7 @@ from trainers.contract.spec import fingerprint
 
 IMPORT_FILE = "import.json"
 IMPORT_SCHEMA = 1
+Watch = Callable[[int, int], None]
 _FOLDER, _POINTS = "imports", "points"
 
 
@@ -37,27 +38,31 @@ class ImportedText:
 
 @dataclass(frozen=True, slots=True)
 class ImportedTables:
-    """One import: the runs, their in-run points (None without), and what the file calls our columns."""
+    """One import: the runs, their in-run points (None without), what the file calls our columns, and columns that are the
+    same for all runs."""
 
     runs: ImportedText
     points: ImportedText | None
     columns: tuple[tuple[str, str], ...] = ()
+    fixed: tuple[tuple[str, str], ...] = ()
 
     @property
     def key(self) -> str:
-        """Identity of the content."""
-        return fingerprint(asdict(self))
+        """Identity of the content. Without `fixed`, it is that of a version that did not know them."""
+        content = asdict(self)
+        return fingerprint(content if self.fixed else {name: content[name] for name in content if name != "fixed"})
 
 
 @dataclass(frozen=True, slots=True)
 class _Index:
-    """Which import holds: its key, the names of its files, and what they call our columns."""
+    """Which import holds: its key, the names of its files, what they call our columns, and columns of one value."""
 
     schema: int
     key: str
     runs: str
     points: str | None
     columns: dict[str, str]
+    fixed: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in (self.key, self.runs, self.points or self.runs):
@@ -68,11 +73,13 @@ class _Index:
 class ImportLedger(Ledger):
     """One sweep whose runs were trained elsewhere. Opened for reading, it takes a sweep of our own as well."""
 
-    def store(self, about: SweepAbout, tables: ImportedTables, rows: Iterable[LedgerRow]) -> int:
+    def store(
+        self, about: SweepAbout, tables: ImportedTables, rows: Iterable[LedgerRow], watch: Watch | None = None
+    ) -> int:
         """Make `tables` what this sweep is, in place of what was imported before; returns the rows that were written.
 
-        The same tables again write nothing but rows that are missing. Raises `LedgerError` when the name is taken by a
-        sweep of our own.
+        `watch` is called after each row with how many are written and how many there are to write. The same tables again
+        write nothing but rows that are missing. Raises `LedgerError` when the name is taken by a sweep of our own.
         """
         self.begin(about)
         parent = self._require_parent()
@@ -83,14 +90,18 @@ class ImportLedger(Ledger):
         there, spent = self._rows(key)
         new = [row for row in rows if row.row not in there]
         points = tables.points.name if tables.points else None
-        index = _Index(IMPORT_SCHEMA, key, tables.runs.name, points, dict(tables.columns))
+        index = asdict(_Index(IMPORT_SCHEMA, key, tables.runs.name, points, dict(tables.columns), dict(tables.fixed)))
+        if not tables.fixed:
+            del index["fixed"]
         # From here on the new import holds. Cut off before it, the earlier one does; cut off after it, the same
         # command again completes the rows.
-        self._store(parent, IMPORT_FILE, json.dumps(asdict(index), indent=1, allow_nan=False))
+        self._store(parent, IMPORT_FILE, json.dumps(index, indent=1, allow_nan=False))
         for run_id in spent:
             self._client.delete_run(run_id)
-        for row in new:
+        for done, row in enumerate(new, 1):
             self._write_row(row, parent)
+            if watch is not None:
+                watch(done, len(new))
         return len(new)
 
     def store_records(self, about: SweepAbout, records: Sequence[RunRecord], source: str) -> None:
@@ -123,6 +134,7 @@ class ImportLedger(Ledger):
                 ImportedText(index.runs, text(index.runs, folder)),
                 ImportedText(points, text(points, f"{folder}{_POINTS}/")) if points else None,
                 tuple(sorted(index.columns.items())),
+                tuple(sorted(index.fixed.items())),
             )
         except (OSError, UnicodeError, InputError) as error:
             raise LedgerError(f"{self.name}: the imported tables cannot be read: {first_line(error)}") from error

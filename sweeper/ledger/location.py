@@ -5,24 +5,30 @@ Everything about the place that can be known without MLflow, so that a wrong pat
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sqlite3
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse, urlsplit
 
 from trainers.contract.errors import UserError, given
+from trainers.contract.faults import without_login
 
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 _ANSWER_SECONDS = 10
-_SQLITE = "sqlite:///"
+_SQLITE, _WITH_DRIVER = "sqlite:///", "sqlite+pysqlite"
 
 
 class LedgerError(UserError):
-    """The ledger cannot be opened or read; the message is one line for the user."""
+    """The ledger cannot be opened or read; the message is one line for the user, without the password of an address."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_login(message))
 
 
 class NoSweepError(LedgerError):
@@ -31,7 +37,46 @@ class NoSweepError(LedgerError):
 
 def default_tracking_uri(results: Path) -> str:
     """SQLite beside the results."""
-    return f"{_SQLITE}{results.absolute() / DATABASE}"
+    return sqlite_uri(results.absolute() / DATABASE)
+
+
+def sqlite_uri(file: Path) -> str:
+    """The address of an SQLite file. SQLAlchemy and MLflow read `%` and `?` in a plain one as something else."""
+    text = str(file)
+    if not set(text) & set("%?#"):
+        return _SQLITE + text
+    from sqlalchemy import URL
+
+    # With the driver's name MLflow leaves the path alone; otherwise it makes the quoted one's folder.
+    return URL.create(_WITH_DRIVER, database=text).render_as_string()
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of an address that `sqlite_uri` made, or of a plain one; None for anything else."""
+    if uri.startswith(_WITH_DRIVER):
+        from sqlalchemy import make_url
+
+        return Path(make_url(uri).database or "")
+    path = uri.removeprefix(_SQLITE)
+    return Path(path) if path not in (uri, "", ":memory:") and "?" not in path else None
+
+
+def log_in(uri: str) -> str:
+    """A server's address without name and password, which are left where MLflow looks for them, in the environment."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https") or parts.username is None:
+        return uri
+    os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+    os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def spare_loopback() -> None:
+    """Servers on this machine are reached directly, whatever proxy the environment names."""
+    for name in ("no_proxy", "NO_PROXY"):
+        hosts = [host for host in os.environ.get(name, "").split(",") if host]
+        if "*" not in hosts:
+            os.environ[name] = ",".join(dict.fromkeys((*hosts, "127.0.0.1", "localhost", "::1")))
 
 
 def is_server(uri: str) -> bool:
@@ -42,17 +87,50 @@ def is_server(uri: str) -> bool:
 @contextmanager
 def one_at_a_time(uri: str) -> Iterator[None]:
     """Hold a lock beside an SQLite ledger while it is opened: MLflow makes its tables then, and two makers break it."""
-    if not uri.startswith(_SQLITE):
+    database = sqlite_file(uri)
+    if database is None or only_read(database):
         yield
         return
-    import fcntl
-
-    lock = Path(uri.removeprefix(_SQLITE)).with_suffix(".lock")
+    lock = database.with_suffix(".lock")
     with given(lock.parent):
+        lock.parent.mkdir(parents=True, exist_ok=True)
         file = lock.open("w", encoding="utf-8")
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def writing_ahead(database: Path) -> Iterator[None]:
+    """Let SQLite write many small commits quickly, for as long as this lasts: into a log that is flushed now and then.
+
+    MLflow commits a run six times, and each waits for the disk. With a write-ahead log no commit waits; a power cut may
+    lose the last of them, which the same import completes, but never damages the database. Connections that are opened
+    meanwhile are of this kind. Afterwards the database is one plain file again, unless another process has it open; where
+    the file system has no shared memory for the log, everything stays as it is.
+    """
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def connected(connection: object, _record: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            with suppress(sqlite3.OperationalError):
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = NORMAL")
+
+    event.listen(Engine, "connect", connected)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "connect", connected)
+        if database.exists():
+            with closing(sqlite3.connect(database)) as connection, suppress(sqlite3.OperationalError):
+                connection.execute("PRAGMA journal_mode = DELETE")
+
+
+def only_read(database: Path) -> bool:
+    """Whether it is a ledger that one may look at and not change: a colleague's, or a snapshot."""
+    return database.exists() and not (os.access(database, os.W_OK) and os.access(database.parent, os.W_OK))
 
 
 def refuse_unreachable(uri: str) -> None:
@@ -73,15 +151,18 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def follow_moved_artifacts(results: Path, name: str, experiment_id: str, old: str) -> None:
-    """Correct the artifact locations of a sweep whose results directory was moved or copied to another machine.
+def follow_moved_artifacts(results: Path, name: str, experiment_id: str, old: str) -> tuple[str, str]:
+    """The old and the new address of a sweep's artifacts; corrected in the ledger where the two differ.
 
-    MLflow stores them as absolute addresses, `old` among them. Nothing is done while `old` is where the results are.
+    MLflow stores absolute addresses, `old` among them, and a results directory may have been moved or copied. A ledger
+    that one may not change is left as it is: whoever reads it puts the new address in the old one's place.
     """
     here = results.absolute() / ARTIFACTS / name
     new = here.as_uri()
     if old == new or not here.is_dir():
-        return
+        return old, old
+    if only_read(results / DATABASE):
+        return old, new
     moved = (
         "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
         "WHERE experiment_id = ? AND instr(artifact_uri, ?) = 1"
@@ -91,3 +172,4 @@ def follow_moved_artifacts(results: Path, name: str, experiment_id: str, old: st
         database.execute(
             "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (new, int(experiment_id))
         )
+    return old, new

@@ -1,4 +1,4 @@
-"""The ledger: one sweep in one MLflow experiment, written and read back. The only file that imports mlflow.
+"""The ledger: one sweep in one MLflow experiment, written and read back.
 
 The sweep is a parent run, every trial that was asked for a child run, found again by its `spec_id` and never made
 twice. `record.json` is what is read back; parameters, tags and metrics are for people in the dashboard, and which of
@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote, urlparse
 
 from sweeper.ledger.about import SweepAbout, about_from_dict, about_to_dict
+from sweeper.ledger.connection import connect, one_line, pages, release
 from sweeper.ledger.entries import (
     DESCRIPTION_TAG,
     KIND_TAG,
@@ -48,8 +47,6 @@ from sweeper.ledger.location import (
     first_line,
     follow_moved_artifacts,
     is_server,
-    one_at_a_time,
-    refuse_unreachable,
 )
 from trainers.contract.errors import InputError, given
 from trainers.contract.reading import json_value
@@ -72,28 +69,28 @@ def list_sweeps(results: Path, tracking_uri: str | None = None) -> list[str]:
     """
     if tracking_uri is None and not (results / DATABASE).exists():
         return []
-    client = _connect(tracking_uri or default_tracking_uri(results))
-    with _one_line(tracking_uri or str(results / DATABASE)):
+    client = connect(tracking_uri or default_tracking_uri(results))
+    with one_line(tracking_uri or str(results / DATABASE)):
         experiments = [
             experiment
-            for experiment in _pages(lambda token: client.search_experiments(page_token=token))
+            for experiment in pages(lambda token: client.search_experiments(page_token=token))
             if SWEEP_TAG in experiment.tags
         ]
-    _release(client)
+    release(client)
     return [experiment.tags[SWEEP_TAG] for experiment in sorted(experiments, key=lambda e: e.creation_time)]
 
 
 def runs_of_experiment(uri: str, experiment: str, filter_string: str = "") -> list[ForeignRun]:
     """The runs that others logged under `experiment`, the oldest first. Raises `LedgerError` in one line."""
-    client = _connect(uri)
-    with _one_line(uri):
+    client = connect(uri)
+    with one_line(uri):
         found = client.get_experiment_by_name(experiment)
         if found is None:
-            names = [one.name for one in _pages(lambda token: client.search_experiments(page_token=token))]
+            names = [one.name for one in pages(lambda token: client.search_experiments(page_token=token))]
             raise LedgerError(f"{experiment}: no experiment of that name in {uri}; it holds: {', '.join(names)}")
         identity = [found.experiment_id]
-        runs = list(_pages(lambda token: client.search_runs(identity, filter_string, page_token=token)))
-    _release(client)
+        runs = list(pages(lambda token: client.search_runs(identity, filter_string, page_token=token)))
+    release(client)
     return [
         ForeignRun(run.info.run_id, run.info.run_name or "", run.info.status, run.data.params, run.data.metrics, run.data.tags)
         for run in sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
@@ -110,6 +107,7 @@ class Ledger:
         self._records: dict[str, RunRecord] = {}
         self._runs: dict[str, Trial] | None = None
         self._sweep_run: str | None = None
+        self._moved = ("", "")
 
     @classmethod
     def open(cls, results: Path, name: str, tracking_uri: str | None = None, *, create: bool) -> Self:
@@ -126,8 +124,8 @@ class Ledger:
             with given(results):
                 results.mkdir(parents=True, exist_ok=True)
         uri = tracking_uri or default_tracking_uri(results)
-        client = _connect(uri)
-        with _one_line(where):
+        client = connect(uri)
+        with one_line(where):
             experiment = client.get_experiment_by_name(_experiment_name(name))
             if experiment is None and create:
                 location = None if is_server(uri) else (results.absolute() / ARTIFACTS / name).as_uri()
@@ -142,15 +140,16 @@ class Ledger:
                 f"{name}: was deleted in {where}; choose another name, or bring it back with "
                 f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`"
             )
+        made = cls(client, experiment.experiment_id, name)
         if tracking_uri is None:
-            follow_moved_artifacts(results, name, experiment.experiment_id, experiment.artifact_location)
-        return cls(client, experiment.experiment_id, name)
+            made._moved = follow_moved_artifacts(results, name, experiment.experiment_id, experiment.artifact_location)
+        return made
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        _release(self._client)
+        release(self._client)
 
     # writing
 
@@ -303,11 +302,15 @@ class Ledger:
             for spec_id, trial in self._trials().items()
         }
 
+    def run_ids(self) -> Mapping[str, str]:
+        """Each trial's run in MLflow by spec id, in the order asked, as this writer left them."""
+        return {spec_id: trial.run_id for spec_id, trial in self._known().items()}
+
     # MLflow
 
     def _search(self, filter_string: str) -> list[Any]:
         return list(
-            _pages(lambda token: self._client.search_runs([self._experiment_id], filter_string, page_token=token))
+            pages(lambda token: self._client.search_runs([self._experiment_id], filter_string, page_token=token))
         )
 
     def _parent(self) -> str | None:
@@ -355,7 +358,8 @@ class Ledger:
 
     def _load(self, run_id: str, artifact_uri: str, file: str) -> str:
         """Text of an artifact. Raises `OSError` when it is not there."""
-        parsed = urlparse(artifact_uri)
+        old, new = self._moved
+        parsed = urlparse(new + artifact_uri[len(old) :] if artifact_uri.startswith(f"{old}/") else artifact_uri)
         if parsed.scheme in ("", "file"):
             return (Path(unquote(parsed.path)) / file).read_text(encoding="utf-8")
         from mlflow.exceptions import MlflowException
@@ -406,45 +410,3 @@ class Ledger:
 
 def _experiment_name(name: str) -> str:
     return f"sweeper/{name}"
-
-
-def _connect(uri: str) -> Any:
-    """An MLflow client that is quiet, reports nothing home, and leaves the process's own tracking URI alone."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    refuse_unreachable(uri)
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with _one_line(uri), one_at_a_time(uri):
-        return MlflowClient(tracking_uri=uri, registry_uri=uri)
-
-
-@contextmanager
-def _one_line(where: str) -> Iterator[None]:
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError) as error:
-        raise LedgerError(f"{where}: {first_line(error)}") from error
-
-
-def _release(client: Any) -> None:
-    """Close pooled database connections; MLflow has no public way to."""
-    engine = getattr(getattr(getattr(client, "_tracking_client", None), "store", None), "engine", None)
-    if engine is not None:
-        engine.dispose()
-
-
-def _pages(page: Any) -> Iterator[Any]:
-    token = None
-    while True:
-        found = page(token)
-        yield from found
-        token = found.token
-        if not token:
-            return

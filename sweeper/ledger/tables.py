@@ -1,9 +1,9 @@
-"""Runs that were trained elsewhere, as tables: a CSV file or somebody's MLflow experiment, and the runs that a table holds.
+"""Runs that were trained elsewhere, as tables: a CSV file, logs or somebody's MLflow experiment, and the runs in a table.
 
-Everything is read and checked before the ledger is touched, so that a bad row leaves it as it was. The table is kept as
-it came and read again for every report. Importing under the same name again replaces what was imported (the earlier
-tables stay attached to the sweep's run in MLflow); the same table again changes nothing. What a row may hold is
-decided in `reports.evidence.importing`.
+Everything is read and checked before the ledger is touched, so that a bad row leaves it as it was. A table is kept as it
+came, what is none as the table that was made of it, and read again for every report. Importing under the same name again
+replaces what was imported (the earlier tables stay attached to the sweep's run in MLflow); the same table again changes
+nothing. What a row may hold is decided in `reports.evidence.importing`.
 """
 
 from __future__ import annotations
@@ -15,18 +15,22 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from reports.evidence.importing import COLUMNS, OPTIONAL_COLUMNS, RunImportError, runs_from_texts
-from reports.evidence.runs import FinishedRun
+from reports.evidence.delimited import RunImportError, is_no_number, read_text
+from reports.evidence.importing import COLUMNS, OPTIONAL_COLUMNS, READING_COLUMNS, RunTable, runs_from_texts
+from reports.evidence.logs import Log, logs_as_tables
+from reports.evidence.points import POINT_COLUMNS, points_as_table
+from reports.evidence.runs import BASELINE, FinishedRun
 from sweeper.ledger.entries import ForeignRun
-from trainers.contract.errors import InputError, given
+from trainers.contract.errors import InputError, first_lines, given
 
 if TYPE_CHECKING:
-    from sweeper.ledger.imports import ImportedTables, ImportLedger
+    from sweeper.ledger.imports import ImportedTables, ImportedText, ImportLedger
 
-IMPORTABLE = (*COLUMNS, *OPTIONAL_COLUMNS)
-"""Column names that can be mapped."""
+IMPORTABLE = (*COLUMNS, *OPTIONAL_COLUMNS, *READING_COLUMNS)
+"""Columns of a run, which can be mapped and fixed."""
+MAPPABLE = tuple(dict.fromkeys((*IMPORTABLE, *POINT_COLUMNS)))
 NEEDED = ("scale", "method", "total_steps")
 """Columns without which no row can be read."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -51,12 +55,14 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import did: all runs of the table, how many rows were new in the ledger, and what the report says."""
+    """What an import did: all runs of the table, how many rows were new in the ledger, what the report says, and what a
+    reader should know of how the table was read."""
 
     runs: tuple[FinishedRun, ...]
     written: int
     headline: str
     report: Path
+    remarks: tuple[str, ...] = ()
 
 
 def check_name(name: str) -> None:
@@ -68,46 +74,108 @@ def check_name(name: str) -> None:
         )
 
 
-def pairs_of(option: str, texts: Sequence[str]) -> dict[str, str]:
+def pairs_of(option: str, texts: Sequence[str], allowed: Sequence[str] = IMPORTABLE) -> dict[str, str]:
     """`column=value` texts of an option as a mapping. Raises `InputError` for a bad one or an unknown column."""
     pairs: dict[str, str] = {}
     for text in texts:
         column, equals, value = text.partition("=")
         if not equals or not value.strip():
             raise InputError(f"{option}: {text!r} is not COLUMN=VALUE")
-        if column.strip() not in IMPORTABLE:
-            raise InputError(f"{option}: {column.strip()!r} is not a column; there are {', '.join(IMPORTABLE)}")
+        if column.strip() not in allowed:
+            raise InputError(f"{option}: {column.strip()!r} is not a column; there are {', '.join(allowed)}")
         if column.strip() in pairs:
             raise InputError(f"{option}: {column.strip()} is given twice")
         pairs[column.strip()] = value.strip()
     return pairs
 
 
-def tables_of_files(runs: Path, points: Path | None, columns: Mapping[str, str]) -> ImportedTables:
-    """CSV files as they are. Raises `InputError` where one cannot be read as text."""
-    from sweeper.ledger.imports import ImportedTables
+def tables_of_files(
+    runs: Path, points: Path | None, columns: Mapping[str, str], fixed: Mapping[str, str] | None = None
+) -> ImportedTables:
+    """Files as they are, a folder of logs as tables of its runs and points. `fixed` are columns that all runs share.
 
-    return ImportedTables(
-        _read_text(runs), _read_text(points) if points is not None else None, tuple(sorted(columns.items()))
-    )
+    Points may be a file of any form that is read, or a folder with one for each run. Raises `InputError`.
+    """
+    from sweeper.ledger.imports import ImportedTables, ImportedText
+
+    strange = [name for name in columns if name not in IMPORTABLE]
+    if strange and points is None:
+        raise InputError(f"--map {strange[0]}={columns[strange[0]]}: is a column of points; give them with --points")
+    same = dict(fixed or {})
+    devices = _devices(same)
+    shared = (tuple(sorted(columns.items())), tuple(sorted(same.items())))
+    if runs.is_dir():
+        if points is not None or columns:
+            raise InputError(f"{runs}: logs have their points in them, and no columns; leave --points and --map")
+        logs = _logs(runs)
+        if devices is None:
+            raise InputError(f"{runs}: logs tell their wall time; say on how many devices, as --set devices=8")
+        made = logs_as_tables(logs, devices)
+        folder = runs.resolve().name
+        table, curves = (
+            ImportedText(f"{folder}{end}.csv", text) for end, text in zip(("", "-points"), made, strict=True)
+        )
+        return ImportedTables(table, curves, *shared)
+    with given(runs):
+        table = ImportedText(runs.name, read_text(runs))
+    return ImportedTables(table, _points(points, columns, devices) if points is not None else None, *shared)
 
 
-def _read_text(path: Path) -> Any:
+def _devices(fixed: Mapping[str, str]) -> float | None:
+    """The devices that were given for all runs. Raises `InputError` for what is no number of them."""
+    text = fixed.get("devices")
+    if text is None:
+        return None
+    if is_no_number(text) or not re.fullmatch(r"[0-9.]+", text) or not float(text) > 0:
+        raise InputError(f"--set devices={text}: is not a positive number")
+    return float(text)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+
+
+def _logs(folder: Path) -> list[Log]:
+    """The logs in a folder: one folder a method, one file a run; the baseline's runs first."""
+    with given(folder):
+        methods = sorted(
+            (below for below in folder.iterdir() if below.is_dir() and not below.name.startswith(".")),
+            key=lambda below: (below.name.lower() != BASELINE, below.name),
+        )
+        logs = [
+            Log(below.name, f"{below.name}/{file.stem}", read_text(file)) for below in methods for file in _files(below)
+        ]
+    if not logs:
+        raise InputError(f"{folder}: no logs; they lie in a folder for each method, as {folder.name}/baseline/1.log")
+    return logs
+
+
+def _points(path: Path, columns: Mapping[str, str], devices: float | None) -> ImportedText:
+    """In-run points of a file, or of a folder with a file for each run, which is named after it."""
     from sweeper.ledger.imports import ImportedText
 
-    try:
-        with given(path):
-            return ImportedText(path.name, path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not a CSV file in UTF-8 (byte {error.start})") from error
+    with given(path):
+        if not path.is_dir():
+            return ImportedText(path.name, points_as_table(path.name, read_text(path), columns, devices))
+        tables = [points_as_table(file.name, read_text(file), columns, devices) for file in _files(path)]
+    parts = [table.partition("\n") for table in tables]
+    headers = {header for header, _, _ in parts}
+    if len(headers) != 1:
+        raise InputError(f"{path}: its files have {len(headers)} forms of points; one form a folder")
+    text = "\n".join([*headers, *(rows.rstrip("\n") for _, _, rows in parts), ""])
+    return ImportedText(f"{path.resolve().name}.csv", text)
 
 
-def tables_of_experiment(experiment: Experiment) -> ImportedTables:
-    """Somebody's MLflow runs as a table of ours. Raises `LedgerError` or `InputError` where that cannot be done."""
+def tables_of_experiment(experiment: Experiment) -> tuple[ImportedTables, tuple[str, ...]]:
+    """Somebody's MLflow runs as a table of ours, and what of them was left out.
+
+    Raises `LedgerError` or `InputError` where that cannot be done.
+    """
     from sweeper.ledger.imports import ImportedTables, ImportedText
     from sweeper.ledger.mlflow_ledger import runs_of_experiment
 
-    found = runs_of_experiment(experiment.uri, experiment.name, experiment.filter)
+    everything = runs_of_experiment(experiment.uri, experiment.name, experiment.filter)
+    found = _without_parents(everything, experiment)
     if not found:
         raise InputError(f"{experiment.name}: no runs{' that match --filter' if experiment.filter else ''}")
     known = {key for run in found for key in _keys(run)}
@@ -135,10 +203,25 @@ def tables_of_experiment(experiment: Experiment) -> ImportedTables:
         runs_of(tables)
     except RunImportError as error:
         # Nobody has seen the lines of that table: the runs' names stand in for them.
-        raise InputError(
-            "\n".join(f"{experiment.name}, run {names[one.line - 2]}: {one.message}" for one in error.problems)
-        ) from None
-    return tables
+        lines = [f"{experiment.name}, run {names[one.line - 2]}: {one.message}" for one in error.problems]
+        raise InputError(first_lines(lines)) from None
+    left_out = len(everything) - len(found)
+    if not left_out:
+        return tables, ()
+    many = "runs left out that stand" if left_out > 1 else "run left out that stands"
+    return tables, (f"{experiment.name}: {left_out} {many} above others and trained nothing",)
+
+
+def _without_parents(runs: Sequence[ForeignRun], experiment: Experiment) -> list[ForeignRun]:
+    """The runs that trained something: a sweep in MLflow is often a run of its own above its trials, perhaps with the
+    parameters that they share, and without a cell that every training has."""
+    parents = {run.tags.get("mlflow.parentRunId") for run in runs}
+    return [run for run in runs if run.run_id not in parents or _is_whole(_fields(run, experiment))]
+
+
+def _is_whole(fields: Mapping[str, str]) -> bool:
+    ended = fields["final_loss"] or fields["outcome"] != "finished"
+    return bool(ended) and all(fields[column] for column in NEEDED)
 
 
 def _own_tags(run: ForeignRun) -> dict[str, str]:
@@ -171,13 +254,15 @@ def _distinct_names(runs: Sequence[ForeignRun]) -> list[str]:
     ]
 
 
-def runs_of(tables: ImportedTables) -> tuple[FinishedRun, ...]:
-    """Read a table of runs. Raises `RunImportError` with every bad row."""
+def table_of(tables: ImportedTables) -> RunTable:
+    """Read a table of runs. Raises `RunImportError` with the bad rows."""
     points = None if tables.points is None else (tables.points.name, tables.points.text)
-    try:
-        return runs_from_texts((tables.runs.name, tables.runs.text), points, dict(tables.columns))
-    except csv.Error as error:
-        raise InputError(f"{tables.runs.name}: is not a CSV file: {error}") from error
+    return runs_from_texts((tables.runs.name, tables.runs.text), points, dict(tables.columns), dict(tables.fixed))
+
+
+def runs_of(tables: ImportedTables) -> tuple[FinishedRun, ...]:
+    """The runs of a table, as `table_of` reads them."""
+    return table_of(tables).runs
 
 
 def imported_runs(ledger: ImportLedger) -> tuple[FinishedRun, ...]:

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from statistics import variance
 
-import numpy as np
-
+from reports.estimate.noise import PRIOR_MINIMUM_PARAMS, PRIOR_SIGMA
 from reports.estimate.resolution import what_it_can_resolve
 from reports.pages.plan import PlannedArm, PlannedStage
-from sweeper.engine.arms import NOISE_FLOOR_SEEDS
+from sweeper.engine.arms import NOISE_FLOOR_SEEDS, identity_of
+from sweeper.engine.probes import PROBE
 from sweeper.engine.site import Site, state_bytes
 from sweeper.engine.sweep import Sweep
 from sweeper.executors.simulated import SimulatedExecutor, trains_nothing
@@ -27,16 +27,15 @@ from sweeper.plans.fits import ScaleFit
 from sweeper.space.foreign_schema import AnySpace
 from sweeper.space.schema import SearchSpace
 from sweeper.space.trials import FAN_AXIS
-from trainers.contract.record import Provenance, RunRecord
+from trainers.contract.record import SEARCH_PURPOSES, Provenance, RunRecord
 from trainers.contract.schedule import phase_at
 from trainers.contract.spec import AnySpec
 from trainers.methods import BASELINE, describe_parameters, facts_of, phases_of
 from trainers.planning.lineage import path_of
 from trainers.planning.store import MemoryStore
 
-SMALL_MODEL, LARGE_MODEL = (6e4, 0.01), (1e8, 0.0013)
-"""Parameters, and the seed deviation in nats that is assumed there where no confirmation run has measured it: ours at pico,
-and the upper end of what public runs report at 124M parameters."""
+TINY_DEVIATION, TINY_PARAMS = 0.01, 110_000
+"""Seed deviation in nats of models of pico's and nano's size, and the parameters up to which it is assumed."""
 UNPREPARED = CorpusFacts("unprepared", "unprepared", 0, 0, "")
 SIMULATED = Provenance(
     git_commit="",
@@ -124,8 +123,9 @@ def plan_scale(
     workers: int,
     known: Iterable[RunRecord],
     devices_per_trial: float,
+    earlier: Iterable[RunRecord] = (),
 ) -> tuple[ScalePlan, tuple[PlannedStage, ...]]:
-    """Simulate one scale, with what the ledger holds already."""
+    """Simulate one scale, with what the ledger holds already; `earlier` are other sweeps' records."""
     # Scale by scale, so that each has a wall time and a peak of its own disk.
     one = space.of_one_scale(scale)
     # A corpus that is not prepared yet has no tokenizer; the file says how large its vocabulary will be.
@@ -162,8 +162,8 @@ def plan_scale(
     )
     example = next(spec for spec, _ in wanted if spec.method == BASELINE)
     parameters = facts_of(example).params
-    resolution = _resolution(space, known, parameters)
-    lines = _planned_stages(store, fresh, cost, devices_per_trial)
+    others = [record for record in earlier if record.spec.scale == scale]
+    resolves, reason = _resolution(space, expected_deviation(known, others, parameters))
     return ScalePlan(
         scale=scale,
         parameters=None if parameters is None else int(parameters),
@@ -171,9 +171,9 @@ def plan_scale(
         step_seconds=cost.seconds(example, phases_of(example)[0]),
         wall_hours=executor.wall_seconds / 3600,
         disk_bytes=peak * max(state_bytes(spec) for spec, _ in wanted),
-        resolves=resolution[0],
-        resolves_reason=resolution[1],
-    ), lines
+        resolves=resolves,
+        resolves_reason=reason,
+    ), _planned_stages(store, fresh, cost, devices_per_trial)
 
 
 def _planned_stages(
@@ -236,7 +236,8 @@ def _planned_arm(
         scale=scale,
         method=method,
         tuning_trials=sum(purpose == "tuning" for _, purpose in mine),
-        confirmation_trials=sum(purpose != "tuning" for _, purpose in mine),
+        probe_trials=sum(purpose == PROBE for _, purpose in mine),
+        confirmation_trials=sum(purpose not in SEARCH_PURPOSES for _, purpose in mine),
         finished=sum(spec.spec_id in done for spec, _ in mine),
         steps_alone=alone,
         # What the simulated sweep trained, not what the tree of all its trials holds: a search may ask for a boundary that
@@ -252,13 +253,14 @@ def _planned_arm(
 
 def measured_deviation(known: Iterable[RunRecord]) -> float | None:
     """Pooled deviation of final losses within (method, parameters, budget) over confirmation seeds, None without repeats."""
-    cells: dict[tuple[object, ...], list[float]] = {}
+    cells: dict[tuple[object, ...], dict[str, float]] = {}
     for record in known:
-        if record.purpose != "tuning" and record.final_loss is not None:
+        if record.purpose not in SEARCH_PURPOSES and record.final_loss is not None:
             spec = record.spec
-            key = (spec.scale, spec.method, spec.parameters, spec.schedule)
-            cells.setdefault(key, []).append(record.final_loss)
-    repeated = [losses for losses in cells.values() if len(losses) > 1]
+            # By id, since two sweeps of a ledger may have trained the same trial.
+            key = (identity_of(spec), spec.parameters, spec.schedule)
+            cells.setdefault(key, {})[spec.spec_id] = record.final_loss
+    repeated = [list(losses.values()) for losses in cells.values() if len(losses) > 1]
     if not repeated:
         return None
     # Pooled, since three seeds of one cell say little and six cells of three a good deal. A plan can do without the
@@ -267,20 +269,37 @@ def measured_deviation(known: Iterable[RunRecord]) -> float | None:
     return math.sqrt(sum(variance(losses) * (len(losses) - 1) for losses in repeated) / freedom)
 
 
-def assumed_deviation(num_parameters: float) -> float:
-    """Between the two models that it is known for, straight in the logarithms of both; beyond them that of the nearer."""
-    sizes, deviations = zip(SMALL_MODEL, LARGE_MODEL, strict=True)
-    return math.exp(np.interp(math.log(num_parameters), np.log(sizes), np.log(deviations)))
+def assumed_deviation(parameters: float) -> float:
+    """Seed deviation in nats by size, where nothing has measured it: public runs' from 100M parameters up, `TINY_DEVIATION`
+    for tiny models, and between the two a straight line in the logarithms."""
+    share = math.log(parameters / TINY_PARAMS) / math.log(PRIOR_MINIMUM_PARAMS / TINY_PARAMS)
+    return TINY_DEVIATION * math.exp(math.log(PRIOR_SIGMA / TINY_DEVIATION) * min(max(share, 0.0), 1.0))
 
 
-def _resolution(space: AnySpace, known: list[RunRecord], num_parameters: float | None) -> tuple[float | None, str]:
+def expected_deviation(
+    known: Iterable[RunRecord], earlier: Iterable[RunRecord], parameters: float | None
+) -> tuple[float, str]:
+    """The seed deviation to plan with, in nats, and where it is from: this sweep, an earlier one at the scale, or the size.
+    An unknown model's is that of a tiny one, which is the largest."""
+    for records, source in ((known, "measured"), (earlier, "measured by earlier sweeps at this scale")):
+        if measured := measured_deviation(records):
+            return measured, source
+    if parameters is None:
+        return TINY_DEVIATION, "assumed for a small model"
+    if parameters >= PRIOR_MINIMUM_PARAMS:
+        return PRIOR_SIGMA, "assumed: that of public runs from 100M parameters up"
+    if parameters <= TINY_PARAMS:
+        return TINY_DEVIATION, "assumed for a model this small"
+    between = f"between {TINY_DEVIATION:g} at 110K parameters and {PRIOR_SIGMA:g} at 100M"
+    return assumed_deviation(parameters), f"assumed by size, {between}"
+
+
+def _resolution(space: AnySpace, deviation: tuple[float, str]) -> tuple[float | None, str]:
     methods = [name for name in space.methods if name != BASELINE]
     if not methods:
         return None, "there is no method beside the baseline"
     seeds = len(space.seeds.confirmation)
-    measured = measured_deviation(known)
-    # Of an unknown model that of a small one, which is the larger.
-    sigma = measured or assumed_deviation(num_parameters or SMALL_MODEL[0])
+    sigma, source = deviation
     result = what_it_can_resolve(
         baseline_budgets=space.methods[BASELINE].budgets.confirmation,
         method_budget=max(space.methods[methods[0]].budgets.confirmation),
@@ -289,8 +308,7 @@ def _resolution(space: AnySpace, known: list[RunRecord], num_parameters: float |
         sigma=sigma,
         noise_floor_seeds=NOISE_FLOOR_SEEDS - 1 if seeds == 1 else 0,
     )
-    said = "measured" if measured else f"assumed for {'this' if num_parameters else 'a small'} size"
-    reason = f"with a seed deviation of {sigma:.2g} nats, {said}"
+    reason = f"with a seed deviation of {sigma:.2g} nats, {source}"
     return result.smallest_speedup, f"{result.reason}; {reason}" if result.reason else reason
 
 
@@ -303,13 +321,14 @@ def make_plan(
     workers: int,
     on_gpu: bool,
     known: Iterable[RunRecord] = (),
+    earlier: Iterable[RunRecord] = (),
     devices_per_trial: float = 1,
     fits: Mapping[str, ScaleFit] | None = None,
     commands: tuple[str, ...] = (),
 ) -> Plan:
-    """The plan of `space` on `workers` workers. `known` are the records that the ledger holds already, `fits` what is known
-    of the scales' memory, `commands` those of another trainer."""
-    known = tuple(known)
+    """The plan of `space` on `workers` workers. `known` are the records that the ledger holds already, `earlier` those of
+    its other sweeps, `fits` what is known of the scales' memory, `commands` those of another trainer."""
+    known, earlier = tuple(known), tuple(earlier)
     parts = [
         plan_scale(
             space,
@@ -319,6 +338,7 @@ def make_plan(
             workers=workers,
             known=known,
             devices_per_trial=devices_per_trial,
+            earlier=earlier,
         )
         for scale in space.scales
     ]

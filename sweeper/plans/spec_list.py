@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweeper.corpora import prepared_text
 from sweeper.engine.site import Site
 from sweeper.engine.sweep import Sweep
 from sweeper.ledger.in_memory import MemoryLedger
-from sweeper.options import CORPORA, CorpusFacts, RunOptions, corpus_facts, corpus_request
+from sweeper.options import CorpusFacts, RunOptions, corpus_facts
 from sweeper.plans.known import known_records
+from sweeper.search import UNLEARNED
 from sweeper.space.load import load_own_space
 from sweeper.space.schema import SearchSpace
 from trainers.contract.errors import given
@@ -47,7 +49,8 @@ def list_trials(space: SearchSpace, corpus: CorpusFacts, known: Iterable[RunReco
     nowhere = Provenance(
         git_commit="", git_dirty=False, device="", device_kind="cpu", execution="", versions=(), started_at=""
     )
-    sweep = Sweep(space, corpus, ledger, MemoryStore(), Site(store="", stop_file="", execution=""), nowhere)
+    site = Site(store="", stop_file="", execution="")
+    sweep = Sweep(space, corpus, ledger, MemoryStore(), site, nowhere, at_once=True)
     # As if there were a worker for everything and nothing ever ended: all that is asked for before the first result.
     while isinstance(sweep.next_job(), StageJob):
         pass
@@ -66,13 +69,18 @@ def list_trials(space: SearchSpace, corpus: CorpusFacts, known: Iterable[RunReco
             "import their records and make the next list"
         )
     else:
+        if tuning and any(arm.probes is not None for arm in sweep.arms):
+            notes.append(
+                f"{sweep.arms[0].scale}: learning rates are tried again at length before they are confirmed: "
+                "import these records and make the next list"
+            )
         for arm in sweep.arms:
-            if arm.winner is None:
+            if arm.winner is None and arm.probes is None:
                 confirming += [
                     TrialLine(own(spec), purpose, winner=True)
                     for spec, purpose in arm.confirmations(arm.domain.points[0])
                 ]
-        if tuning and sweep.arms[0].strategy.sampler not in ("grid", "random"):
+        if tuning and sweep.arms[0].strategy.sampler not in UNLEARNED:
             notes.append("the search chose all of its tuning trials before it saw a result")
     if sweep.arms and space.scales[-1] != sweep.arms[0].scale:
         notes.append(f"only {sweep.arms[0].scale}: larger scales begin from what it finds")
@@ -86,11 +94,9 @@ def list_trials(space: SearchSpace, corpus: CorpusFacts, known: Iterable[RunReco
 def write_specs(options: RunOptions, path: Path, say: Callable[[str], None]) -> SpecList:
     """Prepare the corpus where that is still to do, and write the list. Raises what a run raises before it trains."""
     from trainers.contract.writing import write_atomically
-    from trainers.data.prepare import prepare
 
     space = load_own_space(options.file)
-    corpus = prepare(corpus_request(space), options.results / CORPORA, say)
-    corpus.validation(space.validation_tokens + 1)
+    corpus = prepared_text(space, options, say)
     known = known_records(options.results, space.name, options.tracking_uri)
     made = list_trials(space, corpus_facts(corpus), known)
     with given(path):

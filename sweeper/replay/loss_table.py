@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sweeper.search.domain import Axis, Domain, Parameters
+from sweeper.search.domain import Axis, Domain, Parameters, Scalar
 from trainers.contract.errors import InputError, given
 from trainers.contract.spec import Spec
 from trainers.methods import BASELINE
@@ -24,17 +25,23 @@ TABLE_METHODS = (BASELINE, "tst")
 COLUMNS = ("table", "params", "total_steps", "bag_weighting", "step_ratio", "bag_size", "final_loss")
 SEED_DEVIATION = 0.001
 """Nats; public runs of 124M parameters show 0.0010 to 0.0013."""
+TOLERANCE = 0.0015
+"""Nats above the best of the smoothed table that count as found."""
 
 
 @dataclass(frozen=True, slots=True)
 class LossTable:
-    """One scale, budget and bag weighting. `losses` holds (step_ratio, bag_size, nats) of fully trained models."""
+    """One scale, budget and bag weighting. `losses` holds (step_ratio, bag_size, nats) of fully trained models.
+
+    `seed_deviation` in nats is what two seeds differ by, where the table is known to have one of its own.
+    """
 
     table: str
     params: str
     total_steps: int
     bag_weighting: str
     losses: tuple[tuple[float, int, float], ...]
+    seed_deviation: float | None = None
     _known: dict[tuple[float, int], float] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -60,6 +67,14 @@ class LossTable:
             return plain[0]
         exact = self._known.get((round(step_ratio, 12), bag_size))
         return exact if exact is not None else self._between(step_ratio, bag_size)
+
+    def knows(self, step_ratio: float, bag_size: int) -> bool:
+        """Whether `loss` has an answer."""
+        try:
+            self.loss(step_ratio, bag_size)
+        except InputError:
+            return False
+        return True
 
     def _between(self, step_ratio: float, bag_size: int) -> float:
         """Linear in r within each row of bag size, then linear in log2 s between the nearest rows that reach r."""
@@ -119,14 +134,53 @@ def read_tables(path: Path) -> tuple[LossTable, ...]:
 
 
 def benchmark_domain(table: LossTable) -> Domain:
-    """The table's cells of step ratio 0.1 to 0.9 and bag size 2 to 12, at its budget, fanning out over r."""
-    ratios = tuple(sorted({ratio for ratio, _, _ in table.losses if 0.1 <= ratio <= 0.9}))
-    bags = tuple(sorted({bag for _, bag, _ in table.losses if 2 <= bag <= 12}))
+    """The table's cells of step ratio 0.1 to 0.9 and bag size 2 to 12, all its superposed cells where it has none of those.
+
+    At its budget, fanning out over r. Raises `InputError` for a table that holds nothing but a baseline.
+    """
+    superposed = [(ratio, bag) for ratio, bag, _ in table.losses if ratio > 0 and bag > 1]
+    usual = [(ratio, bag) for ratio, bag in superposed if 0.1 <= ratio <= 0.9 and 2 <= bag <= 12]
+    cells = usual or superposed
+    if not cells:
+        raise InputError(
+            f"{table.name}: nothing can be asked, it has no cell with step_ratio above 0 and bag_size above 1"
+        )
+    return answered_domain(
+        table,
+        Axis("bag_size", tuple(sorted({bag for _, bag in cells})), "log"),
+        Axis("step_ratio", tuple(sorted({ratio for ratio, _ in cells}))),
+        among=set(cells),
+    )
+
+
+def answered_domain(
+    table: LossTable,
+    bags: Axis,
+    ratios: Axis,
+    *,
+    among: Set[tuple[float, int]] | None = None,
+    seeds: tuple[int, ...] = (0,),
+) -> Domain:
+    """The grid of two axes without the cells that the table has no answer for, or that are not `among` the given ones.
+
+    Raises `InputError` where nothing is left.
+    """
+    constant = ("bag_weighting", table.bag_weighting)
+
+    def point(ratio: Scalar, bag: Scalar) -> Parameters:
+        return tuple(sorted((constant, ("bag_size", bag), ("step_ratio", ratio))))
+
+    grid = [(float(ratio), int(bag)) for ratio in ratios.values for bag in bags.values]
+    absent = {cell for cell in grid if not (table.knows(*cell) if among is None else cell in among)}
+    if len(absent) == len(grid):
+        raise InputError(f"{table.name}: nothing can be asked, it has an answer for none of the {len(grid)} cells")
     return Domain(
-        axes=(Axis("bag_size", bags, "log"), Axis("step_ratio", ratios)),
+        axes=(bags, ratios),
         rungs=(table.total_steps,),
-        constants=(("bag_weighting", table.bag_weighting),),
-        fan_axis="step_ratio",
+        constants=(constant,),
+        seeds=seeds,
+        fan_axis=ratios.name if len(ratios.values) > 1 else None,
+        absent=frozenset(point(ratio, bag) for ratio, bag in absent),
     )
 
 
@@ -142,12 +196,14 @@ class Truth:
 
 
 def truth_of(table: LossTable, domain: Domain) -> Truth:
-    """Regrets of all cells of `domain`; a cell that the table lacks is interpolated, and cannot be the best one."""
+    """Regrets of all points of `domain`; a cell between those of the table is interpolated, and cannot be the best one
+    where any other can."""
     ratios, bags = domain.axis("step_ratio").values, domain.axis("bag_size").values
     grid_RS: NDArray[np.float64] = np.full((len(ratios), len(bags)), np.nan)
-    for i, ratio in enumerate(ratios):
-        for j, bag in enumerate(bags):
-            grid_RS[i, j] = table._known.get((float(ratio), int(bag)), np.nan)
+    cells = [(dict(point)["step_ratio"], dict(point)["bag_size"]) for point in domain.points]
+    published = [(ratio, bag) for ratio, bag in cells if (float(ratio), int(bag)) in table._known]
+    for ratio, bag in published or cells:
+        grid_RS[ratios.index(ratio), bags.index(bag)] = table.loss(float(ratio), int(bag))
     smooth_RS = _smoothed(grid_RS)
     # Only published cells can be the best: an interpolated one cannot beat its neighbours.
     best_raw, best_smooth = np.nanmin(grid_RS), np.nanmin(np.where(np.isnan(grid_RS), np.nan, smooth_RS))

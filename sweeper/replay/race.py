@@ -7,18 +7,30 @@ the tolerance of the best of the *smoothed* table. What a trial "ends" at is `lo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing import get_context
 from statistics import median
 
 from reports.pages.replay import Race, ReplayResult, Standing
-from sweeper.replay.loss_table import SEED_DEVIATION, LossTable, benchmark_domain, seed_noise, truth_of
+from sweeper.replay.loss_table import (
+    SEED_DEVIATION,
+    TOLERANCE,
+    LossTable,
+    Truth,
+    benchmark_domain,
+    seed_noise,
+    truth_of,
+)
 from sweeper.search import Domain, Proposal, make_strategy
 from sweeper.search.domain import Parameters
 from sweeper.search.sharing import alone_cost, shared_cost
 
-TOLERANCE = 0.0015
-"""Nats above the best of the smoothed table that count as found."""
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""What tells the libraries below numpy how many threads to start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +66,12 @@ CONTESTANTS: tuple[Contestant, ...] = tuple(
     )
 )
 PLAIN: tuple[Contestant, ...] = tuple(Contestant(name, shared=False, by_luck=True) for name in ("random", "tpe", "gp"))
+COLD: tuple[Contestant, ...] = tuple(one for one in CONTESTANTS if not one.warm)
+"""Without a warm start, for tables that have nothing to do with each other."""
+SLOW = "gp"
+"""Raced where it is asked for by name: its answers cost Optuna a hundred times as long as the others'."""
+RACES_A_TASK = 8
+"""Seeds that one process races in a row, on one table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +85,10 @@ class Rules:
     seed_deviation: float = SEED_DEVIATION
     tolerance: float = TOLERANCE
 
+    def deviation_of(self, table: LossTable) -> float:
+        """Seed noise in nats: the table's own, else that of these rules."""
+        return self.seed_deviation if table.seed_deviation is None else table.seed_deviation
+
 
 def run_race(
     table: LossTable,
@@ -77,10 +99,11 @@ def run_race(
     warm_start: Sequence[Parameters] = (),
 ) -> Race:
     """Ask, look up, tell, until the recommendation has held or the trials are spent."""
-    truth = truth_of(table, domain)
+    truth = _truth(table, domain)
     # Without sharing a fan has no advantage, and asking three at once on old knowledge would be a handicap.
     fan = rules.fan if contestant.shared else 1
-    strategy = make_strategy(contestant.sampler, domain, trials=rules.trials, fan=fan, seed=seed, warm_start=warm_start)
+    trials = _trials(domain, rules.trials)
+    strategy = make_strategy(contestant.sampler, domain, trials=trials, fan=fan, seed=seed, warm_start=warm_start)
     told: list[Proposal] = []
     course: list[tuple[float, float]] = []
     lucky: tuple[float, Parameters] = (math.inf, ())
@@ -92,7 +115,7 @@ def run_race(
             ratio, bag = float(proposal.value("step_ratio")), int(proposal.value("bag_size"))
             # Noise by cell and seed, not by turn: every strategy that asks for a cell sees the same loss there, so
             # races differ in the choices alone.
-            loss = table.loss(ratio, bag) + seed_noise(proposal.seed, seed, ratio, bag, rules.seed_deviation)
+            loss = table.loss(ratio, bag) + seed_noise(proposal.seed, seed, ratio, bag, rules.deviation_of(table))
             strategy.tell(proposal, loss)
             lucky = min(lucky, (loss, proposal.parameters))
         told.extend(proposals)
@@ -124,6 +147,29 @@ def run_race(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """Some seeds of every contestant on one table; `other` is the table that a warm start comes from."""
+
+    table: LossTable
+    domain: Domain
+    other: tuple[LossTable, Domain]
+    contestants: tuple[Contestant, ...]
+    rules: Rules
+    seeds: range
+
+    def races(self) -> list[list[Race]]:
+        """`[contestant][seed]`."""
+        return [[self._race(contestant, seed) for seed in self.seeds] for contestant in self.contestants]
+
+    def _race(self, contestant: Contestant, seed: int) -> Race:
+        known: tuple[Parameters, ...] = ()
+        if contestant.warm:
+            # Another table with other noise: a warm start on its own table would be told the answer.
+            known = (_recommended_on(*self.other, contestant.sampler, self.rules, seed),)
+        return run_race(self.table, self.domain, contestant, self.rules, seed, known)
+
+
 def compare_strategies(
     tables: Sequence[LossTable],
     contestants: Sequence[Contestant] = CONTESTANTS,
@@ -131,37 +177,73 @@ def compare_strategies(
     seeds: int = 100,
     rules: Rules | None = None,
     domains: Sequence[Domain] | None = None,
-    watch: Callable[[Standing], None] | None = None,
+    workers: int = 1,
+    watch: Callable[[int], None] | None = None,
 ) -> ReplayResult:
     """Race every contestant on every table with seeds 0, 1, ... `domains` (one a table) default to the benchmark's;
-    `watch` is called with each standing as it is known.
+    `watch` is called with the number of races that have ended, out of `num_races`. The result does not depend on `workers`,
+    the processes that race.
 
     A warm start is what the same sampler recommended after `rules.trials` / 2 trials on another table (the one before it
     in the list, the last one for the first); contestants that need one are left out where there is a single table.
     """
     rules = rules or Rules()
     domains = [benchmark_domain(table) for table in tables] if domains is None else domains
+    racing = _racing(contestants, len(tables))
+    tasks = [
+        _Task(table, domain, (tables[index - 1], domains[index - 1]), racing, rules, chunk)
+        for index, (table, domain) in enumerate(zip(tables, domains, strict=True))
+        for chunk in _chunks(seeds)
+    ]
+    ended = 0
+    found: list[list[list[Race]]] = []
+    for races in _run(tasks, workers):
+        found.append(races)
+        ended += sum(map(len, races))
+        if watch is not None:
+            watch(ended)
     standings = []
-    for index, (table, domain) in enumerate(zip(tables, domains, strict=True)):
-        for contestant in contestants:
-            if contestant.warm and len(tables) == 1:
-                continue
-            races = []
-            for seed in range(seeds):
-                known: tuple[Parameters, ...] = ()
-                if contestant.warm:
-                    # Another table with other noise: a warm start on its own table would be told the answer.
-                    known = (_recommended_on(tables[index - 1], domains[index - 1], contestant, rules, seed),)
-                races.append(run_race(table, domain, contestant, rules, seed, known))
-            standings.append(_standing(_label(table, tables), table.params, contestant, races))
-            if watch is not None:
-                watch(standings[-1])
+    per_table = len(_chunks(seeds))
+    for index, table in enumerate(tables):
+        parts = found[index * per_table : (index + 1) * per_table]
+        for place, contestant in enumerate(racing):
+            races_here = [race for part in parts for race in part[place]]
+            standings.append(_standing(_label(table, tables), table.params, contestant, races_here))
     return replay_result(standings, seeds, rules)
 
 
-def num_standings(contestants: Sequence[Contestant], num_tables: int) -> int:
-    """How many standings `compare_strategies` will make."""
-    return num_tables * sum(not contestant.warm or num_tables > 1 for contestant in contestants)
+def num_races(contestants: Sequence[Contestant], num_tables: int, seeds: int) -> int:
+    """How many races `compare_strategies` will run."""
+    return num_tables * seeds * len(_racing(contestants, num_tables))
+
+
+def _racing(contestants: Sequence[Contestant], num_tables: int) -> tuple[Contestant, ...]:
+    return tuple(one for one in contestants if not one.warm or num_tables > 1)
+
+
+def _chunks(seeds: int) -> list[range]:
+    return [range(first, min(first + RACES_A_TASK, seeds)) for first in range(0, seeds, RACES_A_TASK)]
+
+
+def _run(tasks: Sequence[_Task], workers: int) -> Iterator[list[list[Race]]]:
+    """What the tasks found, in their order."""
+    workers = min(workers, len(tasks))
+    if workers < 2:
+        yield from (task.races() for task in tasks)
+        return
+    # Fresh processes: a fork of one whose libraries have threads may hang. One thread each, or they would fight for the
+    # cores.
+    threads = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    try:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            yield from pool.map(_Task.races, tasks)
+    finally:
+        for name, before in threads.items():
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before
 
 
 def replay_result(standings: Iterable[Standing], seeds: int, rules: Rules) -> ReplayResult:
@@ -169,13 +251,25 @@ def replay_result(standings: Iterable[Standing], seeds: int, rules: Rules) -> Re
     return ReplayResult(seeds, rules.trials, rules.fan, rules.seed_deviation, rules.tolerance, tuple(standings))
 
 
-def _recommended_on(table: LossTable, domain: Domain, contestant: Contestant, rules: Rules, seed: int) -> Parameters:
+def _trials(domain: Domain, most: int) -> int:
+    """At most what the cells and search seeds of a small table allow."""
+    return min(most, len(domain.points) * domain.most_repeats)
+
+
+@lru_cache(maxsize=16)
+def _truth(table: LossTable, domain: Domain) -> Truth:
+    return truth_of(table, domain)
+
+
+@lru_cache(maxsize=RACES_A_TASK)
+def _recommended_on(table: LossTable, domain: Domain, sampler: str, rules: Rules, seed: int) -> Parameters:
     """What the sampler recommends after a search of the other table, with other noise."""
-    strategy = make_strategy(contestant.sampler, domain, trials=max(1, rules.trials // 2), fan=rules.fan, seed=seed)
+    trials = _trials(domain, max(1, rules.trials // 2))
+    strategy = make_strategy(sampler, domain, trials=trials, fan=rules.fan, seed=seed)
     while proposals := strategy.ask():
         for proposal in proposals:
             ratio, bag = float(proposal.value("step_ratio")), int(proposal.value("bag_size"))
-            noise = seed_noise(proposal.seed, seed + 1_000_000, ratio, bag, rules.seed_deviation)
+            noise = seed_noise(proposal.seed, seed + 1_000_000, ratio, bag, rules.deviation_of(table))
             strategy.tell(proposal, table.loss(ratio, bag) + noise)
     return strategy.recommend().parameters
 
@@ -195,6 +289,7 @@ def _standing(label: str, params: str, contestant: Contestant, races: Sequence[R
         shared=contestant.shared,
         warm_start=contestant.warm,
         median_spent=_median(race.spent for race in races),
+        ninetieth_spent=_ninetieth([race.spent for race in races]),
         median_held=_median(race.held for race in races),
         median_regret=median(race.regret for race in races),
         median_raw_regret=median(race.raw_regret for race in races),
@@ -214,4 +309,11 @@ def _median_course(races: Sequence[Race]) -> tuple[tuple[float, float], ...]:
 def _median(values: Iterable[float | None]) -> float | None:
     """The median with None as infinity."""
     found = median(math.inf if value is None else value for value in values)
+    return found if math.isfinite(found) else None
+
+
+def _ninetieth(values: Sequence[float | None]) -> float | None:
+    """The smallest value that nine in ten do not exceed, with None as infinity."""
+    ranked = sorted(math.inf if value is None else value for value in values)
+    found = ranked[math.ceil(0.9 * len(ranked)) - 1]
     return found if math.isfinite(found) else None

@@ -36,3 +36,15 @@ def markdown_table(result: ReplayResult) -> str:
         row = [cell(name, label, shared) for label in labels for shared in (True, False)]
         lines.append(f"| {name} | {' | '.join(row)} |")
     return "\n".join(lines)
+
+
+def against_best_table(result: ReplayResult) -> str:
+    """How the default stands beside the best other sampler of each table: one row a way and quantile."""
+    lines = [
+        f"| default / best other ({result.seeds} seeds) | tables | geometric mean | worst | worse by a quarter and a run |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for one in result.against_best():
+        name = f"{'shared' if one.shared else 'alone'}, {'median' if one.quantile == 'median_spent' else '90th percentile'}"
+        lines.append(f"| {name} | {len(one.pairs)} | {one.geometric_mean:.2f} | {one.worst:.2f} | {one.beyond} |")
+    return "\n".join(lines)

@@ -18,7 +18,14 @@ from sweeper.executors.simulated import SimulatedExecutor, trains_nothing
 from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.options import CorpusFacts
 from sweeper.plans.costs import step_cost
-from sweeper.replay.loss_table import SEED_DEVIATION, TABLE_METHODS, LossTable, refuse_other_methods, seed_noise
+from sweeper.replay.loss_table import (
+    SEED_DEVIATION,
+    TABLE_METHODS,
+    LossTable,
+    answered_domain,
+    refuse_other_methods,
+    seed_noise,
+)
 from sweeper.reporting import searched_values
 from sweeper.search import Axis, Domain
 from sweeper.space.schema import SearchSpace
@@ -80,6 +87,14 @@ class TableSurface:
         assert nearest is not None
         return known[nearest].loss(ratio, bag) - self.per_doubling * math.log2(steps / nearest)
 
+    def refusal(self, spec: Spec) -> str | None:
+        """Why `loss` has no answer, None where it has one."""
+        try:
+            self.loss(spec)
+        except InputError as error:
+            return str(error)
+        return None
+
     def knows_budget(self, steps: int) -> bool:
         """Whether trials of so many steps have a loss."""
         budgets = [table.total_steps for table in self.tables]
@@ -136,7 +151,9 @@ def replay_sweep(
     ledger = MemoryLedger()
     facts = CorpusFacts("replay", "replay", space.tokenizer.vocab_size, 0, "")
     site = Site(store="", stop_file="", execution="replay", on_gpu=True)
-    sweep = Sweep(space, facts, ledger, MemoryStore(), site, where)
+    sweep = Sweep(
+        space, facts, ledger, MemoryStore(), site, where, refusal=lambda spec: surfaces[spec.scale].refusal(spec)
+    )
     cost = step_cost((), DEVICE, on_gpu=True)
     # The same engine as a real sweep, only that a stage "trains" by looking its end up: what is asked and shared is
     # what would be.
@@ -228,6 +245,10 @@ def race_domain(space: SearchSpace, table: LossTable) -> Domain:
     # Cells without superposition are the table's baseline, not a corner of the method's space.
     bags = [bag for ratio, bag, _ in table.losses if ratio > 0 and bag > 1]
     ratios = [ratio for ratio, bag, _ in table.losses if ratio > 0 and bag > 1]
+    if not bags:
+        raise InputError(
+            f"{table.name}: nothing can be asked, it has no cell with step_ratio above 0 and bag_size above 1"
+        )
     axes = []
     for name, low, high in (("bag_size", min(bags), max(bags)), (FAN_AXIS, min(ratios), max(ratios))):
         values = (constants[name],) if name in constants else searched.axis(name).values
@@ -235,10 +256,4 @@ def race_domain(space: SearchSpace, table: LossTable) -> Domain:
         if not inside:
             raise InputError(f"{name}: {', '.join(map(str, values))} are all outside the table of {table.name}")
         axes.append(Axis(name, inside, PARAMETER_TABLE[name].spacing))
-    return Domain(
-        axes=tuple(axes),
-        rungs=(table.total_steps,),
-        constants=(("bag_weighting", table.bag_weighting),),
-        seeds=space.seeds.tuning,
-        fan_axis=FAN_AXIS if len(axes[1].values) > 1 else None,
-    )
+    return answered_domain(table, *axes, seeds=space.seeds.tuning)

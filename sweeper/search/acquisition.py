@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sweeper.search.domain import Domain
 from sweeper.search.sharing import added_steps, trunk_fraction
-from sweeper.search.surface import Surface
+from sweeper.search.surface import SLACK, Surface
 
 Floats = NDArray[np.float64]
 
@@ -41,13 +41,13 @@ def _nodes(num_trials: int) -> Floats:
     return nodes
 
 
-def _informed(covariance_CC: Floats, noise: float, cell: int) -> tuple[Floats, Floats]:
+def _informed(covariance_CC: Floats, noise_C: Floats, cell: int) -> tuple[Floats, Floats]:
     """How all means move per unit of surprise at `cell`, and the covariance after seeing it."""
-    move_C = covariance_CC[cell] / np.sqrt(max(float(covariance_CC[cell, cell]), 0.0) + noise**2)
+    move_C = covariance_CC[cell] / np.sqrt(max(float(covariance_CC[cell, cell]), 0.0) + noise_C[cell] ** 2)
     return move_C, covariance_CC - np.outer(move_C, move_C)
 
 
-def _single_gains(mean_C: Floats, covariance_CC: Floats, noise: float) -> Floats:
+def _single_gains(mean_C: Floats, covariance_CC: Floats, noise_C: Floats) -> Floats:
     """Knowledge gradient `[cell]` of one trial at each cell, by a sum over surprises of -5 to 5 deviations.
 
     A thousandth of the expected improvement is added: late in a search no single trial can change the recommendation,
@@ -59,7 +59,7 @@ def _single_gains(mean_C: Floats, covariance_CC: Floats, noise: float) -> Floats
     # Fixed nodes, not samples: the choice must be the same when a sweep goes on after a stop.
     density_Z = np.exp(-0.5 * nodes_Z**2)
     variance_C = np.maximum(np.diagonal(covariance_CC), 1e-12)
-    moves_CC = covariance_CC / np.sqrt(variance_C + noise**2)[:, None]
+    moves_CC = covariance_CC / np.sqrt(variance_C + noise_C**2)[:, None]
     after_C = np.zeros(len(mean_C))
     for node, weight in zip(nodes_Z, density_Z / density_Z.sum(), strict=True):
         after_C += weight * (mean_C + node * moves_CC).min(1)
@@ -89,11 +89,13 @@ def choose_fan(
     cells = sorted({*offered, *pending, *(() if first is None else (first,))})
     position = {cell: index for index, cell in enumerate(cells)}
     mean_C, covariance_CC = surface.mean_P[cells], surface.covariance(cells)
+    # As in the fit: what is read far up a wall says little about the valley, so that it is worth little to ask for.
+    noise_C = np.hypot(surface.noise, SLACK * (mean_C - mean_C.min()))
     for cell in pending:
         # What a running trial will say is unknown, but that it will speak is not: the variance shrinks, the mean
         # stays.
-        _, covariance_CC = _informed(covariance_CC, surface.noise, position[cell])
-    gains_C = _single_gains(mean_C, covariance_CC, surface.noise)
+        _, covariance_CC = _informed(covariance_CC, noise_C, position[cell])
+    gains_C = _single_gains(mean_C, covariance_CC, noise_C)
     ratios = [trunk_fraction(domain, domain.points[cell]) for cell in cells]
     best_fan: tuple[float, tuple[int, ...]] = (-1.0, ())
     for family in families.values():
@@ -106,7 +108,7 @@ def choose_fan(
         found = _grow(
             mean_C,
             covariance_CC,
-            noise=surface.noise,
+            noise_C=noise_C,
             gain=float(gains_C[start]),
             first=start,
             members=members,
@@ -128,7 +130,7 @@ def _grow(
     mean_C: Floats,
     covariance_CC: Floats,
     *,
-    noise: float,
+    noise_C: Floats,
     gain: float,
     first: int,
     members: Sequence[int],
@@ -141,7 +143,7 @@ def _grow(
     per cost and the chosen rows.
     """
     chosen, cost, trunk = [first], 1.0 + TRIAL_PRICE, ratios[first]
-    move_C, left_CC = _informed(covariance_CC, noise, first)
+    move_C, left_CC = _informed(covariance_CC, noise_C, first)
     nodes_ZF = _nodes(fan)
     after_ZC = mean_C + nodes_ZF[:, :1] * move_C
     # The gains of one trial come from a fine sum, those of several from 64 nodes: the ratio at the first trial puts
@@ -152,7 +154,7 @@ def _grow(
         for other in members:
             if other in chosen:
                 continue
-            move_C, _ = _informed(left_CC, noise, other)
+            move_C, _ = _informed(left_CC, noise_C, other)
             larger_gain = unit * float(
                 mean_C.min() - (after_ZC + nodes_ZF[:, len(chosen), None] * move_C).min(1).mean()
             )
@@ -165,7 +167,7 @@ def _grow(
         if best is None or best[0] < ADVANTAGE * gain / cost:
             break
         _, other, gain, cost = best
-        move_C, left_CC = _informed(left_CC, noise, other)
+        move_C, left_CC = _informed(left_CC, noise_C, other)
         after_ZC = after_ZC + nodes_ZF[:, len(chosen), None] * move_C
         chosen.append(other)
         trunk = max(trunk, ratios[other])

@@ -6,16 +6,23 @@ counting and seeds are `strategies`' business.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from sweeper.search.acquisition import choose_fan
-from sweeper.search.domain import Axis, Domain, Parameters
-from sweeper.search.surface import Observation, Surface, fit_surface
+from sweeper.search.domain import Domain, Parameters
+from sweeper.search.surface import Observation, Surface, fit_surface, layout_of
 from sweeper.search.warm_start import nearest_point
+
+LEAST_TOLD = 6
+"""Trials before the surface is asked whether it has left a part of the grid out."""
+HOLE = 2.4
+"""How far a cell may lie from all trials, in half ranges, times the root of the number of trials (of the order of the axes)."""
+CELLS_A_REPEAT = 4
+"""Different cells that the surface must have tried for each further repeat of one."""
 
 
 @dataclass(frozen=True)
@@ -139,21 +146,52 @@ def _home(families: Iterable[tuple[int, ...]], cell: int) -> tuple[int, ...]:
 def by_surface(situation: Situation) -> tuple[int, ...]:
     """The fan of the largest knowledge gradient per cost; the first one holds the first lead, or the grid's middle.
 
-    Further leads are not followed: the model expects the optimum near the first one, and its own questions teach more.
+    Further leads are not followed: the model expects the optimum near the first one, and its own questions teach more. Where
+    the model may be wrong, it is not asked: no part of the grid is left out for long, and no cell is repeated for ever.
     """
     if situation.seeds_used:
-        return _fan(situation, None)
+        lead = _hole(situation)
+        return _fan(situation, lead, situation.open_families if lead is not None else _fresh_families(situation))
     middle = nearest_point(situation.domain, situation.centre or ())
-    return _fan(situation, situation.leads[0] if situation.leads else situation.domain.points.index(middle))
+    first = situation.leads[0] if situation.leads else situation.domain.points.index(middle)
+    return _fan(situation, first, situation.open_families)
 
 
-def _fan(situation: Situation, first: int | None) -> tuple[int, ...]:
+def _hole(situation: Situation) -> int | None:
+    """The cell farthest from all that were tried, where it is farther than an even spread of the trials would leave.
+
+    A model that has found one basin is sure of it, and would never see another. Repeats count as trials here, so that a
+    search that only repeats itself is sent away. The first trials are the model's own.
+    """
+    tried = [cell for cell, seeds in situation.seeds_used.items() if seeds]
+    places_PA = layout_of(situation.domain, situation.centre).places_PA
+    if len(situation.told) < LEAST_TOLD or not places_PA.shape[1]:
+        return None
+    gaps_PN = np.sqrt(((places_PA[:, None] - places_PA[None, tried]) ** 2).sum(-1))
+    nearest_P = np.round(gaps_PN.min(1), 9)
+    cell = int(nearest_P.argmax())
+    trials = sum(len(seeds) for seeds in situation.seeds_used.values())
+    return cell if nearest_P[cell] > HOLE * trials ** (-1 / places_PA.shape[1]) else None
+
+
+def _fresh_families(situation: Situation) -> Mapping[Hashable, tuple[int, ...]]:
+    """The open families without cells that have had their share of repeats; with them where there is nothing else."""
+    tried = {cell: len(seeds) for cell, seeds in situation.seeds_used.items()}
+    most = 1 + sum(count > 0 for count in tried.values()) // CELLS_A_REPEAT
+    families = {
+        key: tuple(cell for cell in members if tried.get(cell, 0) < most)
+        for key, members in situation.open_families.items()
+    }
+    return {key: members for key, members in families.items() if members} or situation.open_families
+
+
+def _fan(situation: Situation, first: int | None, families: Mapping[Hashable, tuple[int, ...]]) -> tuple[int, ...]:
     return choose_fan(
         situation.domain,
         situation.surface,
         fan=situation.fan_limit,
         pending=situation.pending,
-        families=situation.open_families,
+        families=families,
         first=first,
     )
 
@@ -176,26 +214,14 @@ def _led_by_optuna(situation: Situation, sampler: str) -> tuple[int, ...]:
         seed = int(np.random.default_rng([situation.seed, situation.asked]).integers(2**31))
         wanted = suggest(situation.domain, sampler, situation.told, situation.pending, seed)
         lead = _nearest(situation, wanted)
-    return () if lead is None else _fan(situation, lead)
+    return () if lead is None else _fan(situation, lead, situation.open_families)
 
 
 def _nearest(situation: Situation, wanted: Mapping[str, float]) -> int | None:
     """The cell on offer that is nearest to the wanted coordinates, each axis measured in its own range."""
-    axes = [axis for axis in situation.domain.axes if axis.name in wanted]
-    offered: Sequence[int] = sorted(cell for members in situation.open_families.values() for cell in members)
-
-    def distance(cell: int) -> tuple[float, int]:
-        point = dict(situation.domain.points[cell])
-        return sum(_gap(axis, axis.coordinate(point[axis.name]), wanted[axis.name]) for axis in axes), cell
-
-    return min(offered, key=distance, default=None)
-
-
-def _gap(axis: Axis, given: float, wanted: float) -> float:
-    if axis.spacing == "category":
-        return 4.0 * (given != wanted)
-    reach = axis.coordinate(axis.values[-1]) - axis.coordinate(axis.values[0])
-    return ((given - wanted) / reach) ** 2
+    offered = sorted(cell for members in situation.open_families.values() for cell in members)
+    points = situation.domain.points
+    return min(offered, key=lambda cell: (situation.domain.distance(points[cell], wanted), cell), default=None)
 
 
 CHOOSERS: dict[str, Chooser] = {

@@ -7,7 +7,8 @@ bit. Which points are tried, and in which order, is left to the strategies.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from typing import Literal
@@ -48,6 +49,13 @@ class Axis:
             return float(self.values.index(value))
         return math.log2(value) if self.spacing == "log" else float(value)
 
+    def gap(self, value: Scalar, wanted: float) -> float:
+        """Squared distance from `value` to the coordinate `wanted`, in ranges of the axis; 4 between two categories."""
+        if self.spacing == "category":
+            return 4.0 * (self.coordinate(value) != wanted)
+        reach = self.coordinate(self.values[-1]) - self.coordinate(self.values[0])
+        return ((self.coordinate(value) - wanted) / (reach or 1.0)) ** 2
+
     def on_edge(self, value: Scalar) -> bool:
         """Whether a better value may lie beyond the range that was searched."""
         return self.spacing != "category" and len(self.values) > 2 and value in (self.values[0], self.values[-1])
@@ -77,12 +85,13 @@ class Recommendation:
 
 
 @lru_cache(maxsize=64)
-def _points(axes: tuple[Axis, ...], constants: Parameters) -> tuple[Parameters, ...]:
+def _points(axes: tuple[Axis, ...], constants: Parameters, absent: frozenset[Parameters]) -> tuple[Parameters, ...]:
     names = [axis.name for axis in axes]
-    return tuple(
+    everything = (
         tuple(sorted((*zip(names, values, strict=True), *constants)))
         for values in product(*(axis.values for axis in axes))
     )
+    return tuple(point for point in everything if point not in absent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +100,8 @@ class Domain:
 
     `rungs` are total steps, ascending; the last is the budget that is tuned for, the earlier ones are complete shorter
     runs. `seeds` are used in order for repeats of a point (then the numbers above them, up to 99). Proposals of a fan
-    differ in `fan_axis` only; None asks for single trials.
+    differ in `fan_axis` only; None asks for single trials. `absent` points are never tried nor recommended: nobody could
+    say how they end.
     """
 
     axes: tuple[Axis, ...]
@@ -99,6 +109,7 @@ class Domain:
     constants: Parameters = ()
     seeds: tuple[int, ...] = (0,)
     fan_axis: str | None = None
+    absent: frozenset[Parameters] = frozenset()
 
     def __post_init__(self) -> None:
         names = [axis.name for axis in self.axes] + [name for name, _ in self.constants]
@@ -108,15 +119,28 @@ class Domain:
             raise ValueError(f"rungs: {list(self.rungs)} are not increasing numbers of steps")
         if self.fan_axis is not None and self.fan_axis not in [axis.name for axis in self.axes]:
             raise ValueError(f"fan axis: {self.fan_axis!r} is not one of {', '.join(axis.name for axis in self.axes)}")
+        if not self.points:
+            raise ValueError(
+                f"search space: none of the points of {', '.join(axis.name for axis in self.axes)} is left"
+            )
 
     @property
     def points(self) -> tuple[Parameters, ...]:
-        """Every cell of the grid, constants included, the last axis varying fastest."""
-        return _points(self.axes, self.constants)
+        """Every cell of the grid but the absent ones, constants included, the last axis varying fastest."""
+        return _points(self.axes, self.constants, self.absent)
+
+    def only(self, offered: Callable[[Parameters], bool]) -> Domain:
+        """The same space with the other points absent. Raises `ValueError` where none is left."""
+        return replace(self, absent=self.absent | {point for point in self.points if not offered(point)})
 
     def axis(self, name: str) -> Axis:
         """The axis called `name`."""
         return next(axis for axis in self.axes if axis.name == name)
+
+    def distance(self, point: Parameters, wanted: Mapping[str, float]) -> float:
+        """How far `point` lies from `wanted` coordinates, squared, each axis in its own range; other axes do not count."""
+        given = dict(point)
+        return sum(axis.gap(given[axis.name], wanted[axis.name]) for axis in self.axes if axis.name in wanted)
 
     def refuse_outside(self, proposal: Proposal) -> None:
         """Raise `ValueError`, naming the value and the range, when a proposal is not a point of this space."""
@@ -130,6 +154,8 @@ class Domain:
         for name, value in self.constants:
             if given[name] != value:
                 raise ValueError(f"{name}: {given[name]} is not the constant {value}")
+        if proposal.parameters in self.absent:
+            raise ValueError(f"parameters: {dict(proposal.parameters)} are not offered")
         if proposal.total_steps not in self.rungs:
             raise ValueError(f"total_steps: {proposal.total_steps} is not one of {', '.join(map(str, self.rungs))}")
 
@@ -141,6 +167,11 @@ class Domain:
         if seed > LAST_SEARCH_SEED:
             raise ValueError(f"seeds: {seed} is above the last search seed {LAST_SEARCH_SEED}; ask for fewer trials")
         return seed
+
+    @property
+    def most_repeats(self) -> int:
+        """Trials of one point that there are search seeds for."""
+        return len(self.seeds) + LAST_SEARCH_SEED - max(self.seeds)
 
     def edges(self, parameters: Parameters) -> tuple[str, ...]:
         """Names of the axes on which a point lies at an end of the range."""

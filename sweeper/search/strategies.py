@@ -16,6 +16,8 @@ from sweeper.search.surface import Observation, Surface, fit_surface
 from sweeper.search.warm_start import nearest_point
 
 STRATEGIES: tuple[str, ...] = (*CHOOSERS, "auto")
+UNLEARNED = frozenset({"grid", "random"})
+"""Samplers whose next trial follows from no loss."""
 
 
 class Strategy:

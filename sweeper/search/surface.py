@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,10 @@ NUM_DRAWS = 192
 NUM_KEPT = 32
 """Draws of the hyperparameters that are weighed, and how many picks among them, by weight, predict."""
 
-SLACK = 0.2
+NUM_REMEMBERED = 128
+"""Cells of a grid up to which the prior's covariance is kept as a whole."""
+
+SLACK = 0.1
 """Error bar of a trial as a fraction of how much worse than the best one it was."""
 
 OFFSET_DEVIATION = 1.0
@@ -61,7 +64,7 @@ def _prior(num_axes: int) -> Prior:
 
     Medians: half a range away from the optimum costs 0.03 nats (a factor 3.3 either way), the remainder is a third of
     that, a remainder's length is half a range, and two seeds differ by 0.0015 nats (public runs: 0.0010 to 0.0013 at
-    124M parameters; tiny models are noisier, so a factor 2.5 either way).
+    124M parameters; tiny models are noisier, so a factor 3.3 either way).
     """
     from scipy.special import ndtri
     from scipy.stats import qmc
@@ -72,13 +75,13 @@ def _prior(num_axes: int) -> Prior:
     return Prior(
         bowl=bowl,
         rest=bowl * 0.3 * np.exp(0.7 * normal[:, 1]),
-        noise=0.0015 * np.exp(0.9 * normal[:, 2]),
+        noise=0.0015 * np.exp(1.2 * normal[:, 2]),
         seed_share=0.8 * sequence[:, 3],
         lengths=np.exp(0.6 * normal[:, 4:]),
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Layout:
     """The grid in the model's units: `places_PA` from -1 to 1 along each numeric axis, `categories_PC` as indices."""
 
@@ -86,12 +89,36 @@ class Layout:
     categories_PC: Floats
     centre_A: Floats
 
+    @property
+    def prior(self) -> Prior:
+        """Of a surface with so many numeric axes."""
+        return _prior(self.places_PA.shape[1])
+
+    @cached_property
+    def distance(self) -> Floats:
+        """Squared distance `[cell]` from the centre: the bowl of the prior's mean."""
+        squared_P: Floats = ((self.places_PA - self.centre_A) ** 2).sum(1)
+        return squared_P
+
+    @cached_property
+    def _everywhere(self) -> Floats:
+        everything = np.arange(len(self.places_PA))
+        return _covariance(self.prior, np.arange(NUM_DRAWS), self, everything, everything)
+
+    def covariance(self, draws: Cells, rows: Cells, columns: Cells) -> Floats:
+        """Prior covariance `[draw, row, column]` of the surface between two lists of cells, without noise."""
+        if len(self.places_PA) > NUM_REMEMBERED:
+            return _covariance(self.prior, draws, self, rows, columns)
+        # A search asks for parts of one matrix again and again.
+        return self._everywhere[np.ix_(draws, rows, columns)]
+
 
 def _place(axis: Axis, value: float) -> float:
     low, high = axis.coordinate(axis.values[0]), axis.coordinate(axis.values[-1])
     return 2 * (value - low) / (high - low) - 1
 
 
+@lru_cache(maxsize=4)
 def layout_of(domain: Domain, centre: Parameters | None = None) -> Layout:
     """Places of all cells. The bowl is expected at `centre`, which may lie off the grid, else in the middle."""
     numeric = [axis for axis in domain.axes if axis.spacing != "category" and len(axis.values) > 1]
@@ -112,7 +139,6 @@ def layout_of(domain: Domain, centre: Parameters | None = None) -> Layout:
 
 
 def _covariance(prior: Prior, draws: Cells, layout: Layout, rows: Cells, columns: Cells) -> Floats:
-    """Prior covariance `[draw, row, column]` of the surface between two lists of cells, without noise."""
     x_RA, x_CA = layout.places_PA[rows] - layout.centre_A, layout.places_PA[columns] - layout.centre_A
     gaps_RCA = (x_RA[:, None, :] - x_CA[None, :, :]) ** 2
     differs_RC = (layout.categories_PC[rows][:, None, :] != layout.categories_PC[columns][None, :, :]).sum(-1)
@@ -121,9 +147,9 @@ def _covariance(prior: Prior, draws: Cells, layout: Layout, rows: Cells, columns
     matern_DRC = (1 + distance_DRC + squared_DRC / 3) * np.exp(-distance_DRC)
     alike_RC = 0.5**differs_RC
     products_RC = x_RA @ x_CA.T
-    # Slopes move the bowl, curvatures stretch it, the product of two axes tilts it; 0.8 and 0.5 of the bowl's own height
+    # Slopes move the bowl, curvatures stretch it, the product of two axes tilts it; 1 and 0.5 of the bowl's own height
     # are the deviations, so that the optimum may well lie halfway to an end. Equal categories share a level.
-    shape_RC = 0.64 * products_RC + 0.25 * products_RC**2 + 0.25 * (differs_RC == 0)
+    shape_RC = products_RC + 0.25 * products_RC**2 + 0.25 * (differs_RC == 0)
     covariance: Floats = (
         prior.rest[draws, None, None] ** 2 * matern_DRC * alike_RC
         + prior.bowl[draws, None, None] ** 2 * shape_RC
@@ -149,17 +175,17 @@ class Surface:
 
     def covariance(self, cells: Sequence[int]) -> Floats:
         """Posterior covariance `[cell, cell]` of the loss without seed noise, in nats squared."""
-        prior, chosen = _prior(self._layout.places_PA.shape[1]), np.asarray(cells, dtype=np.intp)
-        prior_DCC = _covariance(prior, self._draws_D, self._layout, chosen, chosen)
+        chosen = np.asarray(cells, dtype=np.intp)
+        prior_DCC = self._layout.covariance(self._draws_D, chosen, chosen)
         # The prior's covariance less what the trials explain, under each draw by itself.
         if self.told:
             seen = np.array([observation.cell for observation in self.told], dtype=np.intp)
-            known_DNC = np.linalg.solve(self._factor_DNN, _covariance(prior, self._draws_D, self._layout, seen, chosen))
-            prior_DCC = prior_DCC - np.einsum("dni,dnj->dij", known_DNC, known_DNC)
+            known_DNC = np.linalg.solve(self._factor_DNN, self._layout.covariance(self._draws_D, seen, chosen))
+            prior_DCC = prior_DCC - known_DNC.transpose(0, 2, 1) @ known_DNC
         spread_DC = self._means_DP[:, chosen] - self.mean_P[chosen]
         # Law of total covariance: the draws disagree about the mean, and that is part of not knowing it.
-        within: Floats = np.einsum("d,dij->ij", self._weights_D, prior_DCC)
-        between: Floats = np.einsum("d,di,dj->ij", self._weights_D, spread_DC, spread_DC)
+        within: Floats = np.tensordot(self._weights_D, prior_DCC, 1)
+        between: Floats = (self._weights_D[:, None] * spread_DC).T @ spread_DC
         return within + between
 
     def deviations(self) -> Floats:
@@ -207,12 +233,12 @@ def _picked(evidence_D: Floats) -> tuple[NDArray[np.intp], Floats]:
     return draws_D, counts_D / NUM_KEPT
 
 
-def _without_results(domain: Domain, layout: Layout, bowl_P: Floats) -> Surface:
+def _without_results(domain: Domain, layout: Layout) -> Surface:
     """The prior: the bowl alone, every draw as likely as another, so that a search asks for its first cell by the same
     rule as for its last."""
-    prior = _prior(layout.places_PA.shape[1])
+    prior = layout.prior
     draws_D, weights_D = _picked(np.zeros(NUM_DRAWS))
-    means_DP = prior.bowl[draws_D, None] * bowl_P
+    means_DP = prior.bowl[draws_D, None] * layout.distance
     return Surface(
         domain=domain,
         level=0.0,
@@ -230,11 +256,10 @@ def _without_results(domain: Domain, layout: Layout, bowl_P: Floats) -> Surface:
 def fit_surface(domain: Domain, told: Sequence[Observation], centre: Parameters | None = None) -> Surface:
     """The model given `told`, in any order, all of one budget. Without a finished trial it is the prior."""
     layout = layout_of(domain, centre)
-    prior = _prior(layout.places_PA.shape[1])
+    prior, bowl_P = layout.prior, layout.distance
     everything, all_draws = np.arange(len(layout.places_PA)), np.arange(NUM_DRAWS)
-    bowl_P = ((layout.places_PA - layout.centre_A) ** 2).sum(1)
     if all(observation.loss is None for observation in told):
-        return _without_results(domain, layout, bowl_P)
+        return _without_results(domain, layout)
     # Sums of floats depend on their order, and a resumed sweep is told in another one.
     told = tuple(sorted(told, key=lambda trial: (trial.cell, trial.seed, trial.loss is None, trial.loss or 0.0)))
     level, heights_N = _heights(told)
@@ -245,9 +270,8 @@ def fit_surface(domain: Domain, told: Sequence[Observation], centre: Parameters 
     luck_DNN = prior.seed_share[:, None, None] * same_seed_NN + (1 - prior.seed_share)[:, None, None] * np.eye(
         len(told)
     )
-    total_DNN = _covariance(prior, all_draws, layout, seen, seen)
+    total_DNN = layout.covariance(all_draws, seen, seen)
     # The error bar grows with the height above the best: a cliff need not be fitted, and the valley keeps its shape.
-    #
     total_DNN += prior.noise[:, None, None] ** 2 * luck_DNN + np.diag((SLACK * heights_N) ** 2)
     factor_DNN: Floats = np.linalg.cholesky(total_DNN).astype(np.float64)
     rest_DN = heights_N - prior.bowl[:, None] * bowl_P[seen]
@@ -257,7 +281,7 @@ def fit_surface(domain: Domain, told: Sequence[Observation], centre: Parameters 
     evidence_D = -0.5 * (whitened_DN**2).sum(1) - np.log(np.diagonal(factor_DNN, axis1=1, axis2=2)).sum(1)
     draws_D, weights_D = _picked(evidence_D)
     # Only the picked draws predict: this is the part whose cost grows with the grid.
-    known_DNP = np.linalg.solve(factor_DNN[draws_D], _covariance(prior, draws_D, layout, seen, everything))
+    known_DNP = np.linalg.solve(factor_DNN[draws_D], layout.covariance(draws_D, seen, everything))
     means_DP = prior.bowl[draws_D, None] * bowl_P + np.einsum("dnp,dn->dp", known_DNP, whitened_DN[draws_D])
     return Surface(
         domain=domain,

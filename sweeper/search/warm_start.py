@@ -35,7 +35,12 @@ def nearest_point(domain: Domain, wanted: Parameters) -> Parameters:
     chosen = {
         axis.name: _closest(axis, given[axis.name]) if axis.name in given else _middle(axis) for axis in domain.axes
     }
-    return tuple(sorted({**chosen, **dict(domain.constants)}.items()))
+    point = tuple(sorted({**chosen, **dict(domain.constants)}.items()))
+    if point not in domain.absent:
+        return point
+    places = {axis.name: axis.coordinate(chosen[axis.name]) for axis in domain.axes}
+    # Nine digits: which of two equally far cells wins must not depend on rounding.
+    return min(domain.points, key=lambda other: (round(domain.distance(other, places), 9), repr(other)))
 
 
 def published_valley(domain: Domain) -> tuple[Parameters, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainers.contract.errors import InputError
+from trainers.contract.errors import InputError, first_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class Problem:
 class SearchSpaceError(InputError):
     """A search-space file that cannot be used. `problems` are in line order, at least one.
 
-    As text it is one line a problem, `quickstart.yaml:14: step_ratio: 1.4 is not in [0, 1]`; `path`, `line` and
-    `message` are those of the first.
+    As text it is one line for each of the first, `quickstart.yaml:14: step_ratio: 1.4 is not in [0, 1]`; `path`, `line`
+    and `message` are those of the very first.
     """
 
     def __init__(self, path: Path, problems: Iterable[Problem]) -> None:
@@ -38,7 +38,7 @@ class SearchSpaceError(InputError):
         self.path = path
         self.line = self.problems[0].line
         self.message = self.problems[0].message
-        super().__init__("\n".join(self.lines))
+        super().__init__(first_lines(self.lines))
 
     @property
     def lines(self) -> tuple[str, ...]:

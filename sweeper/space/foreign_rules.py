@@ -16,7 +16,6 @@ from sweeper.space.errors import choose_from, closest, shown
 from sweeper.space.foreign_schema import Metrics, TrainerSettings
 from sweeper.space.rules import (
     Arms,
-    Finding,
     Rules,
     axis_form,
     enough_points,
@@ -27,6 +26,7 @@ from sweeper.space.rules import (
     refused_values,
     whole_gpus,
 )
+from sweeper.space.rules_text import Finding
 from sweeper.space.schema import Resources, Scalar, Search, Seeds
 from sweeper.space.yaml_lines import Location
 from trainers.methods import BASELINE, LEARNING_RATE, PARAMETER_TABLE

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.space.foreign_schema import ForeignSpace
+from sweeper.space.rules_text import ALL_SOURCES
 from sweeper.space.schema import SearchSpace
 from trainers.contract.scales import SCALES
-from trainers.data.sources import SOURCES
 from trainers.methods import BASELINE, LEARNING_RATE, METHODS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -24,7 +24,7 @@ def search_space_schema() -> dict[str, Any]:
     schema = SearchSpace.model_json_schema()
     properties = schema["properties"]
     properties["scales"] |= {"items": {"enum": list(SCALES)}, "uniqueItems": True}
-    schema["$defs"]["Corpus"]["properties"]["source"]["enum"] = list(SOURCES)
+    schema["$defs"]["Corpus"]["properties"]["source"]["enum"] = list(ALL_SOURCES)
     properties["methods"] = {
         "type": "object",
         "description": properties["methods"]["description"],

@@ -6,8 +6,8 @@ left to others.
 
 A bag fits when it is a whole number from 1 to 64 and no longer than the context: a longer one would average more text
 into one position than the recovery phase ever sees in one sequence. The same holds for whatever else a method counts
-(heads, pieces, the tokens of a patch), and the method may ask for more. How often a run reads a corpus over again is no
-error; `plan` counts it.
+(heads, pieces, the tokens of a patch), and the method may ask for more. How often a run reads a corpus over again is told
+where the corpus is known (`sweeper.corpora`).
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 from sweeper.search.domain import LAST_SEARCH_SEED
 from sweeper.space.errors import choose_from, closest, shown
+from sweeper.space.rules_text import Finding, corpus_findings, tokenizer_findings
 from sweeper.space.schema import (
     MOST_VALUES,
     Axis,
     AxisRange,
     Budgets,
-    Corpus,
     Grid,
     LogUniformRange,
     Resources,
@@ -45,8 +45,15 @@ from trainers.contract.flops import count_parameters
 from trainers.contract.scales import SCALES
 from trainers.contract.schedule import steps_of
 from trainers.contract.spec import ModelShape, Optimizer, Schedule, TrialSpec
-from trainers.data.sources import SOURCES
-from trainers.methods import BASELINE, LEARNING_RATE, METHODS, PARAMETER_TABLE, Parameter, phases_of
+from trainers.methods import (
+    BASELINE,
+    LEARNING_RATE,
+    METHODS,
+    PARAMETER_TABLE,
+    SAME_OCTAVES,
+    Parameter,
+    phases_of,
+)
 
 LARGEST_EMBEDDING_SHARE = 0.95
 """Of a model's parameters. A vocabulary beyond it leaves no transformer to measure (nano with 128,256 tokens: 0.996)."""
@@ -54,13 +61,6 @@ LARGEST_COUNT = 64
 """Of tokens in a bag, and of anything else that a method counts."""
 MOST_POINTS = 100_000
 """Of one arm's grid: every strategy holds the grid in memory."""
-
-
-class Finding(NamedTuple):
-    """An objection, and the place that it is about; a place that is missing stands where it would be."""
-
-    location: Location
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,30 +101,6 @@ def _scales(scales: tuple[str, ...]) -> Iterator[Finding]:
         seen.add(name)
 
 
-def _corpus(corpus: Corpus) -> Iterator[Finding]:
-    source = SOURCES.get(corpus.source)
-    if source is None:
-        yield Finding(
-            ("corpus", "source"), f"{shown(corpus.source)} is not a source; {choose_from(corpus.source, SOURCES)}"
-        )
-    elif source.takes_paths and not corpus.paths:
-        yield Finding(
-            ("corpus", "paths"), f"missing; source: {source.name} reads text files, folders or globs: paths: [...]"
-        )
-    elif corpus.paths and not source.takes_paths:
-        readers = ", ".join(name for name, source in SOURCES.items() if source.takes_paths)
-        yield Finding(("corpus", "paths"), f"{shown(corpus.paths)} is read with source: {readers} only")
-
-
-def _tokenizer(tokenizer: Tokenizer) -> Iterator[Finding]:
-    if tokenizer.kind == "bpe" and tokenizer.path is not None:
-        yield Finding(("tokenizer", "path"), f"{shown(tokenizer.path)} is read with kind: file only")
-    if tokenizer.kind == "file":
-        for key, what in (("path", "the tokenizer.json"), ("vocab_size", "the number of its tokens")):
-            if key not in tokenizer.model_fields_set or getattr(tokenizer, key) is None:
-                yield Finding(("tokenizer", key), f"missing; kind: file needs {what}")
-
-
 def _vocabulary(tokenizer: Tokenizer, scales: tuple[str, ...]) -> Iterator[Finding]:
     vocab_size = tokenizer.vocab_size
     for name in dict.fromkeys(scales):
@@ -153,6 +129,16 @@ def _whole_sequences(context: int, tokens_per_step: int) -> Iterator[Finding]:
 def _validation(context: int, validation_tokens: int) -> Iterator[Finding]:
     if validation_tokens < context:
         yield Finding(("validation_tokens",), f"{validation_tokens} is less than one context of {context}")
+
+
+def _target(target_loss: float | None, tokenizer: Tokenizer) -> Iterator[Finding]:
+    guessing = math.log(tokenizer.vocab_size)
+    if target_loss is not None and target_loss >= guessing:
+        yield Finding(
+            ("target_loss",),
+            f"{target_loss:g} is no loss to aim at in nats per token: guessing among {tokenizer.vocab_size} tokens has "
+            f"{guessing:.2f}",
+        )
 
 
 def fresh_seeds(seeds: Seeds) -> Iterator[Finding]:
@@ -257,7 +243,8 @@ def few_points(place: Location, arm: SoundArm) -> Iterator[Finding]:
 
 
 def _equal_learning_rates(methods: Arms) -> Iterator[Finding]:
-    """A speedup over a baseline that was tuned over other learning rates is none."""
+    """A speedup over a baseline that was tuned over other learning rates is none. In a unit of its own they are as many
+    octaves."""
     yield from equal_axes(dict(_known(methods)), LEARNING_RATE, "learning rates")
 
 
@@ -265,9 +252,18 @@ def equal_axes(methods: Arms, parameter: str, words: str) -> Iterator[Finding]:
     """Arms that are tuned over other values of a parameter than the baseline."""
     axes = {name: arm.sound_axes[parameter] for name, arm in methods.items() if parameter in arm.sound_axes}
     for name, axis in axes.items() if BASELINE in axes else ():
-        if _offered(axis) != _offered(axes[BASELINE]):
+        place = ("methods", name, "axes", parameter)
+        if isinstance(axis, AxisRange) and axis.unit is not None and name != BASELINE:
+            wide, others = (_octaves_of(given) for given in (axis, axes[BASELINE]))
+            if abs(wide - others) > SAME_OCTAVES:
+                yield Finding(
+                    place,
+                    f"{_axis_shown(axis)} spans {wide:.2g} octaves and the baseline's {others:.2g}; "
+                    "arms are tuned over equally many",
+                )
+        elif _offered(axis) != _offered(axes[BASELINE]):
             yield Finding(
-                ("methods", name, "axes", parameter),
+                place,
                 f"{_axis_shown(axis)} is not the baseline's {_axis_shown(axes[BASELINE])}; "
                 f"arms are tuned over equal {words}",
             )
@@ -289,6 +285,14 @@ def enough_points(methods: Arms, search: Search, seeds: Seeds) -> Iterator[Findi
                 ("search", "trials_per_arm"),
                 f"{search.trials_per_arm} is more than {name}'s {points} points times {num_seeds} search seeds",
             )
+
+
+def _octaves_of(axis: Axis | Scalar) -> float:
+    """How far the values of a learning rate's axis reach; 0 where it cannot be said."""
+    numbers = (
+        [value for value in values_of(axis) if not isinstance(value, str) and value > 0] if _size(axis) > 1 else []
+    )
+    return math.log2(numbers[-1] / numbers[0]) if numbers else 0.0
 
 
 def _known(methods: Arms) -> Iterator[tuple[str, SoundArm]]:
@@ -316,6 +320,8 @@ def axis_form(place: Location, row: Parameter | None, axis: Axis | Scalar) -> It
     """Objections to an axis as such, whatever its values mean to the method; `row` is what is known of its parameter."""
     if _size(axis) > MOST_VALUES:
         yield Finding(place, f"{_size(axis):,} values; at most {MOST_VALUES:,} are allowed")
+    if isinstance(axis, AxisRange) and axis.unit is not None and (place[-1] != LEARNING_RATE or BASELINE in place):
+        yield Finding((*place, "unit"), "is for the learning rate of a method, which the baseline's is compared with")
     if isinstance(axis, Grid):
         yield from _order((*place, "grid"), axis.grid)
     elif isinstance(axis, UniformRange | LogUniformRange) and row is not None and row.type is not float:
@@ -395,11 +401,12 @@ def _try(method: str, parameter: str, value: Scalar, context: int) -> None:
 
 RULES: Rules = (
     _scales,
-    _corpus,
-    _tokenizer,
+    corpus_findings,
+    tokenizer_findings,
     _vocabulary,
     _whole_sequences,
     _validation,
+    _target,
     fresh_seeds,
     whole_gpus,
     _ranks,

@@ -70,10 +70,14 @@ class AxisRange(Model):
     spacing: ClassVar[Literal["linear", "log"] | None] = None
     """In which unit the values are equally far apart; None: as the parameter's row in the table says."""
 
+    unit: Annotated[
+        Literal["own"] | None, Field(description="Of a learning rate: that it is not in the baseline's unit.")
+    ] = None
+
     @property
     def written(self) -> tuple[str, tuple[Scalar, ...]]:
         """The kind's key and what stands behind it."""
-        key = next(iter(type(self).model_fields))
+        key = next(name for name in type(self).model_fields if name != "unit")
         return key, getattr(self, key)
 
     @property
@@ -198,25 +202,68 @@ AxisOrConstant = Annotated[
 ]
 
 
+DataSet = Annotated[Text | None, Field(description="Data set of the Hugging Face hub, or the folder of a copy.")]
+Config = Annotated[Text | None, Field(description="Configuration of the data set, for instance sample-100BT.")]
+Split = Annotated[Text, Field(description="Split of the data set that is read; our own split is made of it.")]
+Revision = Annotated[Text | None, Field(description="Commit, tag or branch of the hub; the commit is written down.")]
+TextField = Annotated[Text, Field(description="Field or column that holds the text.")]
+Paths = Annotated[tuple[Text, ...], Field(description="Files, folders or globs; for `files` and `local`.")]
+
+
+class CorpusPart(Model):
+    """One part of a mixture, with the keys of its source and its weight: its share of the training tokens, relative to the
+    other parts' weights."""
+
+    source: Literal["huggingface", "local"]
+    weight: PositiveNumber
+    paths: Paths = ()
+    name: DataSet = None
+    config: Config = None
+    split: Split = "train"
+    revision: Revision = None
+    field: TextField = "text"
+
+
 class Corpus(Model):
     """Where text comes from. `stdlib` is the Python standard library's sources, `installed` adds those of the installed
-    packages; `files` reads text files by path."""
+    packages; `files` reads text files by path and compares them with each other. Of any size: `huggingface` streams a data
+    set of the hub, `local` reads Parquet, JSON Lines and text by path, `mixture` several of these in `parts`.
+    """
 
     source: Annotated[Text, Field(description="A source of `trainers.data`.")] = "stdlib"
-    paths: Annotated[tuple[Text, ...], Field(description="Text files, folders or globs; for `files` only.")] = ()
+    paths: Paths = ()
+    name: DataSet = None
+    config: Config = None
+    split: Split = "train"
+    revision: Revision = None
+    field: TextField = "text"
+    parts: Annotated[tuple[CorpusPart, ...], Field(description="For `mixture`: sources with weights.")] = ()
+    tokens: Annotated[
+        Count | None,
+        Field(description="Training tokens to prepare of a source of any size; without it, what the sweep needs."),
+    ] = None
     validation_fraction: Annotated[Number, Field(gt=0, lt=0.5, description="Share of the documents held out.")] = 0.03
+    max_epochs: Annotated[
+        PositiveNumber | None, Field(description="A sweep whose runs would read the text more often is refused.")
+    ] = None
 
 
 class Tokenizer(Model):
-    """`bpe` trains a byte-level BPE of `vocab_size` tokens on the training split; `file` reads a tokenizer.json.
+    """`bpe` trains a byte-level BPE of `vocab_size` tokens on the training split; `file` reads a tokenizer.json, or that of a
+    folder, `hub` one of the Hugging Face hub.
 
-    `vocab_size` must then be stated too, and is compared with the file's when the corpus is prepared: `plan` counts
-    parameters and FLOPs without the file.
+    `vocab_size` must then be stated too, and is compared with the tokenizer's when the corpus is prepared: `plan` counts
+    parameters and FLOPs without it.
     """
 
-    kind: Literal["bpe", "file"] = "bpe"
+    kind: Literal["bpe", "file", "hub"] = "bpe"
     vocab_size: Annotated[Integer, Field(ge=257, le=2**20, description="Tokens, the separator included.")] = 512
-    path: Annotated[Text | None, Field(description="A tokenizer.json; for `file` only.")] = None
+    path: Annotated[Text | None, Field(description="A tokenizer.json or its folder; for `file` only.")] = None
+    name: Annotated[Text | None, Field(description="Repository of the hub; for `hub` only.")] = None
+    revision: Revision = None
+    end_of_document: Annotated[
+        Text | None, Field(description="Token that ends a document, where it is not the tokenizer's end of a sequence.")
+    ] = None
 
 
 STEPS_TAG, RUNGS_TAG = "<steps>", "<rungs>"
@@ -301,6 +348,10 @@ class Search(Model):
         True
     )
     seed: Annotated[Integer, Field(ge=0, le=LARGEST_SEED, description="Of the sampler, not of the training.")] = 0
+    probe: Annotated[
+        Switch,
+        Field(description="Try learning rates again at length where a budget is above 4 times the tuning budget."),
+    ] = True
 
 
 def _refuse_other_than_gpus(value: object) -> object:

@@ -79,6 +79,29 @@ def make_spec(
     return spec
 
 
+def as_asked_now(
+    space: AnySpace, spec: AnySpec, *, corpus_fingerprint: str, tokenizer_fingerprint: str, code: str
+) -> AnySpec:
+    """The trial that `space` makes of the scale, method, values, budget and seed of `spec`: another context, batch, text,
+    recipe or code makes another trial of the same values. Raises `ValueError` where it makes none."""
+    if isinstance(space, ForeignSpace) == isinstance(spec, TrialSpec):
+        raise ValueError(f"trial {spec.spec_id} is of another kind of trainer")
+    if spec.scale not in space.scales or spec.method not in space.methods:
+        raise ValueError(f"{spec.scale} {spec.method}: not in the file")
+    return make_spec(
+        space,
+        scale=spec.scale,
+        method=spec.method,
+        parameters={**dict(spec.parameters), LEARNING_RATE: spec.schedule.learning_rate},
+        total_steps=spec.schedule.total_steps,
+        seed=spec.seed,
+        corpus_fingerprint=corpus_fingerprint,
+        tokenizer_fingerprint=tokenizer_fingerprint,
+        vocab_size=spec.shape.vocab_size if isinstance(spec, TrialSpec) else 0,
+        code=code,
+    )
+
+
 def _foreign_spec(
     space: ForeignSpace,
     scale: str,

@@ -19,7 +19,8 @@ import yaml
 from typer.main import get_command
 
 from reports.checks.all_checks import run_checks
-from reports.evidence.importing import COLUMNS, OPTIONAL_COLUMNS, OPTIONAL_POINT_COLUMNS, POINT_COLUMNS
+from reports.evidence.importing import COLUMNS, OPTIONAL_COLUMNS, READING_COLUMNS
+from reports.evidence.points import OPTIONAL_POINT_COLUMNS, POINT_COLUMNS
 from reports.published import published_study
 from sweeper.cli.app import app
 from sweeper.space.foreign_schema import ForeignSpace
@@ -267,7 +268,7 @@ def test_the_defaults_that_the_example_shows_are_the_defaults() -> None:
     marked = set(re.findall(r"^(\w+):.*# needed", example, flags=re.MULTILINE)) | {"schedule", "search"}
     assert marked == needed
     for name, field in SearchSpace.model_fields.items():
-        if name not in needed and name != "price":
+        if name not in needed and name not in ("price", "target_loss"):
             assert getattr(shown, name) == field.get_default(call_default_factory=True), name
     for model in (shown.search, shown.schedule):
         for name, field in type(model).model_fields.items():
@@ -277,7 +278,7 @@ def test_the_defaults_that_the_example_shows_are_the_defaults() -> None:
 def test_the_pages_list_what_there_is() -> None:
     formats, trained, judged = (text_of(f"{name}/README.md") for name in ("search_spaces", "trainers", "reports"))
     assert [file.name for file in SHIPPED.glob("*.yaml") if f"]({file.name})" not in formats] == []
-    columns = (*COLUMNS, *OPTIONAL_COLUMNS, *POINT_COLUMNS, *OPTIONAL_POINT_COLUMNS)
+    columns = (*COLUMNS, *OPTIONAL_COLUMNS, *READING_COLUMNS, *POINT_COLUMNS, *OPTIONAL_POINT_COLUMNS)
     assert [name for name in columns if f"`{name}`" not in formats] == []
     rows = dict(re.findall(r"^\| `(\w+)` \|.*?\|([^|]*)\|$", trained, flags=re.MULTILINE))
     assert {name: tuple(sorted(re.findall(r"`(\w+)`", rows[name]))) for name in METHODS} == {

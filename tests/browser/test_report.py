@@ -167,6 +167,7 @@ def test_sliders_compute_what_the_plan_computes(browser: Browser, reports: Path)
             assert _number(days) == pytest.approx(saved / 64 / 24, rel=6e-3)
             energy = table.locator(f"[data-out='energy-{end}']").inner_text()
             assert _number(energy) == pytest.approx(saved * 1.2, rel=6e-3)
+            assert worth.spent_hours is not None
             payback = _number(table.locator(f"[data-out='payback-{end}']").inner_text())
             assert payback == pytest.approx(worth.spent_hours / (1 - 1 / factor), rel=6e-3)
 

@@ -176,7 +176,8 @@ def inline(folder: Path) -> Iterator[Executor]:
 @contextmanager
 def on_ray(folder: Path) -> Iterator[Executor]:
     """Two workers of a Ray that is started for this test."""
-    from sweeper.executors.ray_tune import RayExecutor, attach
+    from sweeper.executors.cluster import attach
+    from sweeper.executors.ray_tune import RayExecutor
 
     with attach(None, num_cpus=2):
         yield RayExecutor(scratch=folder / "ray", max_failures=1)

@@ -8,9 +8,12 @@ import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from tests.support.method_specs import NEUTRAL, TYPICAL, method_spec
 from tests.support.strategies import PROVENANCE
@@ -25,6 +28,8 @@ from trainers.model.decoder import build_model
 from trainers.planning.assemble import assemble_record
 from trainers.planning.lineage import ROOT, build_tree, path_of
 from trainers.step.batch import lane_position, read_batch
+from trainers.step.optim import build_optimizer
+from trainers.step.step import TrainingStep
 from trainers.training.stage import PARTIAL
 
 RATIOS = (0.0, 0.25, 0.4, 1.0)
@@ -56,6 +61,40 @@ def test_phases_are_contiguous_and_none_is_empty(method: str, ratio: float, tota
     assert (phases[0].start, phases[-1].end) == (0, total)
     assert all(phase.start < phase.end for phase in phases)
     assert all(before.end == after.start and before.name != after.name for before, after in pairwise(phases))
+
+
+class Lengths(TorchFunctionMode):
+    """Notes how many positions attention is asked about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[int] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            self.seen.add(args[0].shape[-2])
+        return func(*args, **(kwargs or {}))
+
+
+@every_method
+def test_kernels_of_attention_are_tried_at_every_length_that_is_trained(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A processor has one kernel and nothing to try: in its place a device that is asked and names no favourite."""
+    tried: set[int] = set()
+    monkeypatch.setattr(
+        "trainers.step.step.attention_kernels", lambda shape, context, precision, device: tried.add(context) or ()
+    )
+    spec = method_spec(method, total_steps=5, warmup_steps=1, decay_steps=1)
+    phases = phases_of(spec)
+    model = build_model(spec.shape, spec.context, 0, CPU, number_of_heads(phases))
+    optimizer = build_optimizer(model, spec.optimizer)
+    step = TrainingStep(spec, phases, model, optimizer, CORPUS.stream(0, 32), CPU, "eager")
+    with Lengths() as lengths:
+        for index in range(5):
+            step.run(index, phase_at(phases, index))
+    assert lengths.seen | {spec.context} == tried
+    assert min(tried) < spec.context or method not in ("patch", "length_warmup")
 
 
 @every_method

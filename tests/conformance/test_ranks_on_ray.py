@@ -87,7 +87,8 @@ def train_and_lose_a_rank_once(job: StageJob, on_point: Callable[[StagePoint], N
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray 2.60 uses what it and its libraries deprecate
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_a_ladder_on_two_ranks_is_that_of_one_although_a_rank_is_killed(tmp_path: Path) -> None:
-    from sweeper.executors.ray_tune import RayExecutor, attach
+    from sweeper.executors.cluster import attach
+    from sweeper.executors.ray_tune import RayExecutor
 
     alone, ranks = Ladder(tmp_path / "alone", 1), Ladder(tmp_path / "ranks", 2)
     InlineExecutor().run(alone, train_tiny, lambda: None)

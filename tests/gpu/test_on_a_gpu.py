@@ -5,6 +5,7 @@ Nothing here has run on a GPU yet.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tests.gpu.a_gpu import CUDA, NEEDS_A_GPU, SHAPE, for_a_gpu
 from tests.support.tiny_training import CORPUS, job_of, tiny_spec, train_tiny
 from trainers.contract.record import Stopped
 from trainers.contract.schedule import phase_at
-from trainers.contract.spec import TrialSpec
+from trainers.contract.spec import ModelShape, TrialSpec
 from trainers.contract.stage import StagePoint
 from trainers.methods import phases_of
 from trainers.model import losses
@@ -28,6 +29,7 @@ from trainers.step.step import TrainingStep
 from trainers.training.execution import resolve_execution
 
 pytestmark = NEEDS_A_GPU
+EXPERTS = replace(SHAPE, qk_norm=True, num_experts=4, experts_per_token=2)
 needs_triton = pytest.mark.skipif(not losses.HAS_TRITON, reason="needs a CUDA device with Triton")
 
 
@@ -74,15 +76,20 @@ def test_captured_training_is_eager_training_up_to_rounding() -> None:
     torch.testing.assert_close(captured, eager, rtol=1e-3, atol=1e-4)
 
 
-def test_a_graph_holds_activations_that_are_computed_again() -> None:
+@pytest.mark.parametrize("shape", [SHAPE, EXPERTS], ids=["dense", "experts"])
+def test_a_graph_holds_activations_that_are_computed_again(shape: ModelShape) -> None:
     """Compiled attention counts as random to the compiler, dropout or not: the graph must not ask for a generator."""
-    spec = gpu_spec()
+    spec = replace(gpu_spec(), shape=shape)
     kept = readings(step_of(spec, "captured"), range(5, 15))
     model = build_model(spec.shape, spec.context, spec.seed, CUDA)
     optimizer = build_optimizer(model, spec.optimizer)
     stream = CORPUS.stream(spec.seed, 128)
     again = TrainingStep(spec, phases_of(spec), model, optimizer, stream, CUDA, "captured", checkpoint_activations=True)
     torch.testing.assert_close(readings(again, range(5, 15)), kept, rtol=1e-2, atol=1e-2)
+    if shape.num_experts:
+        routing = again.working.routing(keep_load=True)
+        assert routing is not None
+        assert routing.dropped == 0
 
 
 def test_auto_is_captured() -> None:

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import optuna
 import pytest
 
 from sweeper.ledger.mlflow_ledger import Ledger
@@ -37,6 +38,13 @@ def finished_runs(results: Path) -> list[str]:
             return [record.spec.spec_id for record in ledger.records()]
     except Exception:  # the database is being made
         return []
+
+
+def tuning_losses(results: Path) -> dict[str, float | None]:
+    """Losses by spec id, of all trials in the sweep's Optuna studies."""
+    url = f"sqlite:///{results / 'tiny' / 'optuna.db'}"
+    studies = [optuna.load_study(study_name=name, storage=url) for name in optuna.get_all_study_names(url)]
+    return {trial.user_attrs["spec_id"]: trial.value for study in studies for trial in study.trials}
 
 
 @pytest.fixture
@@ -85,9 +93,16 @@ def test_a_killed_sweep_goes_on_and_has_every_trial_once(results: Path) -> None:
     )
     assert headline in html.unescape(Path(page).read_text(encoding="utf-8"))
 
+    losses = {record.spec.spec_id: record.final_loss for record in records}
+    studies = tuning_losses(results)
+    assert len(studies) >= 4
+    assert studies.items() <= losses.items()
+    (results / "tiny" / "optuna.db").unlink()
+
     third = sweeper("run", FILE, "--results", results)
     assert third.returncode == 0, third.stderr
     assert third.stdout == second.stdout
+    assert tuning_losses(results) == studies
 
     summary = json.loads(sweeper("report", "tiny", "--results", results, "--json").stdout)
     assert summary["schema"] == 1

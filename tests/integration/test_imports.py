@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +92,8 @@ def test_imported_runs_are_reported_shown_and_exported_as_our_own(results: Path,
     summary = json.loads(done(results, "report", "theirs", "--json"))
     context = SweepContext("theirs", "?", kind="imported")
     assert summary == summary_to_json(summarize(build_study(context, read_runs(file, points))))
-    assert done(results, "report", "theirs").splitlines() == said[1:]
+    headline, equal_data, page = done(results, "report", "theirs").splitlines()
+    assert ([headline, page], equal_data) == (said[1:], summary["equal_data"])
 
     shown = done(results, "status", "theirs")
     assert "not running" in shown
@@ -264,12 +267,17 @@ def test_mistakes_are_one_line(results: Path, tmp_path: Path) -> None:
     assert refused(results, "import", file, "--mlflow", "x", "--name", "x").endswith("give one or the other")
     assert "no MLflow database" in refused(tmp_path, "import", "--mlflow", "x", "--name", "x")
     assert "No such file" in refused(results, "import", tmp_path / "none.csv", "--name", "x")
-    assert "Is a directory" in refused(results, "import", tmp_path, "--name", "x")
+    (tmp_path / "empty").mkdir()
+    assert "no logs; they lie in a folder" in refused(results, "import", tmp_path / "empty", "--name", "x")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
     assert "is not a CSV file in UTF-8" in refused(results, "import", tmp_path / "binary.csv", "--name", "x")
     assert "'loss' is not COLUMN=VALUE" in refused(results, "import", file, "--name", "x", "--map", "loss")
-    assert "'loss' is not a column" in refused(results, "import", file, "--name", "x", "--map", "loss=val")
-    assert "are for --mlflow" in refused(results, "import", file, "--name", "x", "--set", "scale=3B")
+    assert "'los' is not a column" in refused(results, "import", file, "--name", "x", "--map", "los=val")
+    assert "is a column of points" in refused(results, "import", file, "--name", "x", "--map", "loss=val")
+    assert "are for --mlflow" in refused(results, "import", file, "--name", "x", "--filter", "a")
+    assert refused(results, "import", file, "--name", "x", "--set", "scale=3B") == (
+        "--set scale=3B: runs.csv has a column scale"
+    )
     for names in ((), ("a", "b", "c"), ("a", "b", "--published")):
         assert "give the name of a sweep" in refused(results, "report", *names)
     assert "no published sweep" in refused(results, "report", "a", "--published")
@@ -338,6 +346,51 @@ def test_an_infinite_loss_as_a_database_of_mlflow_keeps_it_is_a_divergence(resul
     table = [*rows(), f"inf,270M,tst,9,4000,4,0.25,4.0,1e9,{sys.float_info.max!r}"]
     done(results, "import", write(tmp_path, table), "--name", "theirs")
     assert "inf: diverged" in done(results, "status", "theirs")
+
+
+def test_columns_of_one_value_are_kept_with_the_table(results: Path, tmp_path: Path) -> None:
+    lines = [row.replace(",270M,", ",") for row in rows()]
+    file = write(tmp_path, lines, header=HEADER.replace("scale,", ""))
+    for again in ("", ", as imported before"):
+        said = done(results, "import", file, "--name", "theirs", "--set", "scale=3B").splitlines()
+        assert said[0] == f"theirs: 12 runs{again}"
+    assert "TST is 1.40x faster (95 %" in done(results, "report", "theirs")
+    with ImportLedger.open(results, "theirs", create=False) as ledger:
+        assert {run.scale for run in runs_of(ledger.tables())} == {"3B"}
+    said = done(results, "import", file, "--name", "theirs", "--set", "scale=7B").splitlines()
+    assert said[0] == "theirs: 12 runs", "another value is another table"
+
+
+def test_the_database_is_one_plain_file_after_an_import(results: Path, tmp_path: Path) -> None:
+    done(results, "import", write(tmp_path, rows()), "--name", "theirs")
+    with closing(sqlite3.connect(results / "mlflow.db")) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    assert sorted(file.name for file in results.glob("mlflow.db*")) == ["mlflow.db"]
+
+
+def test_runs_are_counted_while_they_are_written(results: Path, tmp_path: Path) -> None:
+    counted: list[tuple[int, int]] = []
+    tables = tables_of_files(write(tmp_path, rows()), None, {})
+    import_tables(results, "theirs", tables, None, "sweeper import", None, lambda *done: counted.append(done))
+    assert counted == [(number, 12) for number in range(1, 13)]
+
+
+def test_a_folder_of_logs_gives_a_run_each_its_points(results: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    for name in ("t-0", "b4000-0"):
+        text = "step:0/4000 val_loss:10.8 train_time:0ms\nstep:4000/4000 val_loss:2.9 train_time:1800000ms\n"
+        (folder / f"{name}.log").write_text(text, encoding="utf-8")
+    done(results, "import", write(tmp_path, rows()), "--points", folder, "--name", "theirs", "--set", "devices=8")
+    with ImportLedger.open(results, "theirs", create=False) as ledger:
+        curves = {run.run_id: run.curve for run in runs_of(ledger.tables()) if len(run.curve)}
+    losses = {name: curve.losses.tolist() for name, curve in curves.items()}
+    assert losses == {"b4000-0": [10.8, 2.9], "t-0": [10.8, 2.9]}
+    assert curves["t-0"].gpu_hours is not None
+    assert curves["t-0"].gpu_hours.tolist() == [0, 4]
+    (folder / "other.csv").write_text("run,step,loss\nt-1,1,3\n", encoding="utf-8")
+    said = refused(results, "import", write(tmp_path, rows()), "--points", folder, "--name", "theirs")
+    assert said.endswith("its files have 2 forms of points; one form a folder")
 
 
 def test_an_import_of_records_that_is_cut_short_says_so_until_it_is_completed(results: Path, tmp_path: Path) -> None:

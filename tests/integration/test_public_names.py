@@ -33,7 +33,10 @@ def test_a_sweep_is_planned_run_and_read_in_five_lines(tmp_path: Path, corpora: 
     assert [arm.method for arm in planned.arms] == ["baseline", "tst"]
     assert (end.reason, end.failed) == (None, 0)
     assert end.headline == summary.headline
-    assert (tmp_path / "tiny" / "report.html").stat().st_size > 10_000
+    page = (tmp_path / "tiny" / "report.html").read_text(encoding="utf-8")
+    assert "Final losses in nats per token, perplexity, bits per byte (" in page, (
+        "the bytes of a token are the corpus's"
+    )
     with Ledger.open(tmp_path, "tiny", create=False) as ledger:
         records = ledger.records()
     assert all(isinstance(record, RunRecord) and isinstance(record.spec, TrialSpec) for record in records)
@@ -56,6 +59,10 @@ def test_a_mistake_of_the_user_has_one_root(tmp_path: Path) -> None:
         ({"executor": "Inline"}, "executor: 'Inline' is not one of ray, inline"),
         ({"workers": -1}, "workers: -1 is below 0, which means all there is room for"),
         ({"micro_sequences": 0}, "micro_sequences: 0 is not a positive number"),
+        (
+            {"study_storage": "studies.db"},
+            "study_storage: 'studies.db' is not a database's address, such as sqlite:///studies.db",
+        ),
         ({"max_gpu_hours": -1.0}, "max_gpu_hours: -1.0 is not a number of hours"),
         ({"max_gpu_hours": float("nan")}, "max_gpu_hours: nan is not a number of hours"),
     ],

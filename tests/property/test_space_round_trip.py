@@ -121,7 +121,8 @@ def as_yaml(plain: dict[str, Any]) -> str:
 
 
 def written(space: SearchSpace) -> str:
-    return as_yaml(space.model_dump(mode="json"))
+    # Without defaults: a key of another source is refused, whatever it says.
+    return as_yaml(space.model_dump(mode="json", exclude_defaults=True))
 
 
 @settings(deadline=None, max_examples=100)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from trainers.bench.clock import Pace, Turns, paired_ratio, take_turns, time_calls
 from trainers.bench.result import LossTimed, ScaleFigures, Timed
-from trainers.bench.rivals import RIVALS, RivalStep, bytes_of
+from trainers.bench.rivals import RIVALS, Rival, RivalStep, bytes_of
 from trainers.bench.subject import Setting, Subject, bench_phases, counted, make_subject
 from trainers.contract.flops import count_parameters, flops_per_position
 from trainers.contract.record import reason_of
@@ -71,8 +71,8 @@ def _ours(subject: Subject, form: str) -> tuple[list[Variant], list[TrainingStep
     return variants, steps
 
 
-def _rivals(subject: Subject, form: str) -> list[Variant]:
-    """The rivals in one form. A captured rival there is none: neither survives capture as it is written."""
+def _rivals(subject: Subject, form: str, rivals: tuple[Rival, ...]) -> list[Variant]:
+    """`rivals` in one form. A captured rival there is none: neither survives capture as it is written."""
     if form == "captured":
         return []
     phases = {phase.bag_size: phase for phase in subject.phases}
@@ -83,7 +83,7 @@ def _rivals(subject: Subject, form: str) -> list[Variant]:
             rival.bag_size,
             counted(RivalStep(subject, rival.loss_of, form).run, phases[rival.bag_size]),
         )
-        for rival in RIVALS
+        for rival in rivals
     ]
 
 
@@ -116,7 +116,9 @@ def peak_bytes(call: Callable[[], object], device: torch.device, state_bytes: Ca
         synchronise(device)
         return torch.cuda.max_memory_allocated(device)
     call()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    # There is one cycle, so that `acc_events` adds nothing to it; without it torch 2.11 warns that others would be lost.
+    with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profile:
         call()
     results = profile.profiler.kineto_results if profile.profiler is not None else None
     events = results.events() if results is not None else []
@@ -227,20 +229,20 @@ def _first_calls(subject: Subject, variants: list[Variant]) -> tuple[list[Varian
 
 
 def _time_group(
-    subject: Subject, forms: tuple[str, ...], pace: Pace, peak_flops: float
+    subject: Subject, forms: tuple[str, ...], pace: Pace, peak_flops: float, rivals: tuple[Rival, ...]
 ) -> tuple[tuple[Timed, ...], list[str]]:
     """Time forms and rivals by turns, and give back what they hold of the device. Rivals make their first calls last, so that
     what they leave in the allocator is in nobody's way."""
     ours: list[Variant] = []
-    rivals: list[Variant] = []
+    theirs: list[Variant] = []
     steps: list[TrainingStep] = []
     try:
         for form in forms:
             variants, mine = _ours(subject, form)
             ours += variants
             steps += mine
-            rivals += _rivals(subject, form)
-        kept, peaks, notes = _first_calls(subject, ours + rivals)
+            theirs += _rivals(subject, form, rivals)
+        kept, peaks, notes = _first_calls(subject, ours + theirs)
         streams = [variant.stream for variant in kept]
         turns = take_turns([variant.call for variant in kept], pace, subject.device, streams)
     finally:
@@ -250,10 +252,10 @@ def _time_group(
     return _timed(subject, kept, turns, peaks, peak_flops), notes
 
 
-def _time_forms(
-    subject: Subject, forms: tuple[str, ...], pace: Pace, peak_flops: float
+def time_forms(
+    subject: Subject, forms: tuple[str, ...], pace: Pace, peak_flops: float, rivals: tuple[Rival, ...]
 ) -> tuple[tuple[Timed, ...], list[str]]:
-    """All forms, in the order of `forms`, and what could not be timed.
+    """Our step at every bag size of the subject and `rivals`, in the order of `forms`, and what could not be timed.
 
     On a GPU one form after the other, the last one first: its working weights and graphs fill what the model leaves, and
     the form that a run takes should be measured before another has failed. On a CPU all take turns.
@@ -265,7 +267,7 @@ def _time_forms(
         try:
             # A captured step is captured again at every change of phase; the others need one step to settle.
             settled = pace if "captured" in group or subject.device.type != "cuda" else replace(pace, settle=1)
-            timed, said = _time_group(subject, group, settled, peak_flops)
+            timed, said = _time_group(subject, group, settled, peak_flops, rivals)
             steps += timed
             notes += said
         except torch.OutOfMemoryError:
@@ -288,7 +290,7 @@ def _steps_and_parts(
     subject: Subject, forms: tuple[str, ...], pace: Pace, peak_flops: float
 ) -> tuple[tuple[Timed, ...], dict[str, dict[str, float]], list[str]]:
     """All steps of a scale, the shares of an eager step's parts, and what could not be measured."""
-    steps, notes = _time_forms(subject, forms, pace, peak_flops)
+    steps, notes = time_forms(subject, forms, pace, peak_flops, RIVALS)
     parts: dict[str, dict[str, float]] = {}
     try:
         for phase in (subject.phases[0], subject.phases[-2]):

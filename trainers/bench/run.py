@@ -66,17 +66,19 @@ def _losses(
 ) -> tuple[LossTimed, ...]:
     found: tuple[LossTimed, ...] = ()
     pace = pace_of(device, options.steps)
-    for scale in scales:
-        setting = setting_of(scale, device, options.micro_sequences)
-        dtype = torch.bfloat16 if setting.precision == "bf16" else torch.float32
-        rows = setting.context * setting.micro_sequences
-        try:
-            found += time_losses(scale, rows, SCALES[scale].shape, dtype, forms, pace, device)
-        except Exception as error:  # whole logits of one-hot cross-entropy may not fit; the steps' figures are safe
-            say(f"not measured: the loss of {scale}: {reason_of(error)}")
-        free_memory(device)
+    settings = {scale: setting_of(scale, device, options.micro_sequences) for scale in scales}
+    heads = [
+        (name, one.context * one.micro_sequences, SCALES[name].shape, one.precision) for name, one in settings.items()
+    ]
     if device.type != "cuda":
-        found += time_losses("wide", WIDE_ROWS, WIDE, torch.float32, forms, pace, device)
+        heads.append(("wide", WIDE_ROWS, WIDE, "fp32"))
+    for name, rows, shape, precision in heads:
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        try:
+            found += time_losses(name, rows, shape, dtype, forms, pace, device)
+        except Exception as error:  # whole logits of one-hot cross-entropy may not fit; the steps' figures are safe
+            say(f"not measured: the loss of {name}: {reason_of(error)}")
+        free_memory(device)
     return found
 
 

@@ -41,11 +41,13 @@ class Setting:
 TOY = Setting(64, 8, 8, "fp32")
 """The quickstart's step."""
 GPU_SETTINGS: dict[str, Setting] = {
+    "1m": Setting(256, 64, 64, "bf16"),
     "270m": Setting(2_048, 64, 16, "bf16"),
     "600m": Setting(2_048, 32, 8, "bf16"),
     "3b": Setting(2_048, 8, 2, "bf16"),
 }
-"""Four micro-batches a step. The published step has 1,024 sequences, in which the update is a still smaller share."""
+"""Four micro-batches a step. The published step has 1,024 sequences, in which the update is a still smaller share. 1m is
+stepped as `gpu-1m.yaml` trains it."""
 
 
 def setting_of(scale: str, device: torch.device, micro_sequences: int | None) -> Setting:
@@ -55,10 +57,11 @@ def setting_of(scale: str, device: torch.device, micro_sequences: int | None) ->
     """
     if device.type != "cuda":
         chosen = TOY
-    elif SCALES[scale].shape.vocab_size <= 4_096:
-        chosen = replace(TOY, precision="bf16")
+    elif scale in GPU_SETTINGS:
+        chosen = GPU_SETTINGS[scale]
     else:
-        chosen = GPU_SETTINGS.get(scale, Setting(1_024, 32, 8, "bf16"))
+        toy = SCALES[scale].shape.vocab_size <= 4_096
+        chosen = replace(TOY, precision="bf16") if toy else Setting(1_024, 32, 8, "bf16")
     if micro_sequences is None:
         return chosen
     if chosen.sequences % micro_sequences:

@@ -59,7 +59,8 @@ def _label(timed: Timed) -> str:
     return f"{names[timed.variant]}, {timed.form}"
 
 
-def _step_row(timed: Timed) -> tuple[str, ...]:
+def step_row(timed: Timed) -> tuple[str, ...]:
+    """Label, time, spread, positions a second, MFU, peak memory, and the ratio to the baseline."""
     return (
         _label(timed),
         _duration(timed.seconds),
@@ -83,7 +84,7 @@ def scale_table(scale: ScaleFigures) -> TextTable:
     return TextTable(
         title=f"{scale.scale}: {scale.parameters / 1e6:,.3g}M parameters, {batch}, {scale.precision}",
         columns=("step", "time", "iqr", "positions/s", "MFU", "peak", "x base"),
-        rows=tuple(_step_row(timed) for timed in scale.steps),
+        rows=tuple(step_row(timed) for timed in scale.steps),
         notes=tuple(notes),
     )
 

@@ -5,9 +5,12 @@ It stands here, below everything, so that trainers and reports can raise it as w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+MOST_PROBLEMS = 20
+"""Problems of one file that are spelled out; more of them are counted."""
 
 
 class UserError(Exception):
@@ -17,6 +20,12 @@ class UserError(Exception):
 
 class InputError(UserError, ValueError):
     """A value that the user gave, in a file or as an argument, is not one that can be used."""
+
+
+def first_lines(lines: Sequence[str]) -> str:
+    """The first lines of a long list of problems, and how many more there are."""
+    more = len(lines) - MOST_PROBLEMS
+    return "\n".join([*lines[:MOST_PROBLEMS], *([f"and {more:,} more like these"] if more > 0 else [])])
 
 
 @contextmanager

@@ -16,9 +16,13 @@ from pathlib import Path
 
 from trainers.contract.errors import UserError
 
-USER, FAULT = 2, 1
-"""Exit codes: the user's mistake, a fault of the program or the machine."""
+USER, FAULT, INTERRUPTED, TERMINATED = 2, 1, 130, 143
+"""Exit codes: the user's mistake, a fault of the program or the machine, Ctrl-C, SIGTERM."""
 _PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+class Terminated(KeyboardInterrupt):
+    """A SIGTERM (Slurm, `docker stop`, a spot machine): like Ctrl-C, with an exit code of its own."""
 
 
 def end_of(error: Exception, program: str, folder: Path | None, *, debug: bool = False) -> int:
@@ -37,13 +41,13 @@ def end_of(error: Exception, program: str, folder: Path | None, *, debug: bool =
         said = " ".join(str(error).split())[:300]
         what = f"{type(error).__name__}: {said}" if said else type(error).__name__
         print(
-            f"{program} failed: {_hide(what)}; the traceback is in {_write_log(error, program, folder)}",
+            f"{program} failed: {without_login(what)}; the traceback is in {_write_log(error, program, folder)}",
             file=sys.stderr,
         )
     return FAULT
 
 
-def _hide(text: str) -> str:
+def without_login(text: str) -> str:
     """Without the user name and password that an address may hold."""
     return _PASSWORD.sub("", text)
 
@@ -51,7 +55,7 @@ def _hide(text: str) -> str:
 def _write_log(error: Exception, program: str, folder: Path | None) -> Path:
     name = f"fault-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     head = f"{program}, Python {platform.python_version()} on {platform.platform()}\n"
-    text = head + _hide("".join(traceback.format_exception(error)))
+    text = head + without_login("".join(traceback.format_exception(error)))
     for place in (folder, Path(tempfile.gettempdir())):
         if place is not None and place.is_dir():
             try:

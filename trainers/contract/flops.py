@@ -57,7 +57,7 @@ def flops_per_position(shape: ModelShape, context: int, heads: int = 1) -> float
 
 def flops_per_step(spec: TrialSpec, phase: Phase) -> float:
     """Model FLOPs of one step of `phase`."""
-    length = phase.positions(spec.context) // phase.pieces
+    length = phase.length(spec.context)
     return flops_per_position(spec.shape, length, phase.heads) * phase.positions(spec.tokens_per_step)
 
 

@@ -16,8 +16,10 @@ from trainers.contract.reading import pairs_of, value_of
 from trainers.contract.routing import RoutingPoint, RoutingShift, load_shift
 from trainers.contract.spec import AnySpec, spec_from_dict, spec_to_dict
 
-PURPOSES: tuple[str, ...] = ("tuning", "confirmation", "noise_floor")
+PURPOSES: tuple[str, ...] = ("tuning", "probe", "confirmation", "noise_floor")
 """Why a trial was run. Only `confirmation` runs (and `noise_floor`, for the seed deviation) may enter a claim."""
+SEARCH_PURPOSES = PURPOSES[:2]
+"""Those that choose: trials on search seeds, `probe` those that try the chosen learning rate again at length."""
 
 RECORD_SCHEMA = 1
 

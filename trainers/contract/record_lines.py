@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from trainers.contract.errors import InputError, given
+from trainers.contract.errors import InputError, first_lines, given
 from trainers.contract.reading import json_value
 from trainers.contract.record import RunRecord, record_from_dict, record_to_dict
 
@@ -23,10 +23,11 @@ RECORDS_FILE = "records.jsonl"
 
 
 class BadLinesError(InputError):
-    """A file with lines that cannot be used; `problems` has one sentence each, with file and line number."""
+    """A file with lines that cannot be used; `problems` has one sentence each, with file and line number. As text it is
+    the first of them."""
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
+        super().__init__(first_lines(problems))
         self.problems = tuple(problems)
 
 

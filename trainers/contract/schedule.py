@@ -48,6 +48,10 @@ class Phase:
         """Latent positions where an ordinary step has `full`: of a sequence for the context, of a step for its tokens."""
         return full // self.position_divisor
 
+    def length(self, context: int) -> int:
+        """Latent positions that see each other, where a sequence of an ordinary step has `context`."""
+        return self.positions(context) // self.pieces
+
 
 def steps_of(fraction: float, total_steps: int) -> int:
     """A fraction of a run as whole steps, halves rounded up: `floor(fraction*T + 0.5)`. Where a run's decay begins, too."""

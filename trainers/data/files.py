@@ -1,21 +1,34 @@
-"""The reader's own text: plain UTF-8 files named by path, directory or glob; one file is one document.
+"""The reader's own files, named by path, directory or glob, and what is in them where that is UTF-8 text: a document each.
 
-A document is called by its path below the directory (or below the fixed part of the glob) that was given, so that the
-same files give the same corpus wherever they lie. Relative paths start at the working directory.
+A file is called by its path below the directory (or below the fixed part of the glob) that was given, so that the
+same files give the same corpus wherever they lie. Relative paths start at the working directory. What ends in `.gz` or
+`.zst` is read decompressed.
 """
 
 from __future__ import annotations
 
 import glob
+import gzip
+import io
 import os
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from trainers.contract.errors import InputError
 from trainers.data.documents import Document
 
 
 def documents(paths: tuple[str, ...]) -> tuple[Document, ...]:
-    """The files that `paths` name, in the order of document names; a file that is named twice counts once.
+    """The files that `paths` name, in the order of document names. Raises `InputError` like `listing`."""
+    return tuple(Document(name, partial(content_of, path)) for name, path in listing(paths).items())
+
+
+def listing(paths: tuple[str, ...]) -> Mapping[str, Path]:
+    """The files that `paths` name, by their names and in the order of these; a file that is named twice counts once.
 
     Raises `InputError` in one line for a path that matches nothing, and for two files of one name.
     """
@@ -33,13 +46,44 @@ def documents(paths: tuple[str, ...]) -> tuple[Document, ...]:
                 )
             seen.add(resolved)
             found[name] = path
-    return tuple(Document(name, found[name].read_bytes) for name in sorted(found))
+    return {name: found[name] for name in sorted(found)}
 
 
-def label(paths: tuple[str, ...]) -> str:
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The file, to read from its beginning, decompressed where its name says so.
+
+    Raises `InputError` naming a file that is damaged, and lets `OSError` travel where it cannot be read.
+    """
+    with path.open("rb") as file:
+        try:
+            match path.suffix:
+                case ".gz":
+                    yield cast(BinaryIO, gzip.GzipFile(fileobj=file))
+                case ".zst":
+                    from pyarrow import CompressedInputStream, PythonFile
+
+                    yield cast(BinaryIO, io.BufferedReader(CompressedInputStream(PythonFile(file), "zstd")))
+                case _:
+                    yield file
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise InputError(f"corpus.paths: {path} is damaged ({error})") from None
+        except OSError as error:
+            if error.errno is None:  # pyarrow's word for a frame that it cannot decompress
+                raise InputError(f"corpus.paths: {path} is damaged ({' '.join(str(error).split())})") from None
+            raise
+
+
+def content_of(path: Path) -> bytes:
+    """All of a file, decompressed."""
+    with opened(path) as file:
+        return file.read()
+
+
+def label(paths: tuple[str, ...], what: str = "text files") -> str:
     """What a report calls this corpus."""
     names = [Path(path).name or path for path in paths]
-    return f"text files {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+    return f"{what} {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
 
 
 def _matches(given: str) -> list[tuple[str, Path]]:

@@ -4,6 +4,7 @@ A split is one file of raw little-endian tokens, every document followed by the 
 Epoch `e` of the stream holds positions `[e * train_tokens, (e + 1) * train_tokens)`: all training documents, each
 once, in an order drawn from (seed, e). Long documents are cut into pieces that are ordered each for itself.
 Nothing is shuffled below the piece, so that bags of tokens and sequences of bags stay whole.
+A corpus that was streamed lies in shards and is read in `streamed.order`'s blocks instead.
 Which documents are trained on is decided in `documents`, how far a run reads in `trainers.contract.schedule`.
 
 The order is made of raw Philox words and a stable sort: numpy keeps a bit generator's words fixed over versions, and
@@ -22,7 +23,8 @@ from typing import Self
 import numpy as np
 
 from trainers.contract.errors import InputError
-from trainers.data.manifest import read_manifest
+from trainers.data.manifest import Shard, read_manifest
+from trainers.data.streamed.order import BlockStream, ShardedTokens
 
 MATERIALISE_BYTES = 256 << 20
 """A corpus below this size is put in order once an epoch, in memory; a larger one is gathered at each read."""
@@ -32,7 +34,6 @@ PIECE_TOKENS = 4_096
 """Longer than most documents of a large corpus; a trainer asks for pieces that suit its sequences."""
 
 VALIDATION_PIECE_TOKENS = 1_024
-SPLITS = ("train", "validation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class PreparedCorpus:
     """A whole prepared corpus: numbers and a directory, cheap to hand to another process.
 
     Token counts include one separator a document; `num_documents` counts both splits. `separator` is a token id,
-    `seen_share` as in the manifest.
+    `seen_share` and `bytes_per_token` as in the manifest.
     """
 
     directory: Path
@@ -54,14 +55,18 @@ class PreparedCorpus:
     num_documents: int
     description: str
     seen_share: float | None
+    bytes_per_token: float | None
+    shards: tuple[Shard, ...] = ()
 
     def stream(
         self, seed: int, materialise_bytes: int = MATERIALISE_BYTES, piece_tokens: int = PIECE_TOKENS
-    ) -> TokenStream:
+    ) -> TokenStream | BlockStream:
         """The training tokens in the order of `seed`, which is in [0, 2**64), in pieces of at most `piece_tokens`.
 
         `materialise_bytes` moves no token.
         """
+        if self.shards:
+            return BlockStream(self._sharded("train"), piece_tokens, seed)
         tokens = np.memmap(tokens_path(self.directory, "train"), dtype=self.token_dtype, mode="r")
         offsets = np.fromfile(_offsets_path(self.directory, "train"), dtype="<i8").astype(np.int64)
         return TokenStream(np.asarray(tokens), piece_offsets(offsets, piece_tokens), seed, materialise_bytes)
@@ -77,6 +82,8 @@ class PreparedCorpus:
                 f"validation_tokens: {num_tokens} asked for, the validation split has {self.validation_tokens}; "
                 "ask for fewer, add text or raise corpus.validation_fraction"
             )
+        if self.shards:
+            return BlockStream(self._sharded("validation"), VALIDATION_PIECE_TOKENS, seed=0).read(0, num_tokens)
         tokens = np.memmap(tokens_path(self.directory, "validation"), dtype=self.token_dtype, mode="r")
         offsets = np.fromfile(_offsets_path(self.directory, "validation"), dtype="<i8").astype(np.int64)
         pieces = piece_offsets(offsets, VALIDATION_PIECE_TOKENS)
@@ -84,6 +91,11 @@ class PreparedCorpus:
         ends = np.cumsum(np.diff(pieces)[order])
         needed = order[: int(np.searchsorted(ends, num_tokens)) + 1]
         return np.concatenate([tokens[pieces[i] : pieces[i + 1]] for i in needed]).astype(np.int64)[:num_tokens]
+
+    def _sharded(self, split: str) -> ShardedTokens:
+        mine = [shard for shard in self.shards if shard.split == split]
+        paths = [self.directory / shard.name for shard in mine]
+        return ShardedTokens(paths, [shard.tokens for shard in mine], self.token_dtype)
 
 
 def tokens_path(directory: Path, split: str) -> Path:
@@ -110,6 +122,8 @@ def open_corpus(directory: Path) -> PreparedCorpus:
         num_documents=manifest.num_documents,
         description=manifest.description,
         seen_share=manifest.seen_share,
+        bytes_per_token=manifest.bytes_per_token,
+        shards=manifest.shards,
     )
 
 
@@ -206,7 +220,7 @@ class SplitWriter:
 
     def __init__(self, directory: Path, split: str, token_dtype: str, separator: int) -> None:
         self._tokens_path, self._offsets_path = tokens_path(directory, split), _offsets_path(directory, split)
-        self._dtype, self._separator = token_dtype, separator
+        self._dtype, self.separator = token_dtype, separator
         self._offsets = array("q", [0])
 
     @property
@@ -230,8 +244,8 @@ class SplitWriter:
 
     def add(self, tokens: np.ndarray) -> None:
         """Append a document, `(num_tokens,)`, and its separator."""
-        assert not (tokens == self._separator).any()
-        self._file.write(np.append(tokens, self._separator).astype(self._dtype).tobytes())
+        assert not (tokens == self.separator).any()
+        self._file.write(np.append(tokens, self.separator).astype(self._dtype).tobytes())
         self._offsets.append(self._offsets[-1] + len(tokens) + 1)
 
     def __exit__(

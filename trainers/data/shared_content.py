@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 import numpy as np
 
@@ -25,7 +27,8 @@ TOGETHER_RULE = f"equal, or {SIMILARITY} alike by MinHash of {PERMUTATIONS} over
 
 SPAN = 64
 """Tokens in a row that count as seen when training holds the same ones."""
-BLOCK = 1 << 22
+BLOCK = 1 << 20
+FILTER_BITS = 24
 
 
 def groups_of(texts: Iterable[tuple[str, Callable[[], bytes]]]) -> Mapping[str, str]:
@@ -83,32 +86,43 @@ def _join(parent: dict[str, str], one: str, other: str) -> None:
     parent[second] = first
 
 
-def seen_share(train: np.ndarray, validation: np.ndarray) -> float:
+class Tokens(Protocol):
+    """A split's tokens, wherever they lie."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> np.ndarray: ...
+
+
+def seen_share(train: Tokens, validation: np.ndarray, threads: int = 1) -> float:
     """The share of the tokens in `validation` `[V]` that lie in a span of 64 tokens which occurs in `train` `[N]`.
 
-    Takes memory in proportion to V and reads `train` in blocks, so that it may be a file of any length. Equal 64-bit hashes
+    Takes memory in proportion to V and reads `train` in blocks, so that it may be of any length. Equal 64-bit hashes
     count as equal spans: with 1e11 pairs of spans the chance of one false match is about one in 1e8.
     """
     if len(validation) < SPAN:
         return 0.0
-    wanted = _span_hashes(validation)
-    ordered, inverse = np.unique(wanted, return_inverse=True)
+    ordered, inverse = np.unique(_span_hashes(validation), return_inverse=True)
+    # Most spans of the training text are turned away by a bit each; the others are looked up.
+    mask = np.uint64((1 << FILTER_BITS) - 1)
+    known = np.zeros(1 << FILTER_BITS, dtype=bool)
+    known[ordered & mask] = True
     found = np.zeros(len(ordered), dtype=bool)
-    for hashes in _blocks(train):
+
+    def look(start: int) -> None:
+        hashes = _span_hashes(train[start : start + BLOCK + SPAN - 1])
+        hashes = hashes[known[hashes & mask]]
         place = np.searchsorted(ordered, hashes)
         place[place == len(ordered)] = 0
         found[place[ordered[place] == hashes]] = True
+
+    with ThreadPoolExecutor(threads) as workers:  # numpy lets go of Python's lock in every line of `look`
+        deque(workers.map(look, range(0, len(train) - SPAN + 1, BLOCK)), maxlen=0)
     starts = np.flatnonzero(found[inverse])
     covered = np.zeros(len(validation) + 1, dtype=np.int64)
     np.add.at(covered, starts, 1)
     np.add.at(covered, starts + SPAN, -1)
     return float((np.cumsum(covered[:-1]) > 0).mean())
-
-
-def _blocks(tokens: np.ndarray) -> Iterator[np.ndarray]:
-    """Distinct hashes of the spans that start in each block."""
-    for start in range(0, len(tokens) - SPAN + 1, BLOCK):
-        yield np.unique(_span_hashes(tokens[start : start + BLOCK + SPAN - 1]))
 
 
 def _span_hashes(tokens: np.ndarray) -> np.ndarray:

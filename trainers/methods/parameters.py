@@ -14,6 +14,8 @@ from trainers.contract.schedule import NEXT_TOKEN, Phase, boundary_step
 from trainers.contract.spec import Scalar, TrialSpec
 
 LEARNING_RATE = "learning_rate"
+SAME_OCTAVES = 0.1
+"""Octaves by which two searched ranges of learning rates may differ: they are often given with two digits."""
 """Searched like a parameter of every method, and kept in the spec's schedule."""
 WEIGHTINGS: tuple[str, ...] = ("uniform", "power_law", "exponential", "first_token")
 

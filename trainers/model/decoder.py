@@ -10,7 +10,8 @@ F MLP width, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +30,9 @@ EMBEDDING_DEVIATION = 1.0
 0.02 at width 2,048 and learns faster than 0.02 at the small widths; projections into the residual stream get
 `1/sqrt(2*layers)` of that (GPT-2)."""
 
+Inside = Callable[..., Tensor]
+"""A block or its compiled code: residual stream and rotary table, and for experts what they count, to the residual stream."""
+
 
 def rotary_table(context: int, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
     """Cosine and signed sine of every position's angles, float32 `[L, E]` each. Positions count latent positions.
@@ -36,21 +40,24 @@ def rotary_table(context: int, head_width: int, theta: float) -> tuple[Tensor, T
     Both halves of the features turn by the same angles; the sine's first half is negative, so that `rotate` is a swap of
     halves, a product and a multiply-add: three operations where a small model's step is made of overhead.
     """
+    # In float64: a float32 angle of the fastest pair is off by 1e-4 at position 2,000.
     inverse_frequency = theta ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)
     angle_LF = torch.outer(torch.arange(context, dtype=torch.float64), inverse_frequency)
     cosine_LF, sine_LF = angle_LF.cos().float(), angle_LF.sin().float()
     return torch.cat((cosine_LF, cosine_LF), -1), torch.cat((-sine_LF, sine_LF), -1)
 
 
-def rotate(x_BHLE: Tensor, cosine_LE: Tensor, sine_LE: Tensor) -> Tensor:
-    """Turn feature pairs (i, i + E/2) by their position's angle, in float32, back in the input's type."""
-    exact_BHLE = x_BHLE.float()
-    swapped_BHLE = exact_BHLE.roll(exact_BHLE.shape[-1] // 2, dims=-1)
-    return torch.addcmul(exact_BHLE * cosine_LE, swapped_BHLE, sine_LE).to(x_BHLE.dtype)
+def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Turn feature pairs (i, i + E/2) of `x` `[..., E]` by their position's angle, in float32, back in the input's type. The
+    table is given in a shape that meets the positions: `[L, 1, E]` where heads lie behind them."""
+    exact = x.float()
+    swapped = exact.roll(exact.shape[-1] // 2, dims=-1)
+    return torch.addcmul(exact * cosine, swapped, sine).to(x.dtype)
 
 
 def _added_rows(tokens: Tensor, grad_ND: Tensor, vocab_size: int) -> Tensor:
     """The table's gradient `[V, D]`, float32: the rows of its tokens, added up one after the other in the tokens' order."""
+    # A table of zeros and one addition a row: a quarter of the time of torch's own backward on a CPU, to the same bits.
     sum_VD = grad_ND.new_zeros(vocab_size, grad_ND.shape[1], dtype=torch.float32)
     return sum_VD.index_add_(0, tokens.flatten(), grad_ND.float())
 
@@ -87,6 +94,7 @@ class _BagMean(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (tokens,) = ctx.saved_tensors
         bag = tokens.shape[-1]
+        # Divided before it is spread over the bag: once a position instead of once a token.
         share_ND = (grad_outputs[0] / bag).flatten(0, -2).repeat_interleave(bag, 0)
         return None, _added_rows(tokens, share_ND, ctx.vocab_size)
 
@@ -129,6 +137,7 @@ class Attention(nn.Module):
         super().__init__()
         self.shape = shape
         query, key = shape.num_heads * shape.head_width, shape.num_kv_heads * shape.head_width
+        # One matmul for all three, as for gate and up below: a small model's step is made of launches.
         self.query_key_value = nn.Linear(shape.width, query + 2 * key, bias=False)
         self.output = nn.Linear(query, shape.width, bias=False)
         if shape.qk_norm:
@@ -139,14 +148,25 @@ class Attention(nn.Module):
         shape = self.shape
         batch, length, _ = x_BLD.shape
         heads, kv_heads = shape.num_heads, shape.num_kv_heads
+        cosine_L1E, sine_L1E = cosine_LE[:, None], sine_LE[:, None]
         joined = self.query_key_value(x_BLD).view(batch, length, heads + 2 * kv_heads, shape.head_width)
-        turning, value_BKLE = joined.transpose(1, 2).split((heads + kv_heads, kv_heads), dim=1)
+        query_BLHE, key_BLKE, value_BLKE = joined.split((heads, kv_heads, kv_heads), dim=2)
         if shape.qk_norm:
-            query_BHLE, key_BKLE = turning.split((heads, kv_heads), dim=1)
-            turning = torch.cat((self.query_norm(query_BHLE), self.key_norm(key_BKLE)), dim=1)
-        query_BHLE, key_BKLE = torch.split(rotate(turning, cosine_LE, sine_LE), [heads, kv_heads], dim=1)
+            query_BLHE, key_BLKE = self.query_norm(query_BLHE), self.key_norm(key_BLKE)
+        if shape.qk_norm or torch.compiler.is_compiling():
+            # Each becomes one kernel in the order that memory has; turned together, the backward keeps a float32 copy of both.
+            query_BLHE, key_BLKE = (rotate(x, cosine_L1E, sine_L1E) for x in (query_BLHE, key_BLKE))
+        else:
+            # Eagerly an operation on both costs what one on the queries costs: 2 % of a step of the smallest model.
+            turned = rotate(joined[:, :, : heads + kv_heads], cosine_L1E, sine_L1E)
+            query_BLHE, key_BLKE = torch.split(turned, [heads, kv_heads], dim=2)
+        # Grouped queries are left to the kernel: repeating keys and values would write them as often as there are query heads.
         mixed_BHLE = F.scaled_dot_product_attention(
-            query_BHLE, key_BKLE, value_BKLE, is_causal=True, enable_gqa=heads != kv_heads
+            query_BLHE.transpose(1, 2),
+            key_BLKE.transpose(1, 2),
+            value_BLKE.transpose(1, 2),
+            is_causal=True,
+            enable_gqa=heads != kv_heads,
         )
         mixed: Tensor = self.output(mixed_BHLE.transpose(1, 2).reshape(batch, length, heads * shape.head_width))
         return mixed
@@ -176,10 +196,20 @@ class Block(nn.Module):
         self.mlp_norm = RMSNorm(shape.width, shape.norm_epsilon)
         self.mlp = Mixture(shape) if shape.num_experts else SwiGLU(shape)
 
-    def forward(self, x_BLD: Tensor, cosine_LE: Tensor, sine_LE: Tensor) -> Tensor:
+    def forward(self, x_BLD: Tensor, cosine_LE: Tensor, sine_LE: Tensor, *counted: Tensor) -> Tensor:
+        """`counted`, where it is given, is what a mixture of experts takes."""
         x_BLD = x_BLD + self.attention(self.attention_norm(x_BLD), cosine_LE, sine_LE)
-        x_BLD = x_BLD + self.mlp(self.mlp_norm(x_BLD))
+        x_BLD = x_BLD + self.mlp(self.mlp_norm(x_BLD), *counted)
         return x_BLD
+
+
+def _counting_once(inside: Inside, x_BLD: Tensor, cosine_LE: Tensor, sine_LE: Tensor) -> Tensor:
+    """A block of experts where it may be repeated inside a backward, which must not count its assignments again.
+
+    Told by a value and not by another path: both runs are one compiled program, which keeps the same tensors.
+    """
+    repeated = torch._C._current_graph_task_id() != -1
+    return inside(x_BLD, cosine_LE, sine_LE, torch.full((), int(not repeated), device=x_BLD.device))
 
 
 class Decoder(nn.Module):
@@ -196,7 +226,6 @@ class Decoder(nn.Module):
         super().__init__()
         self.shape = shape
         self.checkpoint_activations = False
-        self.compiled_blocks: dict[nn.Module, Callable[..., Tensor]] = {}
         self.embedding = nn.Embedding(shape.vocab_size, shape.width)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
         self.norm = RMSNorm(shape.width, shape.norm_epsilon)
@@ -213,29 +242,30 @@ class Decoder(nn.Module):
         """
         return mean_of_bags(tokens_BLS, self.embedding.weight)
 
-    def body(self, x_BLD: Tensor, heads: int = 1) -> Tensor:
+    def body(self, x_BLD: Tensor, heads: int = 1, insides: Mapping[nn.Module, Inside] | None = None) -> Tensor:
         """Embedded positions `[B, L, D]` to hidden states `[heads*B, L, D]`, the ordinary head's first: what no bag size
-        changes."""
+        changes. `insides` are called in place of their blocks: compiled ones, where the body is not compiled as a whole."""
+        inside = {} if insides is None else insides
         length = x_BLD.shape[1]
         cosine_LE, sine_LE = self.cosine_LE[:length], self.sine_LE[:length]
+        # Further heads have a last block each, on what comes before the ordinary one's.
         *trunk, last = self.blocks
         for block in trunk:
-            x_BLD = self._through(block, x_BLD, cosine_LE, sine_LE)
+            x_BLD = self._through(inside.get(block, block), x_BLD, cosine_LE, sine_LE)
         lasts = (last, *list(self.extra_blocks)[: heads - 1])
-        ends = [self._through(block, x_BLD, cosine_LE, sine_LE) for block in lasts]
+        ends = [self._through(inside.get(block, block), x_BLD, cosine_LE, sine_LE) for block in lasts]
         hidden: Tensor = self.norm(ends[0] if heads == 1 else torch.cat(ends))
         return hidden
 
-    def _through(self, block: nn.Module, x_BLD: Tensor, cosine_LE: Tensor, sine_LE: Tensor) -> Tensor:
+    def _through(self, inside: Inside, x_BLD: Tensor, cosine_LE: Tensor, sine_LE: Tensor) -> Tensor:
         """One block; with `checkpoint_activations` its inside is computed again in the backward instead of being kept."""
         if self.checkpoint_activations and torch.is_grad_enabled():
-            inside = self.compiled_blocks.get(block, block)
-            again: Tensor = checkpoint(
-                inside, x_BLD, cosine_LE, sine_LE, use_reentrant=False, preserve_rng_state=False
+            again = partial(_counting_once, inside) if self.shape.num_experts else inside
+            out: Tensor = checkpoint(
+                again, x_BLD, cosine_LE, sine_LE, use_reentrant=False, preserve_rng_state=False
             )  # nothing random, and a captured graph must not ask for the generator's state
-            return again
-        out: Tensor = block(x_BLD, cosine_LE, sine_LE)
-        return out
+            return out
+        return inside(x_BLD, cosine_LE, sine_LE)
 
     def forward(self, tokens_BLS: Tensor, heads: int = 1) -> Tensor:
         """Bags of token ids `[B, L, S]` to hidden states `[heads*B, L, D]`; position j sees bags 0..j only."""
@@ -276,7 +306,9 @@ def initialise(model: Decoder, seed: int, only: tuple[str, ...] | None = None) -
             continue
         deviation = EMBEDDING_DEVIATION if name == "embedding.weight" else 1 / math.sqrt(parameter.shape[-1])
         if name.endswith(("attention.output.weight", "mlp.down.weight", "mlp.down")):
+            # Two projections a layer add to the residual stream, whose variance should not grow with depth.
             deviation /= math.sqrt(2 * model.shape.num_layers)
+        # Drawn whole also where ranks keep some rows: the draw must not depend on their number.
         fill(parameter, torch.randn(parameter.shape, generator=generator) * deviation)
 
 

@@ -61,11 +61,13 @@ def _portable_pass(logits_CV: Tensor, targets_CS: Tensor, weights_S: Tensor, row
     Everything between is float32. In operations of torch alone: eager anywhere, and for Inductor to fuse.
     """
     exact_CV = logits_CV.float()
+    # Before the softmax, which is written where the logits are.
     picked_CS = exact_CV.gather(1, targets_CS) - exact_CV.amax(-1, keepdim=True)
     softmax_CV = torch.softmax(exact_CV, -1, out=exact_CV)
     log_normaliser_C1 = -softmax_CV.amax(-1, keepdim=True).log()  # the largest logit's probability is one over it
     losses_C = (log_normaliser_C1 - (picked_CS * weights_S).sum(-1, keepdim=True)).squeeze(-1)
     grad_CV = softmax_CV.mul_(1 / rows)
+    # Adds, because a target that occurs twice in a bag has the weight of both.
     grad_CV.scatter_add_(1, targets_CS, (-weights_S / rows).expand_as(targets_CS))
     return losses_C, grad_CV.to(logits_CV.dtype)
 
@@ -96,6 +98,7 @@ def _add_head_gradient(head_grad_VD: Tensor, grad_CV: Tensor, hidden_CD: Tensor)
     if grad_CV.dtype == head_grad_VD.dtype:
         head_grad_VD.addmm_(grad_CV.T, hidden_CD)
     elif grad_CV.is_cuda:
+        # cuBLAS adds bfloat16 products to a float32 matrix by itself: no float32 copy of a chunk's gradient is made.
         torch.addmm(head_grad_VD, grad_CV.T, hidden_CD, out_dtype=head_grad_VD.dtype, out=head_grad_VD)
     else:
         head_grad_VD += torch.matmul(grad_CV.T, hidden_CD)
@@ -117,16 +120,19 @@ class _FusedLinearMultiHot(torch.autograd.Function):
         rows = hidden_ND.shape[0]
         loss = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
         hidden_grad_ND = torch.empty_like(hidden_ND)
+        # Chunks add up here: in bfloat16 the later ones would round away beside the sum of the earlier ones.
         head_grad_VD = torch.zeros(head_VD.shape, dtype=torch.float32, device=head_VD.device)
         for start in range(0, rows, chunk):
             stop = min(start + chunk, rows)
             hidden_CD = hidden_ND[start:stop]
             logits_CV = torch.matmul(hidden_CD, head_VD.T)
+            # Gradients are formed now, while the chunk's logits exist: the backward would have to multiply them once more.
             losses_C, grad_CV = middle_pass(logits_CV, targets_NS[start:stop], weights_S, rows)
             loss += losses_C.sum()
             torch.matmul(grad_CV, head_VD, out=hidden_grad_ND[start:stop])
             _add_head_gradient(head_grad_VD, grad_CV, hidden_CD)
             del logits_CV, grad_CV  # the next chunk's logits take their place
+        # Rounded to the head's type before it waits: half the bytes between forward and backward.
         ctx.save_for_backward(hidden_grad_ND, head_grad_VD.to(head_VD.dtype))
         return loss / rows
 

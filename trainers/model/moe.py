@@ -70,11 +70,6 @@ class _Balance(torch.autograd.Function):
         return gradients[0] + pull_X, None
 
 
-def _recomputing() -> bool:
-    """Whether this forward repeats an earlier one inside a backward (activation checkpointing)."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
-
-
 def has_grouped_matmul(device: torch.device, kind: torch.dtype) -> bool:
     """Whether torch's grouped matmul runs there without the host learning the groups' sizes.
 
@@ -109,29 +104,36 @@ class Mixture(nn.Module):
         self.micro_batches = 1
         self.over_ranks: Callable[[Tensor], Tensor] | None = None
 
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        """Every position through its K experts; `[B, L, D]` in the input's type."""
+    def forward(self, x_BLD: Tensor, counted: Tensor | None = None) -> Tensor:
+        """Every position through its K experts; `[B, L, D]` in the input's type.
+
+        `counted` is an integer scalar, 0 where this forward repeats one whose assignments have been counted; None: it counts.
+        """
         x_ND = x_BLD.flatten(0, 1)
-        share_NK, expert_NK, counts_X = self._route(x_ND)
+        share_NK, expert_NK, counts_X = self._route(x_ND, counted)
         experts = self._grouped if has_grouped_matmul(x_ND.device, x_ND.dtype) else self._every_expert
         return experts(x_ND, share_NK.to(x_ND.dtype), expert_NK, counts_X).view_as(x_BLD)
 
-    def _route(self, x_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _route(self, x_ND: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Shares `[N, K]` float32, experts `[N, K]` and how many assignments each expert got `[X]`, router in float32."""
+        # In float32: rounded scores tie, and a tie is decided by the order of the experts.
         probability_NX = F.linear(x_ND.float(), self.router.weight.float()).softmax(-1)
         expert_NK = probability_NX.detach().topk(self.chosen, dim=-1).indices
+        # Not `bincount`, whose result has a length that the host would have to wait for.
         one = torch.ones_like(expert_NK).flatten()
         counts_X = torch.zeros_like(self.this_step[:-1]).scatter_add_(0, expert_NK.flatten(), one)
         if torch.is_grad_enabled():
-            probability_NX = self._balanced(probability_NX, counts_X)
+            probability_NX = self._balanced(probability_NX, counts_X, counted)
         chosen_NK = probability_NX.gather(-1, expert_NK)
         return chosen_NK / chosen_NK.sum(-1, keepdim=True), expert_NK, counts_X
 
-    def _balanced(self, probability_NX: Tensor, counts_X: Tensor) -> Tensor:
+    def _balanced(self, probability_NX: Tensor, counts_X: Tensor, counted: Tensor | None) -> Tensor:
         """Count the assignments once a micro-batch, and let the load so far pull on the probabilities."""
-        if not _recomputing():
-            seen = F.pad(counts_X, (0, 1), value=probability_NX.shape[0])
-            self.this_step.add_(seen if self.over_ranks is None else self.over_ranks(seen))
+        # Positions are counted beside the assignments: what was dropped is their difference, and has to be zero.
+        seen = F.pad(counts_X, (0, 1), value=probability_NX.shape[0])
+        if counted is not None:
+            seen = seen * counted
+        self.this_step.add_(seen if self.over_ranks is None else self.over_ranks(seen))
         load_X = self.this_step[:-1] / self.this_step[:-1].sum()
         weight = BALANCE_COEFFICIENT * self.num_experts / (probability_NX.shape[0] * self.micro_batches)
         balanced: Tensor = _Balance.apply(probability_NX, load_X * weight)  # type: ignore[no-untyped-call]
@@ -139,6 +141,7 @@ class Mixture(nn.Module):
 
     def _grouped(self, x_ND: Tensor, share_NK: Tensor, expert_NK: Tensor, counts_X: Tensor) -> Tensor:
         """Sort the assignments by expert, then one grouped matmul a projection: no padding, no capacity, no host."""
+        # Stable, so that positions of one expert keep their order and their sums keep their bits.
         order_A = expert_NK.flatten().argsort(stable=True)
         place_A = torch.empty_like(order_A).scatter_(0, order_A, torch.arange(len(order_A), device=order_A.device))
         ends_X = counts_X.cumsum(0).to(torch.int32)
@@ -152,6 +155,7 @@ class Mixture(nn.Module):
     def _every_expert(self, x_ND: Tensor, share_NK: Tensor, expert_NK: Tensor, counts_X: Tensor) -> Tensor:
         """Every expert on every position, weighted by 0 where it was not chosen: X/K times the work, for small twins where
         no grouped matmul can be captured or traced (float32)."""
+        # A share of zero switches an expert off without a shape that depends on a value.
         share_NX = torch.zeros(len(x_ND), self.num_experts, dtype=x_ND.dtype, device=x_ND.device)
         share_NX = share_NX.scatter(1, expert_NK, share_NK)
         gate_NXF, up_NXF = torch.einsum("nd,xfd->nxf", x_ND, self.gate_up).chunk(2, dim=-1)

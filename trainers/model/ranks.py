@@ -40,6 +40,7 @@ class Ranks:
     def total(self, value: Tensor) -> Tensor:
         """The sum of the ranks' values."""
         if self.mesh is not None:
+            # The sum is made in place, and the caller may go on with its own share.
             value = value.clone()
             dist.all_reduce(value, group=self.mesh.get_group())
         return value
@@ -80,6 +81,7 @@ def total_norm(gradients: Sequence[Tensor]) -> Tensor:
     if not gradients or not is_sharded(gradients[0]):
         return torch.nn.utils.get_total_norm(list(gradients))
     mesh: DeviceMesh = gradients[0].device_mesh  # type: ignore[attr-defined]
+    # In float64 until the root: a small shard's square has no digits left beside the others' in float32.
     square = torch.nn.utils.get_total_norm([rows_here(gradient) for gradient in gradients]).double().square()
     dist.all_reduce(square, group=mesh.get_group())
     return square.sqrt().float()

@@ -56,7 +56,7 @@ def cut_batch(tokens_BN: np.ndarray, context: int, phase: Phase) -> tuple[np.nda
     bag, targets, length = phase.bag_size, phase.target_size, phase.positions(context)
     inputs = tokens_BN[:, : length * bag]
     following = np.lib.stride_tricks.sliding_window_view(tokens_BN[:, bag:], targets, axis=1)[:, ::bag][:, :length]
-    piece = length // phase.pieces
+    piece = phase.length(context)
     return inputs.reshape(-1, piece, bag), following.reshape(-1, piece, targets)
 
 
@@ -76,6 +76,7 @@ def read_batch(
         for lane in lanes or range(spec.sequences_per_step)
     ]
     inputs, targets = cut_batch(np.stack(sequences).astype(np.int64, copy=False), spec.context, phase)
+    # Copies: targets of neighbouring positions are one overlapping view of the tokens.
     pair = torch.from_numpy(inputs.copy()), torch.from_numpy(targets.copy())
     if device.type == "cuda":
         return tuple(part.pin_memory().to(device, non_blocking=True) for part in pair)  # type: ignore[return-value]

@@ -87,10 +87,12 @@ class Graphs:
 
         Raises `CaptureError` in one line where the device refuses, `OutOfMemoryError` where its memory does not suffice.
         """
+        # One pool for both: the update may use what the micro-batch's activations have left.
         pool = torch.cuda.graph_pool_handle()
         for action in actions:
             graph = torch.cuda.CUDAGraph()
             try:
+                # Only this thread's calls are watched: another one may read a file and pin memory meanwhile.
                 with torch.cuda.graph(graph, pool=pool, stream=self.stream, capture_error_mode="thread_local"):
                     action()
             except RuntimeError as error:
@@ -106,6 +108,7 @@ class Graphs:
         for graph in self._graphs:
             graph.reset()
         self._graphs.clear()
+        # cuBLAS keeps a workspace in the pool of the graph that asked first; the next recording must not be given it.
         torch._C._cuda_clearCublasWorkspaces()
         torch.cuda.empty_cache()
 
@@ -165,6 +168,7 @@ class StaticStep:
             self.weights.refresh()
             self.ring = TokenRing(self.stream, self.spec, self.phases, phase, self.device)
             self.ring.place(step)
+            # Forwards that warm up count experts' loads, which are the run's own from the first real step on.
             buffers = list(self.weights.model.buffers())
             kept = [buffer.clone() for buffer in buffers]
             self.optimizer.zero_grad(set_to_none=True)
@@ -204,6 +208,7 @@ class StaticStep:
     @torch.no_grad()
     def update(self) -> None:
         """Clip, AdamW, working weights, histories; then everything stands as before the next step."""
+        # By the device's own step: a replay cannot be handed a number.
         self.learning_rate.copy_(self.rates.index_select(0, self.step_1).squeeze(0))
         norm = clipped_step(self.optimizer, self.spec.optimizer.clip_norm, self.learning_rate)
         self.weights.refresh()
@@ -223,6 +228,7 @@ class StaticStep:
     def run(self, step: int) -> tuple[Tensor, Tensor]:
         """Train `step`; its loss and gradient norm are device scalars that the device has yet to write."""
         with self.recorder.on_stream():
+            # A run that goes on, or a bench that repeats a step: the device's counters are somewhere else.
             if step != self._next:
                 self.ring.place(step)
                 self._stand_before(step)
@@ -231,5 +237,6 @@ class StaticStep:
                 self._micro()
             self._update()
         self._next = step + 1
+        # Views of device memory: whoever wants numbers asks `look`, in one copy for many steps.
         loss, norm = self.history_2H[:, step % HISTORY]
         return loss, norm

@@ -54,5 +54,6 @@ def compiled(function: Callable[Arguments, Result], unrolled: int | None = None)
 
     dynamo.config.recompile_limit = MOST_VARIANTS
     options: dict[str, Any] | None = None if unrolled is None else {"unroll_reductions_threshold": unrolled}
+    # A break in the graph is an error and no silent loss of speed; a shape that differs is another program, never a symbol.
     code: Callable[Arguments, Result] = torch.compile(function, fullgraph=True, dynamic=False, options=options)
     return code

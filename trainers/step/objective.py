@@ -9,6 +9,7 @@ Shapes: B sequences, L latent positions, S tokens a bag, T targets a position, H
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -34,18 +35,17 @@ class Objective:
     def __init__(self, model: Decoder, device: torch.device, *, compile_parts: bool = False) -> None:
         self._model, self._sharded = model, is_sharded(model.head.weight)
         self._embed: Callable[[Tensor], Tensor] = model.embed
-        self._body: Callable[[Tensor, int], Tensor] = model.body
+        self._body: Callable[..., Tensor] = model.body
         self._loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = fused_linear_multi_hot
         if compile_parts:
             if not self._sharded:
                 unrolled = UNROLLED_BAG if device.type == "cpu" else None
                 self._embed = compiled(model.embed, unrolled)
-                if model.checkpoint_activations and not model.shape.num_experts:
+                if model.checkpoint_activations:
                     # Compiled with its checkpoints inside, the body would ask for random generators on a GPU: to the compiler
                     # attention is random, with dropout or without. So each block is compiled, and checkpointed from outside.
-                    model.compiled_blocks = {
-                        block: compiled(block.forward) for block in (*model.blocks, *model.extra_blocks)
-                    }
+                    insides = {block: compiled(block.forward) for block in (*model.blocks, *model.extra_blocks)}
+                    self._body = partial(model.body, insides=insides)
                 else:
                     self._body = compiled(model.body)
             if not has_fast_pass(device.type):

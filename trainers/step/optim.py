@@ -19,6 +19,7 @@ def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
+    # A rate of zero shows itself if a step ever forgets to set its own.
     return torch.optim.AdamW(groups, lr=0.0, betas=(settings.beta1, settings.beta2), eps=settings.epsilon, fused=True)
 
 
@@ -30,6 +31,7 @@ def allocate(optimizer: torch.optim.AdamW) -> list[Tensor]:
         for parameter in group["params"]:
             if parameter.grad is None:
                 continue
+            # A graph records addresses: what it writes to has to be there before, and to stay.
             parameter.grad = torch.zeros_like(parameter)
             gradients.append(parameter.grad)
             moments = optimizer.state[parameter]
@@ -50,8 +52,11 @@ def clipped_step(optimizer: torch.optim.AdamW, clip_norm: float, learning_rate: 
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    # Over all groups at once: clipping decayed and undecayed parameters apart would turn the gradient.
     norm = total_norm(gradients)
+    # The kernel divides by this while it updates, so that clipping is no pass over the gradients of its own.
     optimizer.grad_scale = torch.clamp((norm + 1e-6) / clip_norm, min=1.0)  # type: ignore[attr-defined]
+    # At 1 the kernel leaves weights, moments and its step counts as they are; the host need not know.
     optimizer.found_inf = (~torch.isfinite(norm)).to(torch.float32)  # type: ignore[attr-defined]
     optimizer.step()
     return norm

@@ -50,6 +50,7 @@ class WorkingWeights:
             else:
                 sums.append(master.grad)
                 terms.append(working.grad)
+            # Dropped, so that the next backward writes and never adds: sums of micro-batches are float32 only.
             working.grad = None
         if sums:
             torch._foreach_add_(sums, terms)
@@ -57,5 +58,6 @@ class WorkingWeights:
 
 def _in_bfloat16(masters: Decoder) -> Decoder:
     """A copy whose parameters are bfloat16; buffers (the rotary tables) keep their type. No float32 copy is made."""
+    # `deepcopy` takes these for copies that it has already made.
     memo = {id(p): nn.Parameter(p.detach().to(torch.bfloat16)) for p in masters.parameters()}
     return copy.deepcopy(masters, memo)

@@ -35,6 +35,7 @@ class TokenRing:
         self.window_steps = max(1, min(WINDOW_STEPS, fits, phase.end - phase.start))
         self._width = (self.window_steps - 1) * self._advance + count
         pinned = device.type == "cuda"
+        # Tokens wait as int32, half of what a look-up takes: widening them in the graph is cheaper than sending them.
         self._staged = torch.empty(lanes, self._width, dtype=torch.int32, pin_memory=pinned)
         self._copied = torch.cuda.Event() if pinned else None  # type: ignore[no-untyped-call]
         self._windows = torch.empty(2, lanes, self._width, dtype=torch.int32, device=device)
@@ -92,6 +93,7 @@ class TokenRing:
         Nothing here looks at a value. A phase that cuts a lane into pieces has its pieces in the first dimension.
         """
         passed_1 = step_1 - self._origin
+        # Windows are used by turns: while one is read, the host fills the other.
         slot_1 = passed_1.div(self.window_steps, rounding_mode="floor").remainder(2)
         lane_M = part_1 * lanes + torch.arange(lanes, device=part_1.device)
         start_M = (slot_1 * len(self._staged) + lane_M) * self._width
@@ -99,4 +101,5 @@ class TokenRing:
         return self._take(start_M, self._input_offsets), self._take(start_M, self._target_offsets)
 
     def _take(self, start_M: Tensor, offsets_PLS: Tensor) -> Tensor:
+        # Offsets into both windows as one row: a single gather, whatever lane and window a token lies in.
         return torch.take(self._windows, start_M.view(-1, 1, 1, 1) + offsets_PLS).flatten(0, 1).long()

@@ -72,11 +72,16 @@ class TrainingStep:
             )
         self.parts = len(self.lanes) // self.micro_sequences
         self.attention = attention_kernels(spec.shape, spec.context, spec.precision, device)
+        # Tried now, before the step fills the device, and at every length: a kernel may work at one and fail at another.
+        self._attention = {
+            phase: attention_kernels(spec.shape, phase.length(spec.context), spec.precision, device) for phase in phases
+        }
         self.learning_rates = learning_rates(spec.schedule)
         # What ranks gather is in the working precision already; their shards are the masters.
         self._weights = WorkingWeights(model, spec.precision if ranks.size == 1 else "fp32")
         self.working = self._weights.model
         self.working.set_micro_batches(self.parts)
+        # On a CPU the captured form is the twin that replays are compared with: it calls what a GPU records.
         compile_parts = execution == "compiled" or (
             execution == "captured" and device.type == "cuda" and can_compile(device)
         )
@@ -94,7 +99,7 @@ class TrainingStep:
 
     def run(self, step: int, phase: Phase) -> StepResult:
         """Train one step, of which every rank has its part. A step whose gradient norm is not finite changes nothing."""
-        with forced_attention(self.attention):
+        with forced_attention(self._attention[phase]):
             if phase != self._phase:
                 self._enter(phase, step)
             if self._static is not None:
@@ -122,9 +127,11 @@ class TrainingStep:
             self._weights.collect()
             loss += micro_loss.detach()
         norm = clipped_step(self.optimizer, self.spec.optimizer.clip_norm, float(self.learning_rates[step]))
+        # Their memory is the activations' until the next backward.
         self.optimizer.zero_grad(set_to_none=True)
         self._weights.refresh()
         self.working.end_step()
+        # Ranks have equal shares of the batch, so the mean of their means is the batch's; the norm is of the whole gradient.
         return StepResult(self.ranks.mean(loss), norm)
 
     def look(self, results: list[StepResult]) -> Callable[[], tuple[list[float], list[float]]]:
@@ -137,6 +144,7 @@ class TrainingStep:
                 [torch.stack([r.loss for r in results]), torch.stack([r.gradient_norm for r in results])]
             )
             if self.device.type == "cuda":
+                # Pinned, because a copy to pageable memory would make the host wait for all steps before it.
                 host_2N = torch.empty(both_2N.shape, pin_memory=True)
                 host_2N.copy_(both_2N, non_blocking=True)
                 done = torch.cuda.Event()  # type: ignore[no-untyped-call]

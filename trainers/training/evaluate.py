@@ -44,6 +44,7 @@ def window_losses(
     rows = max(1, EVALUATION_POSITIONS // context)
     for start in range(0, windows, rows * ranks.size):
         mine = range(start + ranks.rank, min(start + rows * ranks.size, windows), ranks.size)
+        # A rank without a window computes one for nothing: gathering the weights takes all of them.
         chosen = slice(mine.start, mine.stop, mine.step) if mine else slice(1)
         part, wanted = inputs[chosen, :, None].to(device), targets[chosen].to(device)
         with forced_attention(kernels):

@@ -31,6 +31,7 @@ def resolve_execution(
     if wanted == "auto":
         if device.type != "cuda":
             return "eager"
+        # Fastest first. What a device can do is tried, because versions and drivers promise more than they hold.
         forms = (["captured"] if ranks == 1 else []) + (["compiled"] if can_compile(device) else [])
         if not forms:
             say("execution: eager: compiling for ranks needs Triton and a C++ compiler, which are not here")

@@ -137,6 +137,7 @@ class _Watch:
         now = self._seconds()
         seconds, self._mark = (now - self._mark) / len(losses), now
         clock = self._progress.clock(chunk.phase)
+        # The first chunk pays for compilation and capture, and so does the first one after a change of phase.
         (clock.samples if self._warm and clock.steps else clock.warm_up).append(seconds)
         diverged = _watch_steps(self._state, norms, losses)
         clock.steps, self._warm, self._state.step = clock.steps + len(losses), True, chunk.stop
@@ -163,6 +164,7 @@ def begin_phase(state: TrainState, phase: Phase, seed: int) -> None:
 def _watch_steps(state: TrainState, norms: list[float], losses: list[float]) -> Diverged | None:
     """Count the steps from `state.step` on that changed nothing; diverged at the last of too many in a row."""
     for index, (norm, loss) in enumerate(zip(norms, losses, strict=True)):
+        # A skipped step is harmless by itself, as after a spike; many in a row are a run that has ended without saying so.
         finite = math.isfinite(norm) and math.isfinite(loss)
         state.consecutive_skips = 0 if finite else state.consecutive_skips + 1
         state.skipped_steps += not math.isfinite(norm)
@@ -231,17 +233,20 @@ def train(
         if not waiting:
             watch.restart()
         phase = phase_at(step.phases, launched)
+        # Before the launch: what the phase draws anew has to be there when its first step reads it.
         if launched == phase.start:
             begin_phase(state, phase, spec.seed)
         chunk = _launch(step, phase, launched, end, arguments.evaluate_every)
         waiting.append(chunk)
         launched = chunk.stop
         at_evaluation = _is_due(launched, phase, end, arguments.evaluate_every)
+        # One chunk may be under way while the last is looked at, unless someone needs the weights as they are after it.
         goes_on = step.looks_ahead and not (at_evaluation or should_stop() or checkpoint_due())
         diverged = None
         while diverged is None and len(waiting) > goes_on:
             diverged = watch.look(waiting.popleft())
         if diverged is None and at_evaluation:
+            # With the weights that compute: in bf16 the masters would report a model that nobody runs.
             loss, score = _evaluate(step, tokens, arguments.evaluate_tokens, final=_may_end(spec, launched, end))
             diverged = _watch_validation(launched, loss, spec.shape.vocab_size)
             if diverged is None:

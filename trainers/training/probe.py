@@ -88,6 +88,7 @@ def failure_elsewhere(execution: str, device: str) -> str | None:
             check=False,
             timeout=LONGEST_SECONDS,
         )
+    # A compiler that waits for itself answers never, and a sweep must not wait with it.
     except subprocess.TimeoutExpired:
         return f"no answer within {LONGEST_SECONDS} seconds"
     if done.returncode == 0:

@@ -94,6 +94,7 @@ def _progress_from(job: StageJob, note: dict[str, Any]) -> tuple[Progress, float
         clocks = [value_of(PhaseClock, clock, "a clock") for clock in note["clocks"]]
         ratio = note["devices"] / job.devices
         for clock in clocks:
+            # Device-seconds stay what they are: on twice as many devices a step counts half as long.
             clock.samples = [seconds * ratio for seconds in clock.samples]
             clock.warm_up = [seconds * ratio for seconds in clock.warm_up]
         return Progress(points, clocks, note["busy_seconds"] * ratio), note["billed_seconds"] * ratio
@@ -106,6 +107,7 @@ def _restore_stage(job: StageJob, state: TrainState) -> tuple[Progress, float]:
 
     Ranks do the same, also where one of them sees a file that others do not.
     """
+    # Its own checkpoint is further on than its parent's end, where both are there.
     own = Path(job.store) / job.node / PARTIAL
     gathered: tuple[Progress, float] | None = None
     with contextlib.suppress(CheckpointError):
@@ -152,6 +154,7 @@ def _result(
 def _fitting(step: TrainingStep) -> Iterator[None]:
     """Out of memory becomes one line that says which micro-batch would fit."""
     if step.device.type == "cuda":
+        # A worker trains many stages, and the advice is about this one's peak.
         torch.cuda.reset_peak_memory_stats(step.device)
     try:
         yield
@@ -192,6 +195,7 @@ def _close_stage(
         save_checkpoint(folder / STATE, state, {"spec": spec_to_dict(job.spec)})
     result = _result(job, outcome, progress, billed_seconds(), state.skipped_steps)
     if not isinstance(outcome, Stopped) and state.ranks.rank == 0:
+        # After the state: whoever finds a result may rely on the state beside it.
         write_atomically(folder / RESULT, json.dumps(result_to_dict(result)))
         shutil.rmtree(folder / PARTIAL, ignore_errors=True)
     return result

@@ -44,7 +44,8 @@ class InRunCurve:
 
 @dataclass(frozen=True, slots=True)
 class IsoLoss:
-    """All that one chart shows. `baseline_cost` is None where the baseline does not reach `target_loss`."""
+    """All that one chart shows. `baseline_cost` is None where the baseline does not reach `target_loss`; `baseline_loss` is
+    what it ends at there, where that is another loss."""
 
     clock_label: str
     loss_label: str
@@ -57,6 +58,7 @@ class IsoLoss:
     method_cost: float | None
     arrow_text: str
     projected: bool
+    baseline_loss: float | None = None
 
 
 def draw(shown: IsoLoss) -> go.Figure:
@@ -198,7 +200,7 @@ def _draw_ends(drawn: go.Figure, shown: IsoLoss, method: str) -> None:
     first = min(points, key=lambda point: point.cost)
     # The name stands where no arrow is: the arrow runs from the method's cost to the baseline's.
     leftward = shown.baseline_cost is not None and (shown.method_cost or 0) > shown.baseline_cost
-    is_right = last.cost >= max(point.cost for point in shown.points) or (leftward and method != "baseline")
+    is_right = last.cost >= max(point.cost for point in shown.points) or (leftward and method != shown.methods[0])
     at = last if is_right else first
     shift: dict[str, Any] = {"xshift": 12} if is_right else {"xshift": -12, "xanchor": "right", "yshift": -4}
     shift |= {"bgcolor": theme.rgba(theme.PAPER, 0.85)}
@@ -242,21 +244,22 @@ def _draw_target(drawn: go.Figure, shown: IsoLoss, cost_range: tuple[float, floa
         return
     end = shown.baseline_cost if shown.baseline_cost is not None else cost_range[1]
     start_x, end_x = math.log10(shown.method_cost), math.log10(end)
+    end_y = target if shown.baseline_loss is None else shown.baseline_loss
     # An arrow without length has no direction; equal costs need none.
     if abs(end_x - start_x) > 1e-3:
         drawn.add_annotation(
-            x=end_x, y=target, ax=start_x, ay=target, xref="x", yref="y", axref="x", ayref="y", text="",
+            x=end_x, y=end_y, ax=start_x, ay=target, xref="x", yref="y", axref="x", ayref="y", text="",
             showarrow=True, arrowhead=2, arrowsize=1.1, arrowwidth=2, arrowcolor=theme.VERMILLION, standoff=3, startstandoff=8,
         )  # fmt: skip
     drawn.add_annotation(
         **label(
             f"<b>{shown.arrow_text}</b>",
             (start_x + end_x) / 2,
-            target,
+            (target + end_y) / 2,
             theme.VERMILLION,
             xanchor="center",
             yanchor="top",
-            yshift=-8,
+            yshift=-8 if end_y == target else -28,  # below a slanted arrow, too
             bgcolor=theme.rgba(theme.PAPER, 0.8),
             font={"size": 15, "color": theme.VERMILLION},
         )

@@ -281,8 +281,8 @@ def slices_chart(key: str, slices: tuple[Slice, ...]) -> Chart:
         Column("Explained alone"),
     )
     table = Table("Tuning runs by axis", columns, tuple(row for cut in slices for row in _slice_rows(cut)))
-    note = "Each dot is a tuning run. The percentage is the axis's importance: the part of the variance between trials "
-    note += "that it explains without the others, chance taken away."
+    note = "Each dot is a tuning run. The percentage is the axis's importance by Optuna's fANOVA: the part of the variance "
+    note += "between trials, as a random forest sees it, that it explains without the others. With few trials it holds chance."
     return Chart(key, _slices_title(slices), drawn, table, height=330, note=note)
 
 

@@ -388,7 +388,7 @@ def test_bad_lines_are_listed_and_nothing_starts(tmp_path: Path, capsys: pytest.
     assert [problem.split(": ")[0] for problem in problems] == [
         f"specs.jsonl:{number}" for number in (3, 5, 6, 7, 8, 9, 11, 12)
     ]
-    assert "'warm-up' is not one of tuning, confirmation, noise_floor" in problems[0]
+    assert "'warm-up' is not one of tuning, probe, confirmation, noise_floor" in problems[0]
     assert "method: 'magic' is not one of" in problems[2]
     file.write_text("\n".join(json.dumps(line) for line in content[:2] + content[3:4]))
     assert main([str(file), "--corpus", str(tmp_path), "--out", str(tmp_path / "out.jsonl")]) == 2
@@ -462,3 +462,14 @@ def test_the_command_needs_torch_numpy_safetensors_and_msgspec_only(uncut: Desk,
     records = read_records(out)
     assert [record.spec for record in records] == LADDER[:2]
     assert {record.outcome for record in records} == {uncut.records()[spec.spec_id].outcome for spec in LADDER[:2]}
+
+
+def test_of_many_bad_lines_twenty_are_told_and_the_rest_is_counted(tmp_path: Path) -> None:
+    file = tmp_path / "records.jsonl"
+    file.write_text("[]\n" * 7_640, encoding="utf-8")
+    with pytest.raises(BadLinesError) as caught:
+        read_records(file)
+    lines = str(caught.value).splitlines()
+    assert (len(caught.value.problems), len(lines)) == (7_640, 21)
+    assert lines[0].startswith("records.jsonl:1: ")
+    assert lines[-1] == "and 7,620 more like these"

@@ -52,8 +52,26 @@ def test_a_clean_sweep_passes_everything_that_can_be_checked() -> None:
     assert {name for name, status in statuses.items() if status == "not_applicable"} == {
         "Holds as the model grows",
         "Scored on enough text",
+        "Trained as the file says",
         "Validation text unseen",
     }
+
+
+def test_runs_of_an_earlier_state_of_the_file_are_counted() -> None:
+    old, new = ladder(), [*ladder(context=128, learning_rate=3e-3), *ladder("tst", (4_000,), context=128)]
+    for others, status, number in ((old, "warn", "9 left out"), ([], "pass", "0 left out")):
+        study = make_study([*others, *new], of_file=frozenset(run.run_id for run in new))
+        found = {check.name: check for check in summarize(study).checks}
+        assert (found["Trained as the file says"].status, found["Trained as the file says"].number) == (status, number)
+        assert found["Same context length"].status == "pass", "the file's own runs agree"
+
+
+def test_a_seed_that_an_earlier_state_of_the_file_searched_with_is_fresh() -> None:
+    old = [replace(run, run_id=f"old {run.run_id}", seed=1000, context=128) for run in tuning("baseline")]
+    new = [*tuning("baseline"), *tuning("tst"), *ladder(), *ladder("tst", (4_000,))]
+    study = make_study([*old, *new], of_file=frozenset(run.run_id for run in new))
+    found = {check.name: check for check in summarize(study).checks}
+    assert found["Fresh confirmation seeds"].status == "pass"
 
 
 def with_run(**changes: object) -> Study:

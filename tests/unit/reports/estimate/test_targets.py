@@ -1,59 +1,116 @@
-"""What every arm pays for a loss of the reader's choice: by the same estimator, and censored where it was not measured."""
+"""A reader's own target, read off every arm's ladder: exact on exact ladders, censored where an arm does not get there."""
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from reports.estimate.targets import costs_at
-from reports.evidence.study import Study
-from reports.pages.report import render_page
+from reports.estimate.targets import read_targets
+from reports.estimate.verdict import Reached, TargetReading, TargetWords
+from reports.estimate.wording import target_sentence
+from reports.evidence.runs import FinishedRun
 from reports.summary import summarize, summary_to_json
-from tests.support.finished_runs import ladder, make_study, sweep, true_loss
+from tests.support.finished_runs import STEP_SECONDS, ladder, make_study, true_loss
+
+BUDGETS = (4_000, 6_000, 8_000)
 
 
-def two_ladders() -> Study:
-    return make_study([*ladder(), *ladder("tst", (4_000, 5_000, 6_000), speedup=1.3)])
+def read(runs: list[FinishedRun], target: float) -> list[TargetReading]:
+    return list(read_targets(make_study(runs, target_loss=target)))
 
 
-def test_a_loss_inside_both_ladders_is_read_off_each_of_them() -> None:
-    loss = float(true_loss(6_000))
-    baseline, method = costs_at(two_ladders(), loss)
-    assert (baseline.method, baseline.outcome, method.method, method.outcome) == (
-        "baseline",
-        "reached",
-        "tst",
-        "reached",
-    )
-    assert baseline.cost is not None
-    assert method.cost is not None
-    assert baseline.cost / method.cost == pytest.approx(1.3, rel=0.02)
-    assert baseline.interval is not None
-    assert baseline.interval[0] < baseline.cost < baseline.interval[1]
+def both(speedup: float = 1.3) -> list[FinishedRun]:
+    return [*ladder(budgets=BUDGETS), *ladder("tst", BUDGETS, speedup=speedup)]
 
 
-def test_what_was_not_measured_is_censored() -> None:
-    study = two_ladders()
-    best, worst = 0.5, 50.0
-    assert {cost.outcome for cost in costs_at(study, best)} == {"not reached"}
-    assert {cost.outcome for cost in costs_at(study, worst)} == {"passed"}
-    assert all(cost.interval is None for cost in costs_at(study, best) + costs_at(study, worst))
-    largest = max(cost.cost or 0.0 for cost in costs_at(study, best) if cost.method == "baseline")
-    assert largest == pytest.approx(max(cell.gpu_hours or 0.0 for cell in study.scales[0].arms[0].cells))
+def hours(steps: float) -> float:
+    return steps * STEP_SECONDS / 3600
 
 
-def test_one_budget_has_no_curve() -> None:
-    assert [cost.outcome for cost in costs_at(sweep(), float(true_loss(5_000)))] == ["reached", "no curve"]
+def test_without_a_target_nothing_is_read() -> None:
+    assert read_targets(make_study(both())) == ()
 
 
-def test_page_and_numbers_have_the_target_that_was_asked_for_and_no_other() -> None:
-    study = two_ladders()
-    asked = replace(study, context=replace(study.context, target_loss=float(true_loss(6_000))))
-    summary = summarize(asked)
-    assert [arm["outcome"] for arm in summary_to_json(summary)["target"]["arms"]] == ["reached", "reached"]
-    assert "What each arm pays to end at a loss of" in render_page(asked, summary)
-    plain = summarize(study)
-    assert json.loads(json.dumps(summary_to_json(plain)))["target"] is None
-    assert "What each arm pays to end at a loss of" not in render_page(study, plain)
+def test_each_arm_is_read_off_its_own_ladder_and_the_ratio_is_the_speedup() -> None:
+    baseline, method = read(both(), true_loss(6_500))
+    assert (baseline.method, method.method) == ("baseline", "tst")
+    assert baseline.cost == pytest.approx(hours(6_500), rel=1e-4)
+    assert method.cost == pytest.approx(hours(5_000), rel=1e-4)
+    assert {baseline.words, method.words} == {TargetWords.REACHED}
+    for reading in (baseline, method):
+        assert reading.cost is not None
+        assert reading.interval is not None
+        assert reading.interval[0] < reading.cost < reading.interval[1]
+    assert baseline.speedup is None
+    assert isinstance(method.speedup, Reached)
+    assert method.speedup.speedup == pytest.approx(1.3, rel=1e-4)
+    assert target_sentence(method).startswith("TST gets to a loss of 2.68")
+    assert " against the baseline" in target_sentence(method)
+
+
+def test_a_target_below_a_ladder_is_not_reached_and_has_a_bound() -> None:
+    """The test tells the largest budget from the target: more than that, and no estimate, whatever the fit says."""
+    baseline, method = read([*ladder(budgets=BUDGETS), *ladder("tst", BUDGETS, speedup=2.0)], true_loss(12_000))
+    assert (baseline.words, baseline.cost, baseline.interval) == (TargetWords.NOT_REACHED, None, None)
+    assert baseline.lower_bound == pytest.approx(hours(8_000))
+    assert method.words is TargetWords.REACHED
+    assert method.speedup is None, "no ratio to a cost that is not known"
+    assert "does not get to" in target_sentence(baseline)
+
+
+def test_a_target_that_no_test_tells_from_the_last_budget_is_projected() -> None:
+    (baseline, _) = read(both(), true_loss(8_050))
+    assert baseline.words is TargetWords.PROJECTED
+    assert baseline.cost == pytest.approx(hours(8_050), rel=1e-3)
+
+
+def test_a_target_above_a_ladder_has_an_upper_bound() -> None:
+    baseline, _ = read(both(), true_loss(2_000))
+    assert (baseline.words, baseline.cost) == (TargetWords.PASSED, None)
+    assert baseline.upper_bound == pytest.approx(hours(4_000))
+
+
+def test_one_budget_is_no_curve_and_says_so() -> None:
+    _, method = read([*ladder(budgets=BUDGETS), *ladder("tst", (4_000,), speedup=1.3)], true_loss(6_500))
+    assert (method.words, method.cost, method.speedup) == (TargetWords.ONE_BUDGET, None, None)
+    assert method.lower_bound == pytest.approx(hours(4_000)), "its only budget ends above the target"
+    assert "has one budget at nano, so no curve" in target_sentence(method)
+
+
+def test_without_a_second_seed_there_is_a_reading_and_no_interval() -> None:
+    runs = [replace(run, params=1e5) for run in [*ladder(offsets=(0.0,)), *ladder("tst", BUDGETS, offsets=(0.0,))]]
+    baseline, method = read(runs, true_loss(6_500))
+    assert (baseline.interval, method.words) == (None, TargetWords.REACHED)
+    assert "without an interval" in target_sentence(baseline)
+    (low, _) = read(runs, true_loss(12_000))
+    assert (low.words, low.lower_bound) == (TargetWords.NOT_REACHED, None)
+
+
+def test_arms_without_hours_are_read_on_a_clock_that_all_have() -> None:
+    runs = [replace(run, gpu_hours=None, phases=()) if run.method == "tst" else run for run in both()]
+    assert {reading.clock for reading in read(runs, true_loss(6_500))} == {"flops"}
+
+
+def test_the_summary_holds_one_row_an_arm() -> None:
+    found = summary_to_json(summarize(make_study(both(), target_loss=true_loss(6_500))))["target"]["arms"]
+    assert [row["method"] for row in found] == ["baseline", "tst"]
+    assert found[1]["speedup"] == pytest.approx(1.3, rel=1e-4)
+    assert found[0]["speedup"] is None
+
+
+def test_the_interval_of_a_cost_covers_it() -> None:
+    """Trunks that shift as a whole, three seeds, the truth inside the ladder, a clock that counts: 95 % hold it."""
+    noise = np.random.default_rng(7)
+    held, tries = 0, 400
+    for _ in range(tries):
+        runs = ladder(offsets=tuple(noise.normal(0, 0.004, 3)), gpu_hours=None, phases=())
+        (reading,) = read(runs, true_loss(6_500))
+        if reading.words is not TargetWords.REACHED or reading.interval is None:
+            tries -= 1
+            continue
+        held += reading.interval[0] <= 6_500e9 <= reading.interval[1]
+    assert tries > 350
+    assert abs(held / tries - 0.95) < 3 * math.sqrt(0.95 * 0.05 / tries) + 0.01

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from reports.estimate.readings import clock_error
+from reports.estimate.verdict import Words
 from reports.evidence.clock import clock_shares
 from reports.evidence.runs import FinishedRun, run_from_record
 from reports.evidence.study import Configuration, Exclusion, Study
+from reports.summary import summarize
 from tests.support.finished_runs import STEP_SECONDS, ladder, make_run, make_study, sweep, tuning
 from trainers.contract.record import PhaseTiming
 
@@ -195,3 +197,44 @@ def test_our_own_records_become_runs() -> None:
         assert run.tokens == run.record.tokens
     trunks = {(run.method, run.learning_rate, run.bag_size, run.seed) for run in runs}
     assert len({run.trunk for run in runs}) == len(trunks)
+
+
+def test_the_identity_of_the_file_makes_the_verdict_and_the_rest_is_listed() -> None:
+    """Twelve runs of an earlier context beside seven of the file's: the file decides, not the number of runs."""
+    old = [*ladder(), *ladder("tst", (4_000,), speedup=2.0), *tuning("tst")]
+    changes = {"context": 128, "learning_rate": 3e-3}
+    new = [*ladder(offsets=(0.0, 0.002), **changes), *ladder("tst", (4_000,), speedup=1.2, **changes)]
+    of_file = frozenset(run.run_id for run in new)
+    (scale,) = make_study([*old, *new], of_file=of_file).scales
+    assert {run.context for arm in scale.arms for cell in arm.cells for run in cell.runs} == {128}
+    assert {exclusion.run.run_id for exclusion in scale.exclusions} == {run.run_id for run in old}
+    assert {exclusion.reason for exclusion in scale.exclusions} == {
+        "of another identity than the sweep's file: other context length: 64, the file's runs have 128"
+    }
+    assert set(scale.own_runs) == set(new)
+    assert [arm.num_trials for arm in scale.arms] == [None, None], "another identity's trials are no tuning of this one"
+    (before,) = make_study([*old, *new]).scales
+    assert {run.context for arm in before.arms for cell in arm.cells for run in cell.runs} == {64}
+
+
+def test_a_scale_that_the_file_has_no_run_at_yet_is_not_confirmed_by_older_runs() -> None:
+    """The file was changed and its small scale trained again: what is left of the large one must not make the headline."""
+    old = [*ladder(scale="large", params=1e7), *ladder("tst", (4_000,), speedup=2.0, scale="large", params=1e7)]
+    new = [*ladder(context=128), *ladder("tst", (4_000,), speedup=1.2, context=128)]
+    study = make_study([*old, *new], of_file=frozenset(run.run_id for run in new))
+    assert {exclusion.run.run_id for exclusion in study.exclusions} == {run.run_id for run in old}
+    assert set(reasons(study)) == {"of another identity than the sweep's file, which has no run at this scale yet"}
+    summary = summarize(study)
+    assert [verdict.words for verdict in summary.verdicts] == [Words.FASTER, Words.UNCONFIRMED]
+    assert summary.main is summary.verdicts[0]
+
+
+def test_a_file_that_asks_for_none_of_the_runs_shows_them_with_a_check_that_failed() -> None:
+    runs = [*ladder(), *ladder("tst", (4_000,), speedup=1.5)]
+    study = make_study(runs, of_file=frozenset({"another"}))
+    assert not study.exclusions
+    assert summarize(study).headline.startswith("Of an earlier state of the file: TST is 1.50x faster (95 %: ")
+    assert summarize(study).worst_caveat == (
+        "Trained as the file says: 0 of 12. "
+        "The search-space file, as it is now, asks for none of these runs: they answer an earlier state of it."
+    )

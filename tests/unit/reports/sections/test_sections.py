@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,15 +13,17 @@ from hypothesis import strategies as st
 
 from reports.estimate.verdict import Reached
 from reports.evidence.study import Study
+from reports.evidence.units import LossUnit
 from reports.html import theme
-from reports.html.blocks import Link
+from reports.html.blocks import Link, Table
 from reports.html.charts import round_ticks
 from reports.html.embed import figure_json, json_in_html, thinned
 from reports.published import published_study
-from reports.sections import appendix, factors, headline, iso_loss, plan, recipe, search, trust, verdict
+from reports.sections import appendix, factors, headline, iso_loss, plan, recipe, search, trust, verdict, what_if
 from reports.sections.figures import forest
 from reports.sections.published_values import published_values
 from reports.summary import Summary, summarize
+from tests.support.finished_runs import make_study, sweep
 from tests.support.report_factory import invented_study
 from trainers.methods import METHODS
 
@@ -64,6 +67,12 @@ def test_an_interval_that_holds_one_is_not_certain() -> None:
     assert shown.ruler.low < shown.ruler.one < shown.ruler.high
 
 
+def test_a_result_of_an_earlier_state_of_the_file_is_not_certain() -> None:
+    study, _ = evidence("faster")
+    earlier = replace(study, context=replace(study.context, of_file=frozenset()))
+    assert not headline.info(earlier, summarize(earlier)).certain
+
+
 def test_savings_follow_from_the_interval() -> None:
     study, summary = evidence("faster")
     worth = plan.worth(study, summary)
@@ -75,6 +84,29 @@ def test_savings_follow_from_the_interval() -> None:
     assert days == pytest.approx(worth.saved_hours("middle") / 24)  # type: ignore[operator]
     paid = sum(run.incurred_gpu_hours or 0 for run in study.runs)
     assert worth.spent_hours == pytest.approx(paid)
+
+
+@pytest.mark.parametrize("without", [("tst",), ("baseline",), ("tst", "baseline")])
+def test_the_clock_is_the_one_that_was_used_and_a_plan_is_in_hours(without: tuple[str, ...]) -> None:
+    runs = [replace(run, gpu_hours=None, phases=()) if run.method in without else run for run in sweep().runs]
+    study = make_study(runs)
+    summary = summarize(study)
+    assert summary.clock_label == "model FLOPs"
+    assert summary.headline.endswith(" on model FLOPs.")
+    assert headline.info(study, summary).clocks == study.clock_label == "CPU-hours"
+
+
+def test_a_sweep_that_no_run_knows_the_hours_of_is_never_paid_for() -> None:
+    study = make_study(
+        [replace(run, gpu_hours=None, billed_gpu_hours=None, incurred_gpu_hours=None) for run in sweep().runs]
+    )
+    summary = summarize(study)
+    worth = plan.worth(study, summary)
+    assert worth is not None
+    assert worth.spent_hours is None
+    shown = what_if.info(study, summary)
+    assert "payback" not in [row.name for row in shown.rows]
+    assert shown.note.startswith("What the sweep took is not known. ")
 
 
 @pytest.mark.parametrize("variant", ["diverged-only", "baseline-only", "empty", "one-budget"])
@@ -172,6 +204,32 @@ def test_a_training_loss_is_not_called_a_validation_loss() -> None:
     assert iso_loss.info(*evidence("faster")).comparisons[0].chart.loss_label == "validation loss"
 
 
+@pytest.mark.parametrize(
+    ("context", "unit", "last"),
+    [
+        ({}, None, None),
+        ({"bytes_per_token": 4.0}, LossUnit(), 4.0),
+        ({}, LossUnit("bits_per_byte", 4.2), 4.2),
+    ],
+)
+def test_final_losses_stand_in_the_units_that_others_report(
+    context: dict[str, float], unit: LossUnit | None, last: float | None
+) -> None:
+    runs = [replace(run, record=None, loss_unit=unit or run.loss_unit) for run in sweep().runs]
+    study = make_study(runs, **context)
+    shown = iso_loss.info(study, summarize(study))
+    (scale,) = study.scales
+    cells = [(arm.method, cell.total_steps, cell.mean_loss) for arm in scale.arms for cell in arm.cells]
+    assert [(end.method, end.total_steps, end.losses[0]) for end in shown.ends] == cells
+    for end in shown.ends:
+        expected = [math.exp(end.losses[0]), *([] if last is None else [end.losses[0] / math.log(2) / last])]
+        assert end.losses[1:] == pytest.approx(expected)
+    (table,) = (block for block in iso_loss.figure(shown) if isinstance(block, Table) and block.folded)
+    assert len(table.rows) == len(cells)
+    assert table.folded.startswith("Final losses in nats per token, perplexity")
+    assert ("bits per byte" in table.folded) == (last is not None)
+
+
 def test_a_limit_on_curves_leaves_both_arms_theirs() -> None:
     study, _ = evidence("faster")
     first = iso_loss._seed_by_seed(list(study.scales[0].arms))[:6]
@@ -236,16 +294,6 @@ def test_spending_ends_at_all_hours_of_the_arm_and_never_rises() -> None:
     for spent, arm in zip(search.info(study, summary).scales[0].spending, study.scales[0].arms, strict=True):
         assert spent.hours[-1] == pytest.approx(sum(run.incurred_gpu_hours or 0 for run in arm.search))
         assert list(spent.losses) == sorted(spent.losses, reverse=True)
-
-
-def test_an_axis_that_decides_everything_explains_everything_and_noise_explains_nothing() -> None:
-    decided = [(value, float(value)) for value in (1, 1, 2, 2, 3, 3)]
-    assert search.share_explained(decided) == pytest.approx(1.0)
-    noise = [(index % 3, float((index * 7919) % 101)) for index in range(300)]
-    share = search.share_explained(noise)
-    assert share is not None
-    assert share < 0.05
-    assert search.share_explained([(1, 2.0), (2, 3.0)]) is None
 
 
 def test_every_run_is_listed_with_its_outcome() -> None:
@@ -361,3 +409,15 @@ def test_thinning_is_even_on_a_logarithmic_axis() -> None:
     thin_x, _ = thinned(x, x, bins=300)
     first_half = np.sum(np.log(thin_x) < math.log(x[-1]) / 2)
     assert first_half > 0.2 * len(thin_x)
+
+
+def test_of_names_from_elsewhere_only_known_acronyms_are_capitals() -> None:
+    names = ("deep", "muon", "adam_h", "moe", "sgd", "baseline")
+    assert [theme.method_label(name) for name in names] == [
+        "deep",
+        "muon",
+        "adam h",
+        "MOE",
+        "SGD",
+        "Baseline",
+    ]

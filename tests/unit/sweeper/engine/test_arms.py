@@ -46,7 +46,7 @@ def test_an_arm_asks_for_its_trials_once_and_no_more(method: str) -> None:
 
 
 def test_a_fan_differs_in_its_ratio_alone() -> None:
-    first, second = arm_of("tst").ask()
+    first, second, *_ = arm_of("tst").ask()
     assert {first.step_ratio, second.step_ratio} == {0.25, 0.5}
     assert replace(first, parameters=second.parameters) == second
 
@@ -62,18 +62,51 @@ def test_an_arm_knows_its_own_trials() -> None:
     assert not tst.belongs(replace(spec, schedule=replace(spec.schedule, total_steps=12, decay_steps=3)))
 
 
-def test_an_earlier_run_is_taken_up_where_it_ended() -> None:
-    before = arm_of("tst")
-    asked = before.ask()
-    before.tell(ended(asked[0]))
-    after = arm_of("tst")
-    after.replay([ended(asked[0])], [asked[1]])
-    new = ask_all(after)
-    assert len(new) == 2
-    assert {spec.spec_id for spec in new}.isdisjoint(spec.spec_id for spec in asked)
-    for spec in (asked[1], *new):
-        after.tell(ended(spec))
+SURFACE = {"sampler": "surface", "trials_per_arm": 4, "fan": 2, "warm_start": False}
+
+
+def test_a_search_hears_of_a_round_when_all_of_it_has_ended() -> None:
+    arm = arm_of("tst", search=SURFACE)
+    first, second = arm.ask()
+    assert arm.ask() == []
+    arm.tell(ended(second))
+    assert arm.ask() == []
+    assert arm.strategy.pending == 2
+    arm.tell(ended(first))
+    assert arm.strategy.pending == 0
+    assert arm.ask()
+
+
+@pytest.mark.parametrize("told", [0, 1, 2, 3])
+def test_an_earlier_run_is_taken_up_where_it_ended(told: int) -> None:
+    undisturbed = arm_of("tst", search=SURFACE)
+    whole: list[TrialSpec] = []
+    while specs := undisturbed.ask():
+        whole += specs
+        for spec in specs:
+            undisturbed.tell(ended(spec))
+    asked = whole[:2] if told < 2 else whole
+    after = arm_of("tst", search=SURFACE)
+    after.replay([ended(spec) for spec in asked[:told]], asked[told:])
+    while open_trials := [spec for spec in after.asked.values() if spec.spec_id not in after.tuned] or after.ask():
+        for spec in reversed(open_trials):
+            after.tell(ended(spec))
+    assert list(after.asked.values()) == whole
     assert after.tuning_done
+
+
+def test_trials_that_the_search_would_not_ask_for_are_a_round_of_their_own() -> None:
+    """As after a change of the file: what was paid for is known to the search, and counts."""
+    other = arm_of("tst", search={**SURFACE, "seed": 7, "sampler": "random"})
+    (first, second, third, *_) = other.ask()
+    arm = arm_of("tst", search=SURFACE)
+    would = {spec.spec_id for spec in arm_of("tst", search=SURFACE).ask()}
+    assert {first.spec_id, second.spec_id, third.spec_id} - would
+    arm.replay([ended(first)], [second, third])
+    assert arm.ask() == []
+    for spec in (third, second):
+        arm.tell(ended(spec))
+    assert len(arm.ask()) == 1
 
 
 def test_the_winner_does_not_depend_on_the_order_in_which_trials_end() -> None:

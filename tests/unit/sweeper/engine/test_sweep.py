@@ -79,6 +79,31 @@ def test_the_baseline_ladder_is_one_trunk_a_seed() -> None:
     assert sum(job.end - job.start for job in ladder) == 12 + 2 + 3 + 4  # a trunk to 12, and decays of 2, 3 and 4
 
 
+LEARNING = {"sampler": "surface", "trials_per_arm": 8, "fan": 2, "warm_start": True}
+
+
+def noisy(job: StageJob) -> StageResult:
+    """Losses with the luck of a seed and a cell, so that what a search knows decides what it asks."""
+    made = result_of(job)
+    luck = random.Random(job.spec.spec_id).gauss(0, 0.01)
+    return replace(made, points=tuple(replace(point, loss=point.loss + luck) for point in made.points))
+
+
+@pytest.mark.parametrize("sampler", ["surface", "tpe"])
+@pytest.mark.parametrize("workers", [2, 7])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_search_asks_for_the_same_trials_whoever_is_quick_and_however_it_is_killed(
+    sampler: str, workers: int, seed: int
+) -> None:
+    space = space_of(search={**LEARNING, "sampler": sampler})
+    alone, disturbed = Desk(space), Desk(space)
+    Workers(judge=noisy).run(alone.open())
+    order = random.Random(seed)
+    while not Workers(workers, order, judge=noisy).run(disturbed.open(), order.randrange(1, 9)):
+        pass
+    assert disturbed.summary == alone.summary
+
+
 @pytest.mark.parametrize("workers", [1, 2, 7])
 @pytest.mark.parametrize("seed", range(4))
 def test_any_number_of_workers_in_any_order_give_the_same_records(workers: int, seed: int) -> None:

@@ -9,7 +9,6 @@ from typer.testing import CliRunner
 
 from sweeper.cli.app import app
 from sweeper.plans.fits import DeviceMemory, fits_of, refuse_what_does_not_fit
-from sweeper.plans.plan import assumed_deviation
 from sweeper.space.load import load_own_space
 from sweeper.space.schema import SearchSpace
 from tests.support.places import SHIPPED
@@ -87,10 +86,3 @@ def test_the_plan_says_where_a_scale_fits() -> None:
     done = CliRunner().invoke(app, ["plan", str(SPACES / "quickstart.yaml"), "--results", "nowhere"])
     assert done.exit_code == 0
     assert "pico fits on the CPU with 8 sequences at a time" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("parameters", "deviation"), [(1e3, 0.01), (6e4, 0.01), (2.45e6, 0.0036), (1e8, 0.0013), (3e9, 0.0013)]
-)
-def test_small_models_are_taken_to_scatter_more_than_large_ones(parameters: float, deviation: float) -> None:
-    assert assumed_deviation(parameters) == pytest.approx(deviation, rel=0.01)

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from sweeper.replay.loss_table import LossTable, benchmark_domain, read_tables, seed_noise, truth_of
-from sweeper.replay.race import Contestant, Rules, compare_strategies, run_race
+from sweeper.replay.race import Contestant, Rules, compare_strategies, num_races, run_race
+from sweeper.replay.report import against_best_table
+from sweeper.replay.valleys import GRIDS, HALVES, KINDS, PER_KIND, valleys
 from tests.support.places import ROOT
 from trainers.contract.spec import ModelShape, Optimizer, Schedule, TrialSpec
 
@@ -150,6 +152,60 @@ def test_warm_start_needs_another_table() -> None:
     assert [standing.warm_start for standing in two.standings] == [False, True] * 2
 
 
+def without(table: LossTable, *cells: tuple[float, int]) -> LossTable:
+    return replace(table, losses=tuple(cell for cell in table.losses if cell[:2] not in cells))
+
+
+@pytest.mark.parametrize("sampler", ["surface", "tpe", "random", "grid"])
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_cell_without_an_answer_is_never_asked_for_nor_recommended(sampler: str, shared: bool) -> None:
+    whole = made_table()
+    # The best cell and a corner: both are where a search would go.
+    table = without(whole, (0.3, 4), (0.1, 2), (0.5, 6))
+    domain = benchmark_domain(table)
+    assert len(domain.points) == 22
+    race = run_race(table, domain, Contestant(sampler, shared), Rules(trials=30, patience=30), seed=1)
+    assert race.trials == 30
+    assert set(truth_of(table, domain).smoothed_regret) == set(domain.points)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {(0.1, bag) for bag in (2, 3, 4, 5, 6)},  # one value of r, so that nothing fans out
+        {(ratio, 3) for ratio in (0.1, 0.2, 0.3, 0.4, 0.5)},
+        {(0.2, 4)},
+        {(0.1, 2), (0.2, 3), (0.3, 4)},
+    ],
+)
+def test_any_shape_of_table_can_be_raced(kept: set[tuple[float, int]]) -> None:
+    table = made_table()
+    table = replace(table, losses=tuple(cell for cell in table.losses if cell[:2] in kept))
+    contestants = [
+        Contestant(name, shared) for name in ("surface", "random", "grid", "tpe") for shared in (True, False)
+    ]
+    result = compare_strategies([table], contestants, seeds=2, rules=Rules(trials=200))
+    assert all(standing.reached == 1 for standing in result.standings)
+
+
+def test_a_table_of_cells_beyond_the_benchmark_is_raced_as_it_is() -> None:
+    table = LossTable("made", "1M", 100, "uniform", ((0.05, 16, 3.0), (0.05, 32, 3.1), (0.95, 16, 3.2)))
+    assert len(benchmark_domain(table).points) == 3
+    with pytest.raises(ValueError, match="nothing can be asked"):
+        benchmark_domain(replace(table, losses=((0.0, 1, 3.0),)))
+
+
+def test_the_races_do_not_depend_on_the_number_of_processes() -> None:
+    tables = [made_table(), without(made_table(4, 3), (0.1, 2))]
+    contestants = [Contestant("random"), Contestant("surface", shared=False), Contestant("random", warm=True)]
+    seen: list[int] = []
+    alone = compare_strategies(tables, contestants, seeds=10, rules=Rules(trials=5), watch=seen.append)
+    both = compare_strategies(tables, contestants, seeds=10, rules=Rules(trials=5), workers=2)
+    assert alone == both
+    assert seen == sorted(seen)
+    assert seen[-1] == num_races(contestants, 2, 10) == 60
+
+
 @pytest.mark.slow
 def test_the_default_search_keeps_its_promise_on_the_published_tables() -> None:
     """At most 6 full-budget equivalents in the median without a warm start, at most 3 with one."""
@@ -159,3 +215,40 @@ def test_the_default_search_keeps_its_promise_on_the_published_tables() -> None:
     for standing in result.standings:
         assert standing.median_spent is not None
         assert standing.median_spent <= (3.0 if standing.warm_start else 6.0)
+
+
+@pytest.mark.parametrize("half", sorted(HALVES))
+def test_the_made_up_family_is_the_same_everywhere_and_its_best_cells_count_as_found(half: str) -> None:
+    family = valleys(half)
+    assert family == valleys(half)
+    assert len({table.name for table in family}) == len(family) == PER_KIND * len(KINDS)
+    assert all(0.0005 <= (table.seed_deviation or 0) <= 0.02 for table in family)
+    points = {table.name: len(benchmark_domain(table).points) for table in family}
+    grids = {len(ratios) * len(bags) for ratios, bags in GRIDS}
+    assert {count in grids for count in points.values()} == {True, False}, "some lack cells, some lack none"
+    for table in family:
+        raw = truth_of(table, benchmark_domain(table))
+        assert min(raw.smoothed_regret[point] for point, regret in raw.raw_regret.items() if regret < 0.003) <= 0.0015
+
+
+def test_the_halves_share_no_table() -> None:
+    assert not {table.losses for table in valleys("fitted")} & {table.losses for table in valleys("held-back")}
+
+
+def test_the_default_is_held_against_the_best_other_of_each_table() -> None:
+    one, two = made_table(), made_table(4, 3)
+    names = ("surface", "random", "grid")
+    result = compare_strategies([one, two], [Contestant(name) for name in names], seeds=4, rules=Rules(trials=12))
+    (median, ninetieth) = result.against_best()
+    assert (median.shared, median.quantile, ninetieth.quantile) == (True, "median_spent", "ninetieth_spent")
+    spent = {(item.label, item.sampler): item.median_spent or 12 for item in result.standings}
+    expected = [
+        (spent[label, "surface"], min(spent[label, "random"], spent[label, "grid"]))
+        for label in dict.fromkeys(item.label for item in result.standings)
+    ]
+    assert list(median.pairs) == expected
+    assert replace(median, pairs=((6.0, 3.0), (2.0, 4.0), (1.5, 1.0))).geometric_mean == pytest.approx(1.5 ** (1 / 3))
+    assert replace(median, pairs=((6.0, 3.0), (2.0, 4.0), (1.5, 1.0))).beyond == 1
+    assert result.to_json()["default_against_best"][0]["worst"] == median.worst
+    assert len(against_best_table(result).splitlines()) == 4
+    assert replace(result, standings=result.standings[:1]).against_best() == ()

@@ -149,6 +149,19 @@ def test_a_replayed_climb_over_rungs_saves_what_the_lower_rung_trained() -> None
     assert all((run.incurred_gpu_hours or 0) < (run.billed_gpu_hours or 0) for run in climbed)
 
 
+def test_a_replayed_sweep_never_asks_for_a_cell_that_is_missing_at_some_budget() -> None:
+    # The best cell is missing at the larger budget only, so that its shorter runs would lead nowhere.
+    large = table_of(32, shift=-0.4)
+    large = replace(large, losses=tuple(cell for cell in large.losses if cell[0] != 0.75 and cell[1] != 3))
+    arms = methods(tuning=(8, 32), confirmation=(32,))
+    arms["tst"]["axes"] |= {"step_ratio": {"grid": (0.5, 0.75)}, "bag_size": {"grid": (2, 4)}}
+    done = replayed(space_of(methods=arms, search={"sampler": "auto", "trials_per_arm": 8}), table_of(8), large)
+    assert done.failed == 0
+    assert {run.step_ratio for run in done.study.runs if run.method == "tst"} == {0.5}
+    with pytest.raises(ValueError, match=r"nano tst: nothing can be asked: step_ratio 0\.\d+, bag_size 2 lies outside"):
+        replayed(space_of(methods=arms), table_of(8), replace(large, losses=large.losses[:1]))
+
+
 def test_the_axes_of_a_file_are_the_race_s_domain() -> None:
     space = load_own_space(PAPER_GRID)
     small, large = read_tables(PUBLISHED)
@@ -205,6 +218,34 @@ def test_the_command_prints_json_of_a_race(tmp_path: Path) -> None:
     assert "nothing was trained" in page
 
 
+def test_a_table_with_nothing_to_ask_is_left_out_in_one_line_or_ends_it(tmp_path: Path) -> None:
+    head = "table,params,total_steps,bag_weighting,step_ratio,bag_size,final_loss\n"
+    table = tmp_path / "made.csv"
+    table.write_text(head + "1,1M,100,uniform,0,1,3\n1,1M,200,uniform,0.2,3,3\n", encoding="utf-8")
+    done = invoke("--table", str(table), "--seeds", "1", "--sampler", "random", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "left out: 1M, 100 steps, uniform (table 1): nothing can be asked" in done.stderr
+    assert {standing["median_spent"] for standing in json.loads(done.stdout)["standings"]} == {1.0}
+    table.write_text(head + "1,1M,100,uniform,0,1,3\n", encoding="utf-8")
+    done = invoke("--table", str(table), "--seeds", "1")
+    assert done.exit_code == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "nothing can be asked" in done.stderr
+
+
+def test_cells_that_the_table_lacks_are_not_in_a_file_s_race() -> None:
+    space = load_own_space(PAPER_GRID)
+    table = read_tables(PUBLISHED)[0]
+    holes = replace(table, losses=tuple(cell for cell in table.losses if cell[:2] not in {(1.0, 2), (1.0, 3)}))
+    domain = race_domain(space, holes)
+    assert len(domain.points) == 148
+    (standing,) = compare_strategies(
+        [holes], [Contestant("grid", shared=False)], seeds=1, rules=Rules(trials=148, patience=148), domains=[domain]
+    ).standings
+    assert standing.races[0].trials == 148
+
+
 def test_the_command_fits_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     done = invoke("--seeds", "1", "--sampler", "random", "--trials", "3")
@@ -235,6 +276,8 @@ def test_the_command_replays_a_sweep_to_a_labelled_report(tmp_path: Path) -> Non
         (("--sampler", "best"), "--sampler: 'best' is not one of random, grid, tpe, gp, surface"),
         (("--params", "7B"), "--params: '7B' is not in the table, which has 270M, 600M"),
         (("--per-doubling", "0.1"), "--per-doubling: is for --sweep"),
+        (("--valleys", "other"), "--valleys: 'other' is not one of fitted, held-back"),
+        (("--valleys", "fitted", "--table", "t.csv"), "--valleys: fitted stands instead of --table t.csv"),
         (("--table", "nowhere.csv"), "nowhere.csv"),
     ],
 )

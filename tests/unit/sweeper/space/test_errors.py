@@ -34,10 +34,20 @@ def test_one_mistake_makes_one_line(case: str) -> None:
         "several": 4,
         "seeds_meet": 2,
         "tokenizer_file_bare": 2,
+        "tokenizer_hub_bare": 3,
+        "corpus_hub_nameless": 2,
         "budget_without_decay": 2,
         "method_name_missing": 10,
     }
     assert len(told(case)) == several.get(case, 1)
+
+
+def test_twenty_mistakes_are_told_and_the_rest_is_counted() -> None:
+    with pytest.raises(SearchSpaceError) as caught:
+        parse_search_space("".join(f"key_{number}: 1\n" for number in range(50)), Path("many.yaml"))
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 21
+    assert lines[-1] == f"and {len(caught.value.problems) - 20} more like these"
 
 
 def test_several_mistakes_stand_in_the_order_of_their_lines() -> None:

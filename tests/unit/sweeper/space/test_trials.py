@@ -33,7 +33,7 @@ def make(**changes: Any) -> TrialSpec:
 def test_a_spec_says_what_the_space_and_the_choice_say() -> None:
     spec = make(vocab_size=1_024)
     assert spec.parameters == (("bag_size", 6), ("bag_weighting", "uniform"), ("step_ratio", 0.3))
-    assert (spec.context, spec.tokens_per_step, spec.validation_tokens) == (2_048, 2_097_152, 102_400)
+    assert (spec.context, spec.tokens_per_step, spec.validation_tokens) == (2_048, 2_097_152, 10_485_760)
     assert (spec.schedule.total_steps, spec.schedule.warmup_steps, spec.schedule.decay_steps) == (20_000, 2_000, 2_000)
     assert spec.schedule.learning_rate == 0.002
     assert (spec.shape.vocab_size, spec.shape.width, spec.shape.num_layers) == (1_024, 576, 30)

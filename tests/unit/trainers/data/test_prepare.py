@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from tests.support.corpora import compressed, tokenizer_json
 from trainers.data import stdlib
 from trainers.data.documents import hash_document, split_documents
 from trainers.data.manifest import BrokenCorpus, read_manifest
@@ -119,8 +120,13 @@ def test_the_counts_hold_every_token_and_a_separator_a_document(corpus: Prepared
     assert int((epoch == corpus.separator).sum()) == manifest.train_documents
     held_out = corpus.validation(corpus.validation_tokens)
     assert int((held_out == corpus.separator).sum()) == manifest.validation_documents
+    tokenizer = Tokenizer.from_file(str(corpus.directory / "tokenizer.json"))
+    text = "".join(tokenizer.decode(tokens) for tokens in _documents(_held_out(corpus), corpus.separator))
+    assert corpus.bytes_per_token == pytest.approx(len(text.encode()) / corpus.validation_tokens, abs=1e-6)
     assert corpus.num_documents == manifest.train_documents + manifest.validation_documents
     assert 0 <= epoch.min() < epoch.max() < corpus.vocab_size == 512
+    (source,) = manifest.sources
+    assert (source.documents, source.tokens) == (corpus.num_documents, corpus.train_tokens)
 
 
 def test_both_ways_of_reading_agree_on_real_text(corpus: PreparedCorpus) -> None:
@@ -328,6 +334,26 @@ def test_empty_files_are_no_documents(corpus: PreparedCorpus, tmp_path: Path) ->
     texts = _copy_texts(tmp_path / "texts")
     (texts / "empty.py").touch()
     assert prepare(_request(texts), tmp_path / "cache").fingerprint == corpus.fingerprint
+
+
+def test_compressed_files_are_read_and_a_tokenizer_s_own_separator_parts_them(tmp_path: Path) -> None:
+    texts = _copy_texts(tmp_path / "texts")
+    expected = {path.read_text() for path in texts.glob("*/*.py")}
+    for path, suffix in zip(sorted(texts.glob("json/*.py")), (".gz", ".zst") * 9, strict=False):
+        path.with_name(path.name + suffix).write_bytes(compressed(path.read_bytes(), suffix))
+        path.unlink()
+    (texts / "two.txt").write_text("first words</s>second words")
+    plain = json.loads(tokenizer_json())
+    plain["added_tokens"][0]["content"] = "</s>"
+    plain["model"]["vocab"]["</s>"] = plain["model"]["vocab"].pop("<|endoftext|>")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(plain))
+    request = replace(_request(texts), tokenizer_path=str(tmp_path / "tokenizer.json"))
+    corpus = prepare(request, tmp_path / "cache")
+    tokenizer = Tokenizer.from_file(str(corpus.directory / "tokenizer.json"))
+    epoch = corpus.stream(0, piece_tokens=WHOLE_DOCUMENTS).read(0, corpus.train_tokens)
+    everything = np.concatenate([epoch, _held_out(corpus)])
+    read = {tokenizer.decode(tokens) for tokens in _documents(everything, corpus.separator)}
+    assert read == expected | {"first words", "second words"}
 
 
 def _one_file(texts: Path) -> None:

@@ -149,7 +149,7 @@ def test_paths_that_match_nothing_are_one_clear_line(
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"source": "web"}, "corpus.source: 'web' is not one of stdlib, installed, files"),
+        ({"source": "web"}, "corpus.source: 'web' is not one of stdlib, installed, files, huggingface, local, mixture"),
         ({"source": "files"}, "corpus.paths: empty; the source `files` needs at least one path"),
         ({"paths": ("a",)}, "corpus.paths: ['a'] given, but the source `stdlib` takes none"),
         ({"validation_fraction": 0.0}, "corpus.validation_fraction: 0.0 is not in (0, 0.5)"),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from tests.support import small
 from trainers.contract.flops import count_parameters
 from trainers.contract.scales import SCALES
-from trainers.model.decoder import Decoder, build_model, initialise, mean_of_bags, rotary_table, rotate
+from trainers.model.decoder import Attention, Decoder, build_model, initialise, mean_of_bags, rotary_table, rotate
 
 CPU = torch.device("cpu")
 
@@ -32,6 +36,36 @@ def test_mixture_of_experts_has_its_published_sizes() -> None:
 @pytest.mark.parametrize(("name", "published"), [("270m", 0.27e9), ("600m", 0.6e9), ("3b", 3e9)])
 def test_dense_scales_have_about_their_published_sizes(name: str, published: float) -> None:
     assert count_parameters(SCALES[name].shape).total == pytest.approx(published, rel=0.12)
+
+
+def turned_before_the_transposition(attention: Attention, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Attention with the heads in front of the positions from the start, queries and keys turned together."""
+    shape = attention.shape
+    heads, kv_heads, (batch, length, _) = shape.num_heads, shape.num_kv_heads, x.shape
+    joined = attention.query_key_value(x).view(batch, length, heads + 2 * kv_heads, shape.head_width).transpose(1, 2)
+    turning, value = joined.split((heads + kv_heads, kv_heads), dim=1)
+    if shape.qk_norm:
+        query, key = turning.split((heads, kv_heads), dim=1)
+        turning = torch.cat((attention.query_norm(query), attention.key_norm(key)), dim=1)
+    query, key = rotate(turning, cosine, sine).split((heads, kv_heads), dim=1)
+    mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=heads != kv_heads)
+    return attention.output(mixed.transpose(1, 2).reshape(batch, length, heads * shape.head_width))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scale", ["pico", "25m", "nano-moe"])
+def test_the_layout_in_which_positions_are_turned_changes_no_bit(scale: str, dtype: torch.dtype) -> None:
+    """With grouped queries and with normalised ones; the weights' gradients too."""
+    shape = SCALES[scale].shape
+    attention = build_model(shape, 32, 0, CPU).blocks[0].attention.to(dtype)
+    cosine, sine = rotary_table(32, shape.head_width, shape.rope_theta)
+    x = torch.randn(3, 32, shape.width, dtype=dtype)
+    weights = list(attention.parameters())
+    found = [form(x, cosine, sine) for form in (attention, partial(turned_before_the_transposition, attention))]
+    assert torch.equal(*found)
+    ours, theirs = (torch.autograd.grad(out.float().square().sum(), weights) for out in found)
+    for got, want in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-2 if dtype == torch.bfloat16 else 1e-4, atol=1e-2)
 
 
 def test_rotation_is_a_complex_product_that_depends_on_distance_alone() -> None:

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from tests.support.strategies import PROVENANCE
 from tests.support.tiny_training import CORPUS, CPU, SHAPE, VOCABULARY, job_of, state_digest, tiny_spec, train_tiny
@@ -125,12 +124,13 @@ def test_in_bfloat16_the_router_computes_in_float32() -> None:
     assert not torch.equal(coarse.flatten().bincount(minlength=half.num_experts), half.this_step[:-1])
 
 
-def step_of(spec: TrialSpec, micro_sequences: int | None = None, execution: str = "eager") -> TrainingStep:
+def step_of(
+    spec: TrialSpec, micro_sequences: int | None = None, execution: str = "eager", again: bool = False
+) -> TrainingStep:
     model = build_model(spec.shape, spec.context, spec.seed, CPU)
     optimizer = build_optimizer(model, spec.optimizer)
-    return TrainingStep(
-        spec, phases_of(spec), model, optimizer, CORPUS.stream(spec.seed, 32), CPU, execution, micro_sequences
-    )
+    stream = CORPUS.stream(spec.seed, 32)
+    return TrainingStep(spec, phases_of(spec), model, optimizer, stream, CPU, execution, micro_sequences, again)
 
 
 def spec_of(method: str = "tst", **changes: object) -> TrialSpec:
@@ -173,12 +173,10 @@ def test_counts_are_of_one_step_and_of_training_alone() -> None:
 def test_recomputed_activations_change_no_bit_and_count_once() -> None:
     tokens = torch.arange(16).view(2, 8, 1)
     plain, saving = build_model(EXPERTS, 8, 0, CPU), build_model(EXPERTS, 8, 0, CPU)
+    saving.checkpoint_activations = True
     for _ in range(2):  # the second micro-batch is pulled by the load of both
-        plain(tokens).pow(2).mean().backward()
-        x_BLD = saving.embed(tokens)
-        for block in saving.blocks:
-            x_BLD = checkpoint(block, x_BLD, saving.cosine_LE, saving.sine_LE, use_reentrant=False)
-        saving.norm(x_BLD).pow(2).mean().backward()
+        for model in (plain, saving):
+            model(tokens).pow(2).mean().backward()
     for first, second in zip(plain.blocks.parameters(), saving.blocks.parameters(), strict=True):
         assert torch.equal(first.grad, second.grad)  # type: ignore[arg-type]
     assert torch.equal(plain.blocks[0].mlp.this_step, saving.blocks[0].mlp.this_step)  # type: ignore[arg-type]
@@ -201,13 +199,14 @@ def test_on_static_state_experts_train_and_count_to_the_eager_bits(precision: st
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch 2.13's compiler uses what torch deprecates
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # and looks at all inputs' gradients
-def test_the_compiled_step_trains_as_the_eager_one_does() -> None:
+@pytest.mark.parametrize("again", [False, True], ids=["kept", "computed again"])
+def test_the_compiled_step_trains_and_counts_as_the_eager_one_does(again: bool) -> None:
     if not (shutil.which("g++") or shutil.which("clang++")):
         with pytest.raises(ValueError, match=r"needs a C\+\+ compiler"):
             resolve_execution("compiled", CPU)
         return
-    spec = spec_of()
-    eager, compiled = step_of(spec), step_of(spec, execution="compiled")
+    spec = spec_of(sequences=4)
+    eager, compiled = step_of(spec, 2), step_of(spec, 2, "compiled", again)
     for index in range(2):
         first, second = eager.run(index, eager.phases[0]), compiled.run(index, compiled.phases[0])
         torch.testing.assert_close(second.loss, first.loss, rtol=1e-5, atol=0)

@@ -1,0 +1,187 @@
+"""The Ray cluster that a sweep runs on: one of its own on this machine, or one that is there; and how it ends.
+
+A cluster of its own lets nobody in (Ray listens on all interfaces, and whoever reaches it runs code): it has a token that
+lives in this process's environment only. Its files lie in a short folder of their own, since socket names are cut at 107
+characters. One that is joined is looked for first, because Ray itself waits for minutes, and is given our code and a file
+that every node has to see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainers.contract.errors import UserError
+from trainers.contract.record import reason_of
+
+QUIET = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_THRESHOLD_S": "60",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_worker_niceness": "0",
+    "MALLOC_ARENA_MAX": "2",
+}
+"""Set where the user has not. Tune runs every trial of a reused worker in a new thread; without a limit each leaves an
+arena of 50 MB behind in the C library (1.4 GB a worker after twenty stages, measured). Under `uv run` Ray would build its
+workers anew in a copy of the checkout without our environment, and wait for them for ever. Its workers' niceness of 15 would
+let any other program starve a sweep."""
+OBJECT_STORE_BYTES = 100 * 2**20
+"""Stages travel as short JSON and states through the shared folder, so Ray's store stays almost empty."""
+ANSWER_SECONDS = 15
+LONGEST_FOLDER = 30
+"""Of the 107 characters of a socket's name Ray needs 77 behind its folder."""
+AUTH_MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+PACKAGES = ("sweeper", "trainers", "reports")
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What Ray offers: CPUs and GPUs over all nodes."""
+
+    cpus: int
+    gpus: float
+    nodes: int
+
+
+@contextlib.contextmanager
+def attach(
+    address: str | None,
+    *,
+    num_cpus: int | None = None,
+    num_gpus: float | None = None,
+    shared: Path | None = None,
+) -> Iterator[Cluster]:
+    """Join the Ray cluster at `address` (`auto` for the one of this machine), or start one here and end it afterwards.
+
+    `shared` is the folder in which every node of a joined cluster has to see this process's files. Raises `UserError` with
+    one line when the cluster cannot be reached, asks for a token that is not there, or does not see the folder.
+    """
+    os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
+    if address is not None:
+        os.environ.update(_looked_for(address))
+    elif AUTH_MODE not in os.environ and TOKEN not in os.environ and TOKEN_PATH not in os.environ:
+        # For the whole process: Ray reads a token once.
+        os.environ.update({AUTH_MODE: "token", TOKEN: secrets.token_hex(32)})
+    # After the settings: Ray reads some of them while it is imported.
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+    with contextlib.ExitStack() as stack:
+        if address is None:
+            # Without a dashboard: it takes 300 MB and seconds to start, and MLflow shows what there is to see.
+            options |= {"address": "local", "num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
+            options |= {"object_store_memory": OBJECT_STORE_BYTES, "_node_ip_address": "127.0.0.1"}
+            options |= {"_temp_dir": str(stack.enter_context(_short_folder()))}
+        else:
+            options |= {"address": address, "runtime_env": {"py_modules": _our_packages()}}
+        try:
+            ray.init(**options)
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
+            where = f"no Ray cluster at {address}" if address else "Ray does not start on this machine"
+            raise UserError(f"{where}: {reason_of(error)}") from error
+        stack.callback(ray.shutdown)
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        if address is not None and shared is not None:
+            _refuse_blind_nodes(nodes, shared)
+        yield Cluster(int(resources.get("CPU", 0)), float(resources.get("GPU", 0)), len(nodes))
+
+
+def _our_packages() -> list[str]:
+    """Folders of our code, which travel to the nodes: they may have another version of it, or none."""
+    home = Path(__file__).parents[2]
+    return [str(home / name) for name in PACKAGES]
+
+
+@contextlib.contextmanager
+def _short_folder() -> Iterator[Path]:
+    """A folder for Ray's own files, gone afterwards. A job's `TMPDIR` may be too long for a socket's name."""
+    places = [Path(place) for place in (tempfile.gettempdir(), "/tmp", "/dev/shm")]
+    for place in places:
+        if len(str(place)) + len("/ray-12345678") <= LONGEST_FOLDER and os.access(place, os.W_OK | os.X_OK):
+            folder = Path(tempfile.mkdtemp(prefix="ray-", dir=place))
+            break
+    else:
+        raise UserError(
+            f"Ray needs a folder for its sockets that is short and can be written; none of {', '.join(map(str, places))} "
+            "is: set TMPDIR"
+        )
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _looked_for(address: str) -> Mapping[str, str]:
+    """What the environment needs so that the cluster at `address` lets us in.
+
+    Asked by a process of its own: Ray's client would wait for three and a half minutes and then end this one.
+    """
+    found = _asked(address, {})
+    if found and "AuthToken" in found and AUTH_MODE not in os.environ:
+        if _asked(address, {AUTH_MODE: "token"}) is None:
+            return {AUTH_MODE: "token"}
+        raise UserError(
+            f"the Ray cluster at {address} asks for a token: give its own in {TOKEN} or {TOKEN_PATH}, or in ~/.ray/auth_token"
+        )
+    if found is not None:
+        raise UserError(f"no Ray cluster at {address}: {found}")
+    return {}
+
+
+def _asked(address: str, environment: Mapping[str, str]) -> str | None:
+    """None where a cluster answers at `address`, else what was wrong, in one line."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=ANSWER_SECONDS, env={**os.environ, **environment}
+        )
+    except subprocess.TimeoutExpired:
+        return f"nobody answered within {ANSWER_SECONDS} seconds"
+    said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    return None if done.returncode == 0 else (said or ["no answer"])[-1][:300]
+
+
+def _refuse_blind_nodes(nodes: list[Any], shared: Path) -> None:
+    """Raise `UserError` with the names of nodes that do not see what is written into `shared`."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    marker = shared / f"seen-{uuid.uuid4().hex}"
+    marker.write_text("every node of the cluster has to see this file", encoding="utf-8")
+
+    @ray.remote(num_cpus=0, max_retries=0)
+    def sees(path: str) -> bool:
+        return os.path.exists(path)
+
+    try:
+        asked = {
+            node["NodeManagerHostname"] + " " + node["NodeManagerAddress"]: sees.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(str(marker))
+            for node in nodes
+        }
+        blind = sorted(name for name, answer in asked.items() if not ray.get(answer, timeout=300))
+    finally:
+        marker.unlink(missing_ok=True)
+    if blind:
+        raise UserError(
+            f"{shared}: not seen by {', '.join(blind)}; --results has to lie on a path that all nodes share"
+        )

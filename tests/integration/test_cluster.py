@@ -1,0 +1,191 @@
+"""Ray clusters as people have them: two real nodes, a head that is gone or asks for a token, a job's folder for temporary
+files; and signals from whoever runs the machine. Real `ray start` on loopback, the installed command."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sweeper.executors.cluster import ANSWER_SECONDS, AUTH_MODE, TOKEN, TOKEN_PATH
+from sweeper.ledger.dashboard import free_port
+from sweeper.ledger.mlflow_ledger import Ledger
+from tests.integration.test_command_line import FILE, SWEEPER, TRIALS, results
+
+__all__ = ["results"]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
+]
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+def environment(**more: str) -> dict[str, str]:
+    plain = {name: value for name, value in os.environ.items() if name not in (AUTH_MODE, TOKEN, TOKEN_PATH)}
+    return {**plain, "RAY_USAGE_STATS_ENABLED": "0", **more}
+
+
+def sweeper(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [str(SWEEPER), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment(**more))
+
+
+@contextmanager
+def real_cluster(folder: Path, nodes: int = 1, **more: str) -> Iterator[str]:
+    """The address of a head with `nodes - 1` workers, each with a folder of its own; ended with all that they started."""
+    address = f"127.0.0.1:{free_port()}"
+    common = ["--num-cpus", "1", "--disable-usage-stats", "--object-store-memory", str(100 * 2**20), "--block"]
+    head = ["--head", "--port", address.split(":")[1], "--include-dashboard=false", "--temp-dir", str(folder / "h")]
+    with open(folder / "ray.log", "w", encoding="utf-8") as log:
+        started = []
+        try:
+            for node in range(nodes):
+                place = head if node == 0 else ["--address", address]
+                command = [RAY, "start", *place, *common]
+                started.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment(**more)))
+                if node == 0:
+                    asked = [RAY, "health-check", "--address", address]
+                    deadline = time.monotonic() + 120
+                    while subprocess.run(asked, capture_output=True, env=environment(**more)).returncode:
+                        assert time.monotonic() < deadline, (folder / "ray.log").read_text()
+            yield address
+        finally:
+            for process in reversed(started):
+                end_tree(process)
+
+
+def end_tree(process: subprocess.Popen[bytes]) -> None:
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for one in family:
+        try:
+            one.kill()
+        except psutil.NoSuchProcess:
+            continue
+    process.wait()
+
+
+@pytest.fixture
+def short(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder whose name leaves room for a socket's."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+def test_two_nodes_train_one_sweep_to_its_report(results: Path, short: Path) -> None:
+    with real_cluster(short, nodes=2, **{AUTH_MODE: "disabled"}) as address:
+        done = sweeper("run", FILE, "--results", results, "--address", address)
+    assert done.returncode == 0, done.stderr
+    with Ledger.open(results, "tiny", create=False) as ledger:
+        assert len(ledger.records()) == TRIALS
+    assert not list((results / "tiny").glob("seen-*"))
+
+
+def test_a_cluster_with_a_token_lets_in_who_has_it(results: Path, short: Path) -> None:
+    token = "ab" * 32
+    (short / "token").write_text(token)
+    with real_cluster(short, **{AUTH_MODE: "token", TOKEN: token}) as address:
+        refused = sweeper("run", FILE, "--results", results, "--address", address, **{TOKEN: "cd" * 32})
+        assert refused.returncode == 2
+        assert re.fullmatch(r"the Ray cluster at [\d.:]+ asks for a token: .*\n", refused.stderr)
+        done = sweeper("run", FILE, "--results", results, "--address", address, **{TOKEN_PATH: str(short / "token")})
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_head_that_does_not_answer_is_one_line(results: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    started = time.monotonic()
+    done = sweeper("run", FILE, "--results", results, "--address", address)
+    assert done.returncode == 2
+    assert done.stderr == f"no Ray cluster at {address}: nobody answered within {ANSWER_SECONDS} seconds\n"
+    assert time.monotonic() - started < 10 * ANSWER_SECONDS, "Ray's own client takes three and a half minutes"
+
+
+def test_a_job_s_long_folder_for_temporary_files_is_no_obstacle(results: Path, tmp_path: Path) -> None:
+    long = tmp_path / ("job" * 30)
+    long.mkdir()
+    done = sweeper("run", FILE, "--results", results, TMPDIR=str(long))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "one Ctrl-C"]
+)
+def test_a_signal_saves_the_states_and_ends_in_one_line(
+    results: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    file = tmp_path / "long.yaml"
+    text = FILE.read_text(encoding="utf-8").replace("tuning: 30", "tuning: 20000").replace("[40, 60, 80]", "[25000]")
+    file.write_text(text, encoding="utf-8")
+    command = [str(SWEEPER), "run", str(file), "--results", str(results), "--workers", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()) as run:
+        deadline = time.monotonic() + 300
+        # Not before a stage trains: its worker has then worked for longer than loading torch takes.
+        while not any(child.name().startswith("ray::Implicit") and worked(child) > 8 for child in family_of(run.pid)):
+            assert run.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        run.send_signal(number)
+        _, err = run.communicate(timeout=300)
+    assert run.returncode == code, err
+    assert "Traceback" not in err
+    assert "***" not in err, "a dump of the C++ side"
+    assert "the same command goes on from here" in err
+    assert list(results.glob("tiny/stages/*/partial")), "what was trained is kept"
+
+
+def family_of(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def worked(process: psutil.Process) -> float:
+    """Processor time, in seconds."""
+    try:
+        return float(process.cpu_times().user)
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+GUEST = """
+import sys, ray
+try:
+    ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+except Exception as error:
+    print(type(error).__name__)
+else:
+    print("in")
+"""
+
+
+def test_nobody_else_gets_into_a_cluster_of_our_own() -> None:
+    """A process of another user on this machine, or on another one: without the token of this run."""
+    code = f"""
+import subprocess, sys, os
+from sweeper.executors.cluster import attach
+with attach(None, num_cpus=1) as cluster:
+    import ray
+    address = ray.get_runtime_context().gcs_address
+    plain = {{n: v for n, v in os.environ.items() if not n.startswith("RAY_")}}
+    for mode in ("disabled", "token"):
+        guest = {{**plain, "RAY_AUTH_MODE": mode, "HOME": "/nonexistent"}}
+        done = subprocess.run([sys.executable, "-c", {GUEST!r}, address], env=guest, capture_output=True, text=True)
+        print(mode, done.stdout.strip() or "refused")
+"""
+    quick = environment(RAY_gcs_rpc_server_reconnect_timeout_s="5")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=400, env=quick)
+    assert done.returncode == 0, done.stderr
+    assert "in" not in done.stdout.split()
+    assert done.stdout.count("\n") == 2
