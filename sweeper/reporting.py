@@ -91,7 +91,7 @@ def _asked_by(space: AnySpace, about: SweepAbout, spec: AnySpec) -> bool:
             spec,
             corpus_fingerprint=about.corpus_fingerprint or getattr(spec, "corpus_fingerprint", ""),
             tokenizer_fingerprint=about.tokenizer_fingerprint or getattr(spec, "tokenizer_fingerprint", ""),
-            code=about.code,
+            code=about.code or getattr(spec, "code", ""),
         )
     except ValueError:
         return False
