@@ -16,15 +16,12 @@ from typing import Any
 
 from trainers.contract.errors import InputError
 from trainers.contract.reading import pairs_of, value_of
+from trainers.contract.schedule import LATER
 
 NUMERICS_VERSION = 2
 """Raised whenever the same spec would train to different weights; a record of an older version is another trial."""
 
 Scalar = int | float | str
-
-LATER = "later"
-"""Key of the metadata of a field that a spec did not always have: `field(default=..., metadata={LATER: True})`. At its
-default it is left out of the canonical JSON, so that the ids of the trials that there are do not move."""
 
 
 @dataclass(frozen=True, slots=True)
