@@ -143,6 +143,9 @@ def run(
         float | None,
         typer.Option(min=0, help="Instead of the file's `budget`: start nothing new, save and end once this is spent."),
     ] = None,
+    dry: Annotated[
+        bool, typer.Option("--dry", help="Only try each method's command of your trainer, at a small budget.")
+    ] = False,
     tracking_uri: Uri = None,
     study_storage: Annotated[
         str | None,
@@ -170,6 +173,9 @@ def run(
         tracking_uri=tracking_uri,
         study_storage=study_storage,
     )
+    if dry:
+        _dry_run(options)
+        return
     with progress(Console(stderr=True, highlight=False)) as (say, show):
         end = session.run(options, say, show)
     print(end.headline)
@@ -181,6 +187,40 @@ def run(
         print(f"{end.unfinished} trials did not finish; `sweeper status` says why", file=sys.stderr)
     if end.failed:
         raise typer.Exit(FAULT)
+
+
+def _dry_run(options: RunOptions) -> None:
+    """Try the contract and print what held; exit code 1 where something did not."""
+    from rich.console import Console
+
+    from sweeper.cli.screen import show_findings
+    from sweeper.materials import dry_run
+
+    checks = dry_run(options, lambda line: print(line, file=sys.stderr))
+    show_findings(Console(highlight=False), checks)
+    if any(check.status == "fail" for check in checks):
+        raise typer.Exit(FAULT)
+    print("the contract holds; `sweeper plan` reckons with these step times")
+
+
+@app.command()
+@guarded
+def recipe(
+    name: Name,
+    results: Results = RESULTS,
+    total_steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of your run; default: those of the verdict.")
+    ] = None,
+    tracking_uri: Uri = None,
+) -> None:
+    """Print the winner for your trainer: its values, and the loss and hours to expect."""
+    from sweeper.recipe import recipe as recipe_of
+
+    made = recipe_of(results, name, total_steps, tracking_uri)
+    for line in made.lines:
+        print(line)
+    print()
+    print(made.command or made.snippet)
 
 
 @app.command()

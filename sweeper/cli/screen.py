@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from reports.pages.replay import ReplayResult, Standing
     from sweeper.cli.doctor import Finding
     from sweeper.engine.view import ArmView, SweepView
+    from sweeper.foreign.dry import Check
     from sweeper.plans.plan import Plan, ScalePlan
 
 BAR_WIDTH = 8
@@ -147,12 +148,13 @@ def _arm_row(table: Table, arm: PlannedArm, plan: Plan) -> None:
     ]
     if plan.price_per_hour is not None:
         cells.append(theme.money(arm.hours_shared * plan.price_per_hour, plan.currency))
-    table.add_row(*cells, theme.count(arm.tokens), epochs)
+    table.add_row(*cells, theme.count(arm.tokens or None), epochs)
 
 
 def _scale_table(scale: ScalePlan, plan: Plan) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")
-    table.title = f"{scale.scale} · {theme.count(scale.parameters)} parameters · {seconds(scale.step_seconds)} a step"
+    size_words = "" if scale.parameters is None else f" · {theme.count(scale.parameters)} parameters"
+    table.title = f"{scale.scale}{size_words} · {seconds(scale.step_seconds)} a step"
     probed = any(arm.probe_trials for arm in scale.arms)
     names = ["arm", "tune + probe + confirm" if probed else "tune + confirm", "steps alone", "shared", plan.clock]
     names += ["price"] if plan.price_per_hour is not None else []
@@ -178,6 +180,9 @@ def show_plan(console: Console, plan: Plan) -> None:
         )
         if scale.fit is not None:
             console.print(f"{scale.scale} {scale.fit.sentence}.")
+    for command in plan.commands:
+        console.print()
+        console.print(Text(command), soft_wrap=True)
     saved = plan.hours_alone - plan.hours_shared
     price = (
         f", {theme.money(plan.hours_shared * plan.price_per_hour, plan.currency)}"
@@ -221,12 +226,12 @@ def show_table(columns: list[str], rows: list[list[str]]) -> None:
     console.print(table)
 
 
-def show_findings(console: Console, findings: list[Finding]) -> None:
+def show_findings(console: Console, findings: Sequence[Finding | Check]) -> None:
     """One line each."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     marks = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "fail": "[red]fail[/red]"}
     for finding in findings:
-        table.add_row(marks[finding.status], finding.what, finding.found)
+        table.add_row(marks[finding.status], finding.what, Text(finding.found))
     console.print(table)
 
 

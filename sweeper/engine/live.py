@@ -18,7 +18,7 @@ from sweeper.engine.sweep import Idle, Sweep
 from trainers.contract.flops import flops_at
 from trainers.contract.record import Stopped
 from trainers.contract.schedule import data_position
-from trainers.contract.spec import TrialSpec
+from trainers.contract.spec import ForeignSpec, TrialSpec
 from trainers.contract.stage import StageJob, StageResult
 from trainers.methods import phases_of
 from trainers.planning.assemble import is_evaluated, phase_timings
@@ -107,6 +107,8 @@ class LiveSweep:
         if self._ledger is None or node not in self._jobs:
             return
         job = self._jobs[node][0]
+        if isinstance(job.spec, ForeignSpec):  # whose record alone knows what its points have cost
+            return
         spec, phases = job.spec, phases_of(job.spec)
         total, every = spec.schedule.total_steps, job.evaluate_every
         # What the trial's record will hold, with its numbers; the last point's is scored on all of the text.
@@ -174,7 +176,9 @@ class LiveSweep:
         self._jobs.pop(node, None)
         self._changed.pop(node, None)
         life = self.lives.pop(node, None)
-        if life is not None and not ended:
+        if ended:
+            life_file(self.store, node).unlink(missing_ok=True)
+        elif life is not None:
             self.lives[node] = replace(life, running=False)
             write_life(self.store, self.lives[node])
         self.sweep.open_hours = sum(life.hours for life in self.lives.values())

@@ -21,7 +21,7 @@ from sweeper.ledger.entries import run_name
 from trainers.contract.errors import InputError
 from trainers.contract.reading import json_value, value_of
 from trainers.contract.record import Diverged, Failed, RunRecord, Stopped, outcome_name
-from trainers.contract.spec import TrialSpec
+from trainers.contract.spec import AnySpec
 from trainers.contract.writing import write_atomically
 from trainers.planning.life import StageLife
 
@@ -78,7 +78,7 @@ class SweepStatus:
     stages: tuple[StageLife, ...] = ()
 
 
-def arms_of(records: Sequence[RunRecord], pending: Iterable[TrialSpec]) -> tuple[ArmStatus, ...]:
+def arms_of(records: Sequence[RunRecord], pending: Iterable[AnySpec]) -> tuple[ArmStatus, ...]:
     """One entry an arm, in the order in which the arms first appear."""
     mine: dict[tuple[str, str], list[RunRecord]] = {}
     for record in records:

@@ -72,7 +72,7 @@ def _searcher(source: StageSource, trials: Mapping[str, Any]) -> Any:
             job = self.jobs.pop(trial_id)
             end = (result or {}).get("end")
             if error or end is None:
-                self.source.fail(job.node, self.said.pop(trial_id, None) or _reason(job, trials.get(trial_id)))
+                self.source.fail(job.node, self.said.pop(trial_id, "") or _reason(job, trials.get(trial_id)))
             elif end == "lost":
                 self.source.lose_parent(job)
             else:

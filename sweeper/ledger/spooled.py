@@ -25,7 +25,7 @@ from trainers.contract.errors import InputError, given
 from trainers.contract.faults import without_login
 from trainers.contract.reading import json_value
 from trainers.contract.record import RunRecord, record_from_dict, record_to_dict
-from trainers.contract.spec import TrialSpec, spec_from_dict, spec_to_dict
+from trainers.contract.spec import AnySpec, TrialSpec, spec_from_dict, spec_to_dict
 
 FILE = "unwritten.jsonl"
 """In the sweep's folder; empty, or not there, while the ledger has everything."""
@@ -46,7 +46,7 @@ class SpooledLedger:
 
     def __init__(self, ledger: Ledger, folder: Path, say: Callable[[str], None] = lambda line: None) -> None:
         self._ledger, self._file, self._say = ledger, folder / FILE, say
-        self._asked: dict[str, tuple[TrialSpec, str]] = {}
+        self._asked: dict[str, tuple[AnySpec, str]] = {}
         self._records: dict[str, RunRecord] = {}
         self._about: SweepAbout
         self._queue: list[dict[str, Any]] = []
@@ -94,17 +94,17 @@ class SpooledLedger:
         self._asked = {spec_id: known[spec_id] for spec_id in self._ledger.run_ids() if spec_id in known}
         self._thread.start()
 
-    def schedule(self, spec: TrialSpec, purpose: str) -> None:
+    def schedule(self, spec: AnySpec, purpose: str) -> None:
         """Note that a trial was asked for. Asking again changes nothing."""
         if spec.spec_id not in self._asked:
             self._asked[spec.spec_id] = (spec, purpose)
             self._note({"op": "schedule", "spec": spec_to_dict(spec), "purpose": purpose})
 
-    def started(self, spec: TrialSpec) -> None:
+    def started(self, spec: AnySpec) -> None:
         """A trial that was asked for runs."""
         self._note({"op": "started", "spec": spec_to_dict(spec)})
 
-    def reopen(self, spec: TrialSpec) -> None:
+    def reopen(self, spec: AnySpec) -> None:
         """A trial that failed is tried again."""
         self._records.pop(spec.spec_id, None)
         self._note({"op": "reopen", "spec": spec_to_dict(spec)})
@@ -151,7 +151,7 @@ class SpooledLedger:
         """Trials that have ended, in the order asked."""
         return [self._records[spec_id] for spec_id in self._asked if spec_id in self._records]
 
-    def pending(self) -> list[tuple[TrialSpec, str]]:
+    def pending(self) -> list[tuple[AnySpec, str]]:
         """Trials that were asked for and have not ended, with their purpose, in the order asked."""
         return [trial for spec_id, trial in self._asked.items() if spec_id not in self._records]
 
