@@ -14,6 +14,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -120,6 +121,8 @@ class _Stopping:
             raise Terminated if self._asked[0] == signal.SIGTERM else KeyboardInterrupt
 
 
+VIEW_SHARE = 20
+"""Times as long as a view took, until the next one."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -242,6 +245,7 @@ class _Watching:
         self._live, self._ledger, self._folder, self._say, self._watch = live, ledger, folder, say, watch
         self._workers = Workers(live, say, joined)
         self._status = StatusFile(live, folder)
+        self._next_view = 0.0
 
     def __call__(self) -> None:
         sweep = self._live.sweep
@@ -255,7 +259,11 @@ class _Watching:
             (self._folder / STOP).touch()
         self._workers.look()
         self._status.write()
-        self._watch(view_of(sweep))
+        # A view goes through all trials: of ten thousand it is not made at every event.
+        began = time.monotonic()
+        if began >= self._next_view:
+            self._watch(view_of(sweep))
+            self._next_view = time.monotonic() + VIEW_SHARE * (time.monotonic() - began)
 
 
 def _sweep(
@@ -289,9 +297,16 @@ def _sweep(
         DiskStore(store),
         site,
         where,
-        max_hours=options.max_gpu_hours if options.max_gpu_hours is not None else space.budget.gpu_hours,
+        max_hours=_limit(space, options),
         earlier=_earlier(space, options) if space.search.warm_start else (),
     )
+
+
+def _limit(space: AnySpace, options: RunOptions) -> float | None:
+    """Device-hours that all runs of the sweep may spend: the option's, else the file's."""
+    if options.max_gpu_hours is not None or space.budget is None:
+        return options.max_gpu_hours
+    return space.budget.gpu_hours
 
 
 def _earlier(space: AnySpace, options: RunOptions) -> tuple[RunRecord, ...]:

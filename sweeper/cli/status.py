@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sweeper.lock import Driver
     from trainers.planning.life import StageLife
 
+STAGE_COLUMNS = ("stage", "step", "loss", "steps/s", "spent", "ends", "seen", "node")
 WATCH_SECONDS = 2.0
 MOST_FAILURES = 10
 """Lines of failures on the screen; `--json` has them all."""
@@ -227,27 +228,35 @@ def _stage_table(lives: Sequence[StageLife], width: int) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
+    wide = width >= WIDE
+    rows = [_stage_cells(life, wide) for life in lives]
+    gap = 2 if wide else 1
+    widths = [max(map(len, cells)) for cells in zip(STAGE_COLUMNS, *rows, strict=True)]
+    # Numbers keep their width: what gives way on a narrow screen is the name.
+    widths[0] = max(8, min(widths[0], width - sum(widths[1:]) - gap * len(widths)))
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
+    for column, space in zip(STAGE_COLUMNS, widths, strict=True):
+        side: Literal["left", "right"] = "left" if column in ("stage", "node") else "right"
+        table.add_column(column, justify=side, no_wrap=True, overflow="ellipsis", width=space)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _stage_cells(life: StageLife, wide: bool) -> tuple[str, ...]:
     from reports.html import theme
 
-    wide = width >= WIDE
-    table = Table(box=None, pad_edge=False, padding=(0, 2 if wide else 1, 0, 0))
-    columns = ["stage", "step", "loss", "steps/s", "spent", "ends", "seen", "node"]
-    for index, column in enumerate(columns):
-        last = index == len(columns) - 1
-        table.add_column(column, justify="left" if index == 0 or last else "right", no_wrap=True, overflow="ellipsis")
-    for life in lives:
-        end = stage_end(life)
-        table.add_row(
-            Text(life.label),
-            f"{life.step:,} of {life.end:,}",
-            "-" if life.loss is None else f"{life.loss:.3f}",
-            f"{life.rate:.3g}" if life.rate else "-",
-            theme.hours(life.hours),
-            "-" if end is None else _clock(end),
-            _ago(life.at, short=not wide),
-            Text(life.host if wide else life.host[:10]),
-        )
-    return table
+    end = stage_end(life)
+    return (
+        life.label,
+        f"{life.step:,} of {life.end:,}",
+        "-" if life.loss is None else f"{life.loss:.3f}",
+        f"{life.rate:.3g}" if life.rate else "-",
+        theme.hours(life.hours),
+        "-" if end is None else _clock(end),
+        _ago(life.at, short=not wide),
+        life.host if wide else life.host[:8],
+    )
 
 
 def _ago(moment: float, *, short: bool = False) -> str:

@@ -163,11 +163,11 @@ class Sweep:
         held = sum(self.store.states().values())
         # A running stage has written nothing yet, but its state will come: else two workers overrun the budget.
         held += sum(state_bytes(s.spec) for s in self.book.running.values() if self.book.keeps_state(s))
-        room, first = self.site.disk_bytes - held, None
+        room, first, searching = self.site.disk_bytes - held, None, any(arm.round for arm in self.arms)
         for segment in self.book.in_line():
-            tuning = self._purpose_of[segment.trials[0]] == "tuning"
-            if (tuning or first is None) and (not self.book.keeps_state(segment) or state_bytes(segment.spec) <= room):
-                if tuning:
+            best = not searching or self._purpose_of[segment.trials[0]] == "tuning"
+            if (best or first is None) and (not self.book.keeps_state(segment) or state_bytes(segment.spec) <= room):
+                if best:
                     return segment
                 first = segment
         return first

@@ -198,13 +198,14 @@ class RayExecutor:
             resources = {"cpu": 0, "memory": 1}  # one byte: Tune refuses a trial without any resources
         raised: list[Exception] = []
         trials: dict[str, Any] = {}
+        searcher = _searcher(source, trials)
         ranks = RankResources(self.ranks, self.cpus / self.ranks, int(self.gpus > 0), str(storage))
         # Tune restores nothing: a new Tuner with a folder of its own, so that what an earlier run left cannot be in
         # the way.
         tuner = tune.Tuner(
             tune.with_resources(_trainable(train, ranks), resources),
             tune_config=tune.TuneConfig(
-                search_alg=_searcher(source, trials),
+                search_alg=searcher,
                 num_samples=-1,
                 max_concurrent_trials=self.workers or None,
                 reuse_actors=True,
@@ -224,5 +225,7 @@ class RayExecutor:
         except Exception:
             if raised:
                 raise raised[0] from None
-            raise
+            # Tune reads its own files again when all has ended, and on a full disk they are cut: none of them is missed.
+            if searcher.jobs or source.next_job() is not Idle.OVER:
+                raise
         shutil.rmtree(storage, ignore_errors=True)

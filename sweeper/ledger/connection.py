@@ -39,6 +39,9 @@ def connect(uri: str) -> Any:
     refuse_unreachable(uri)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store").setLevel(
+        logging.CRITICAL
+    )  # what it raises is told in one line, and not as a page, too
     database = sqlite_file(uri)
     with one_line(uri), one_at_a_time(uri):
         if database is not None and not database.exists():

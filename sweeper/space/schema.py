@@ -400,7 +400,7 @@ class Price(Model):
 class Budget(Model):
     """What a sweep may spend, all of its runs together; `--max-gpu-hours` takes its place."""
 
-    gpu_hours: Annotated[NonNegativeNumber | None, Field(description="After which nothing more is started.")] = None
+    gpu_hours: Annotated[NonNegativeNumber, Field(description="After which nothing more is started.")]
 
 
 class Space(Model):
@@ -411,7 +411,7 @@ class Space(Model):
     seeds: Seeds = Seeds()
     search: Search
     resources: Resources = Resources()
-    budget: Budget = Budget()
+    budget: Budget | None = None
     price: Price | None = None
     target_loss: Annotated[
         PositiveNumber | None,

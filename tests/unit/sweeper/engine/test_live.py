@@ -174,7 +174,6 @@ def test_points_of_a_trial_are_those_of_its_record(bench: Bench) -> None:
         for point in result.points:
             live.point(job.node, point.step, point.loss)
         live.finish(result)
-        life_file(bench.folder, job.node).unlink()
     records = bench.desk.ledger.records()
     held = {
         (r.spec.spec_id, p.step, p.loss, p.tokens, p.flops, p.seconds * r.timing.devices)
