@@ -23,6 +23,9 @@ STARTS = 200 * torch.arange(BATCH)[:, None]
 PHASES = superposition_phases(STEPS, 3, 3)
 
 
+IDS_ALONE = "A model that takes ids alone"
+
+
 def block(section: str) -> str:
     """The code of a section of the page."""
     text = (ROOT / "trainers" / "examples" / "README.md").read_text("utf-8")
@@ -68,7 +71,7 @@ def test_the_plain_loop_trains_as_the_slow_one() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     names = {"torch": torch, "total_steps": STEPS, "context": CONTEXT, "tokens": TOKENS, "starts": STARTS}
     names |= {"embedding": embedding, "body": body, "head": head, "optimizer": optimizer}
-    code = block("A plain PyTorch loop").replace("boundary_step(0.3, total_steps), bag_size=8", "3, bag_size=3")
+    code = block("A plain PyTorch loop").replace("tst.boundary_step(0.3, total_steps), bag_size=8", "3, bag_size=3")
     assert "superposition_phases(total_steps, 3, bag_size=3)" in code
     exec(code, names)
     slow = parts_of_a_model()
@@ -118,7 +121,7 @@ def test_the_code_for_nanochat_trains_its_stand_in_as_the_slow_loop_does() -> No
         "grad_accum_steps": 1, "optimizer": torch.optim.SGD(model.parameters(), lr=0.5), "BOUNDARY": 3, "BAG_SIZE": 3,
         "tokenizing_distributed_data_loader_with_state_bos_bestfit": loader,
     }  # fmt: skip
-    exec(block("nanochat"), names)
+    exec(block(IDS_ALONE) + block("nanochat"), names)
     assert asked == [(CONTEXT * 3 + 2, None), (CONTEXT, 3)]
     optimizer, wte, ve = (
         torch.optim.SGD(slow.parameters(), lr=0.5), slow.transformer["wte"], slow.value_embeds["0"],

@@ -14,6 +14,7 @@ from torch import Tensor
 from tests.unit.trainers.examples.test_superposition_at_home import (
     BATCH,
     CONTEXT,
+    IDS_ALONE,
     PHASES,
     STARTS,
     STEPS,
@@ -31,7 +32,7 @@ pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.filterwarnings("ig
 @pytest.fixture(scope="module")
 def code() -> dict[str, Any]:
     names: dict[str, Any] = {"torch": torch, "BOUNDARY": 3, "BAG_SIZE": 3, "__name__": __name__}
-    exec(block("TorchTitan"), names)
+    exec(block(IDS_ALONE) + block("TorchTitan"), names)
     return names
 
 
