@@ -304,16 +304,8 @@ def import_runs(
     check_name(name)
     fixed = _with_unit(fixed, unit, bytes_per_token)
     strange = bool(points or mlflow or columns or fixed or runs_filter or source_uri)
-    if runs is not None and runs.suffix == SCORES:
-        _scores(name, runs, run, results, tracking_uri, strange or bool(space or question))
+    if _no_table(name, runs, run, space, question, results, tracking_uri, strange):
         return
-    if run is not None:
-        raise UserError("--run: is for scores (a file that ends in .json)")
-    if runs is not None and runs.suffix == RECORDS:
-        _show_import(name, _records(name, runs, space, question, results, tracking_uri, strange))
-        return
-    if space is not None:
-        raise UserError("--space: is for records (a file that ends in .jsonl)")
     tables, remarks = (
         _tables_of_files(runs, points, columns, fixed, bool(runs_filter or source_uri))
         if mlflow is None
@@ -335,27 +327,40 @@ def _command() -> str:
     return without_login(shlex.join(["sweeper", *sys.argv[1:]]))
 
 
-def _records(
+def _no_table(
     name: str,
-    path: Path,
+    path: Path | None,
+    run: str | None,
     space: Path | None,
     question: str | None,
     results: Path,
     tracking_uri: str | None,
     strange: bool,
-) -> Imported:
-    from sweeper.imports.records import import_records
+) -> bool:
+    """Take in a file of records or of scores; whether it was one. `strange`: options are given that only tables take."""
+    kind = None if path is None else path.suffix
+    if run is not None and kind != SCORES:
+        raise UserError(f"--run: is for scores (a file that ends in {SCORES})")
+    if space is not None and kind != RECORDS:
+        raise UserError(f"--space: is for records (a file that ends in {RECORDS})")
+    if path is not None and kind == RECORDS:
+        from sweeper.imports.records import import_records
 
-    if strange:
-        raise UserError(f"{path}: records take no option for tables or experiments; --space and --question only")
-    return import_records(results, name, path, space, question, _command(), tracking_uri)
+        if strange:
+            raise UserError(f"{path}: records take no option for tables or experiments; --space and --question only")
+        _show_import(name, import_records(results, name, path, space, question, _command(), tracking_uri))
+        return True
+    if path is not None and kind == SCORES:
+        if strange or question:
+            raise UserError(f"{path}: results of lm-eval take no option for tables, experiments or records; --run only")
+        _scores(name, path, run, results, tracking_uri)
+        return True
+    return False
 
 
-def _scores(name: str, path: Path, run: str | None, results: Path, tracking_uri: str | None, strange: bool) -> None:
+def _scores(name: str, path: Path, run: str | None, results: Path, tracking_uri: str | None) -> None:
     from sweeper.imports.scores import attach_scores
 
-    if strange:
-        raise UserError(f"{path}: results of lm-eval take no option for tables, experiments or records; --run only")
     done = attach_scores(results, name, path, run, tracking_uri)
     for remark in done.remarks:
         print(remark, file=sys.stderr)
