@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from trainers.contract.faults import end_of
 from trainers.contract.schedule import number_of_heads
 from trainers.contract.spec import ModelShape, TrialSpec, spec_from_dict
 from trainers.contract.writing import write_atomically
-from trainers.data.manifest import TOKENIZER_FILE, Manifest, read_manifest
+from trainers.data.manifest import TOKENIZER_FILE, read_manifest
 from trainers.methods import phases_of
 from trainers.model.decoder import Decoder
 from trainers.training.checkpoint import CheckpointError, read_note, read_weights
@@ -140,21 +139,26 @@ def export_model(weights: Mapping[str, Tensor], spec: TrialSpec, corpus: Path, o
     out.mkdir(parents=True, exist_ok=True)
     metadata = {"format": "pt", SPEC_ID: spec.spec_id}
     save_file(named_weights(spec.shape, weights), out / WEIGHTS_FILE, metadata=metadata)
-    shutil.copyfile(corpus / TOKENIZER_FILE, out / TOKENIZER_FILE)
-    tokenizer: dict[str, Any] = {
+    tokenizer = json.loads((corpus / TOKENIZER_FILE).read_text(encoding="utf-8"))
+    # A published one may put a token of its own in front of every text, which training never did.
+    write_atomically(out / TOKENIZER_FILE, json.dumps({**tokenizer, "post_processor": None}, ensure_ascii=False))
+    settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": spec.context,
         "clean_up_tokenization_spaces": False,
     }
-    name = _separator_name(corpus, manifest)
-    tokenizer |= {"bos_token": name, "eos_token": name} if name else {}
-    write_atomically(out / TOKENIZER_CONFIG_FILE, json.dumps(tokenizer, indent=1))
+    name = _name_of(manifest.separator, tokenizer)
+    settings |= {"bos_token": name, "eos_token": name} if name else {}
+    write_atomically(out / TOKENIZER_CONFIG_FILE, json.dumps(settings, indent=1))
     write_atomically(out / CONFIG_FILE, json.dumps(plain, indent=1))
 
 
-def _separator_name(corpus: Path, manifest: Manifest) -> str | None:
-    tokens = json.loads((corpus / TOKENIZER_FILE).read_text(encoding="utf-8")).get("added_tokens", [])
-    return next((str(token["content"]) for token in tokens if token["id"] == manifest.separator), None)
+def _name_of(token: int, tokenizer: Mapping[str, Any]) -> str | None:
+    """What a tokenizer.json calls a token: one that was added, else one of the vocabulary."""
+    added = {each["id"]: each["content"] for each in tokenizer.get("added_tokens", [])}
+    vocabulary = tokenizer["model"].get("vocab")
+    known = {number: name for name, number in vocabulary.items()} if isinstance(vocabulary, dict) else {}
+    return added.get(token, known.get(token))
 
 
 def export_state(state: Path, corpus: Path, out: Path) -> TrialSpec:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from tests.support import small
@@ -20,6 +21,9 @@ from trainers.contract.record_lines import RecordsFile
 from trainers.contract.scales import SCALES
 from trainers.contract.spec import ModelShape
 from trainers.contract.stage import STATE
+from trainers.data import stdlib
+from trainers.data.prepare import prepare
+from trainers.data.request import CorpusRequest
 from trainers.export import configuration, export_model, export_state, main
 from trainers.model.decoder import build_model
 from trainers.planning.spec_lines import TrialLine
@@ -166,10 +170,31 @@ def test_transformers_computes_what_the_model_computes(family: str, tmp_path: Pa
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
     text = "def f(x):\n\treturn  x  # ümläut <|endoftext|> ."
     own = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = tokenizer(text)["input_ids"]
     assert ids == own.encode(text, add_special_tokens=False).ids
     assert tokenizer.decode(ids) == text
     assert tokenizer.eos_token_id == tokenizer.bos_token_id == model.config.eos_token_id
+
+
+def test_a_text_begins_in_an_exported_model_as_it_did_in_training(tmp_path: Path) -> None:
+    """Llama 3's tokenizer puts a token in front of every text, GPT-2's does not: neither was trained on."""
+    tokenizer = Tokenizer.from_file(str(small.corpus().directory / "tokenizer.json"))
+    tokenizer.add_special_tokens(["<|begin|>"])
+    template = TemplateProcessing(single="<|begin|> $A", special_tokens=[("<|begin|>", small.SHAPE.vocab_size)])
+    tokenizer.post_processor = template
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    size = small.SHAPE.vocab_size + 1
+    given = str(tmp_path / "tokenizer.json")
+    files = (str(stdlib.library_root() / "json/*.py"),)
+    corpus = prepare(CorpusRequest("files", files, 0.3, vocab_size=size, tokenizer_path=given), tmp_path / "corpora")
+    shape = replace(LLAMA, vocab_size=size)
+    spec = replace(small.spec(), shape=shape, tokenizer_fingerprint=corpus.tokenizer_fingerprint)
+    weights = dict(build_model(shape, spec.context, 0, CPU).named_parameters())
+    export_model(weights, spec, corpus.directory, tmp_path / "model")
+    found = Tokenizer.from_file(str(tmp_path / "model" / "tokenizer.json"))
+    text = "def f(x):"
+    assert found.encode(text).ids == tokenizer.encode(text, add_special_tokens=False).ids
+    assert tokenizer.encode(text).ids == [size - 1, *found.encode(text).ids]
 
 
 def test_experts_without_normalised_queries_are_refused() -> None:
