@@ -8,6 +8,7 @@ are kept where there is room. What is deleted, and when, is the book's.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from sweeper.engine.site import state_bytes, weights_bytes
 from sweeper.space.schema import SearchSpace
@@ -40,11 +41,12 @@ def final_node(spec: TrialSpec, execution: str) -> str:
 
 def final_nodes(records: Iterable[RunRecord]) -> set[str]:
     """Where the weights of the confirmed trials lie that have ended."""
-    return {
-        final_node(record.spec, record.provenance.execution)
-        for record in records
-        if record.purpose == EXPORTED_PURPOSE and record.final_loss is not None
-    }
+    nodes = set()
+    for record in records:
+        if record.purpose == EXPORTED_PURPOSE and record.final_loss is not None:
+            with suppress(ValueError):  # of a method that this version does not know
+                nodes.add(final_node(record.spec, record.provenance.execution))
+    return nodes
 
 
 def bytes_left_by(book: StageBook, segment: Segment) -> int:
