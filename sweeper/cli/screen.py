@@ -176,7 +176,8 @@ def show_plan(console: Console, plan: Plan) -> None:
         resolves = f"can resolve a speedup of {scale.resolves:.2f}x or more" if scale.resolves else "gives no interval"
         console.print(
             f"{theme.hours(scale.wall_hours)} of wall time on {plan.workers} worker{'s' if plan.workers > 1 else ''}, "
-            f"at most {size(scale.disk_bytes)} of checkpoints (budget {size(plan.disk_budget)}); "
+            f"at most {size(scale.disk_bytes)} of checkpoints (budget {size(plan.disk_budget)}), of which "
+            f"{size(scale.models_bytes)} stay: {scale.models} models to export; "
             f"{resolves} ({scale.resolves_reason})."
         )
         if scale.fit is not None:

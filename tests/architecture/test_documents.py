@@ -169,7 +169,8 @@ def objection(words: list[str]) -> str | None:
         return f"{program} is not installed by the set-up"
     return (
         None
-        if program in ("pytest", "ruff", "mypy", "lint-imports", "pip", "python3", "uv", "uvx", "git", "bash")
+        if program
+        in ("pytest", "ruff", "mypy", "lint-imports", "pip", "python3", "uv", "uvx", "git", "bash", "lm_eval")
         else program
     )
 
