@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.engine.sweep import Idle
+from sweeper.executors.cluster import KIND
 from sweeper.executors.inline import MAX_FAILURES, StageSource, Train
 from sweeper.executors.ray_train import RankResources, train_on_ranks
 from trainers.contract.record import reason_of
@@ -28,6 +29,9 @@ from trainers.contract.stage import (
     result_from_dict,
     result_to_dict,
 )
+
+A_LITTLE = 0.001
+"""Of a node's kind: so that as many trials as there are GPUs can ask for it."""
 
 
 def _searcher(source: StageSource) -> Any:
@@ -137,7 +141,8 @@ class RayExecutor:
     """Stages on a Ray cluster that `attach` has joined. `scratch` must be seen by every node.
 
     `workers` is the number of stages at once; 0 means as many as the cluster has room for. With several `ranks` a stage is
-    that many processes, which share its CPUs and have a GPU each; `workers` has then to be given.
+    that many processes, which share its CPUs and have a GPU each; `workers` has then to be given. `accelerator` is the kind of
+    GPU, under Ray's name, that stages run on.
     """
 
     scratch: Path
@@ -146,6 +151,7 @@ class RayExecutor:
     workers: int = 0
     max_failures: int = MAX_FAILURES
     ranks: int = 1
+    accelerator: str | None = None
 
     def run(self, source: StageSource, train: Train, watch: Callable[[], None]) -> None:
         """See `Executor`."""
@@ -155,9 +161,11 @@ class RayExecutor:
         storage = Path(tempfile.mkdtemp(prefix="tune-", dir=self.scratch)).resolve()
         assert self.ranks == 1 or self.workers, "ranks hold the resources, so that Tune cannot see how many stages fit"
         resources: dict[str, float] = {"cpu": self.cpus, "gpu": self.gpus} if self.gpus else {"cpu": self.cpus}
+        if self.accelerator is not None:
+            resources[f"{KIND}{self.accelerator}"] = A_LITTLE
         if self.ranks > 1:
             resources = {"cpu": 0, "memory": 1}  # one byte: Tune refuses a trial without any resources
-        ranks = RankResources(self.ranks, self.cpus / self.ranks, int(self.gpus > 0), str(storage))
+        ranks = RankResources(self.ranks, self.cpus / self.ranks, int(self.gpus > 0), str(storage), self.accelerator)
         # Tune restores nothing: a new Tuner with a folder of its own, so that what an earlier run left cannot be in
         # the way.
         tuner = tune.Tuner(

@@ -19,6 +19,7 @@ from sweeper.ledger.about import SweepAbout
 from trainers.contract.reading import json_value
 from trainers.contract.record import Diverged, EvalPoint, Failed, Finished, RunRecord, Stopped, outcome_name
 from trainers.contract.spec import Scalar, TrialSpec, spec_from_dict, spec_to_dict
+from trainers.contract.writing import printable
 from trainers.methods import METHODS, PARAMETER_COLUMNS, PARAMETER_TABLE, describe_parameters, symbol_of
 
 MAX_POINTS = 500
@@ -94,12 +95,22 @@ def sweep_tags(about: SweepAbout) -> dict[str, str]:
 
 def running_description(about: SweepAbout) -> str:
     """The sweep's description, in Markdown, until it ends."""
-    return f"{about.question}\n\nRunning since {about.started_at}: `{about.command}`"
+    return f"{_as_words(about.question)}\n\nRunning since {about.started_at}: {_as_code(about.command)}"
 
 
 def final_description(about: SweepAbout, headline: str | None) -> str:
     """The sweep's description in the end; the headline is its first line."""
-    return "\n\n".join([*([headline] if headline else []), about.question, f"`{about.command}`"])
+    said = [_as_words(text) for text in (headline, about.question) if text]
+    return "\n\n".join([*said, _as_code(about.command)])
+
+
+def _as_words(text: str) -> str:
+    """Text for a place where Markdown is read: no tag, no link and no picture, which would be fetched from somewhere."""
+    return printable(text).translate({ord(sign): f"\\{sign}" for sign in "\\[<"})
+
+
+def _as_code(text: str) -> str:
+    return f"`{printable(text).replace('`', chr(39))}`"
 
 
 def short_number(number: float) -> str:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from sweeper.ledger.location import RESERVED
 from sweeper.search.domain import LAST_SEARCH_SEED
 from sweeper.space.errors import choose_from, closest, shown
 from sweeper.space.rules_text import Finding, corpus_findings, tokenizer_findings
@@ -76,6 +77,11 @@ def findings(sound: Mapping[str, Any]) -> Iterator[Finding]:
         read = inspect.signature(rule).parameters
         if read.keys() <= sound.keys():
             yield from rule(**{key: sound[key] for key in read})
+
+
+def _name(name: str) -> Iterator[Finding]:
+    if name in RESERVED:
+        yield Finding(("name",), f"{shown(name)} is something else's in a results folder; choose another name")
 
 
 def _scales(scales: tuple[str, ...]) -> Iterator[Finding]:
@@ -139,6 +145,9 @@ def _gpus(resources: Resources) -> Iterator[Finding]:
     gpus = resources.gpus
     if not isinstance(gpus, str) and gpus > 1 and gpus != int(gpus):
         yield Finding(("resources", "gpus"), f"{gpus:g} is above 1 and not whole; only one GPU can be shared")
+    if gpus == 0 and resources.accelerator is not None:
+        kind = shown(resources.accelerator)
+        yield Finding(("resources", "accelerator"), f"{kind} is a kind of GPU, and gpus: 0 takes none")
 
 
 def _ranks(resources: Resources) -> Iterator[Finding]:
@@ -360,6 +369,7 @@ def _try(method: str, parameter: str, value: Scalar, context: int) -> None:
 
 
 RULES: tuple[Callable[..., Iterator[Finding]], ...] = (
+    _name,
     _scales,
     corpus_findings,
     tokenizer_findings,
