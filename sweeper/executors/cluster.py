@@ -122,7 +122,7 @@ def attach(
             options |= {"address": address, "runtime_env": {"py_modules": our_packages()}}
         try:
             ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
+        except Exception as error:  # a busy machine's is a bare one: "timed out during startup"
             where = f"no Ray cluster at {address}" if address else "Ray does not start on this machine"
             raise UserError(f"{where}: {reason_of(error)}") from error
         stack.callback(ray.shutdown)
