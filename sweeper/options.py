@@ -62,13 +62,15 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True)
 class CorpusFacts:
-    """What specs and records say of a prepared corpus; `directory` is where workers open it."""
+    """What specs and records say of a prepared corpus; `directory` is where workers open it. Another trainer has a corpus of
+    its own, and `code` is the fingerprint of its files."""
 
     fingerprint: str
     tokenizer_fingerprint: str
     vocab_size: int
     train_tokens: int
     directory: str
+    code: str = ""
 
 
 def corpus_facts(corpus: Any) -> CorpusFacts:

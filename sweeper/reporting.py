@@ -18,11 +18,12 @@ from sweeper.ledger.mlflow_ledger import Ledger
 from sweeper.ledger.tables import imported_runs
 from sweeper.options import COMPARISONS, REPORT, SUMMARY
 from sweeper.space.errors import SearchSpaceError
+from sweeper.space.foreign_schema import AnySpace
 from sweeper.space.load import parse_search_space
-from sweeper.space.schema import AxisRange, SearchSpace
-from sweeper.space.trials import domain_of, make_spec
+from sweeper.space.schema import AxisRange
+from sweeper.space.trials import as_asked_now, domain_of
 from trainers.contract.record import RunRecord
-from trainers.contract.spec import Scalar, TrialSpec
+from trainers.contract.spec import AnySpec, Scalar, TrialSpec
 from trainers.contract.writing import write_atomically
 from trainers.methods import LEARNING_RATE
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from reports.summary import Summary
 
 
-def searched_values(space: SearchSpace) -> Mapping[str, Mapping[str, tuple[Scalar, ...]]]:
+def searched_values(space: AnySpace) -> Mapping[str, Mapping[str, tuple[Scalar, ...]]]:
     """Per method and parameter the values that its search could choose from."""
     return {
         name: {axis.name: axis.values for axis in domain_of(method, space.seeds.tuning).axes}
@@ -62,7 +63,7 @@ def study_from(
     return build_study(context, [replace(run, own_learning_rate=run.method in own) for run in runs])
 
 
-def _file_of(about: SweepAbout) -> SearchSpace | None:
+def _file_of(about: SweepAbout) -> AnySpace | None:
     """The sweep's file; None for imported runs, which have none, and for one of an earlier version that is refused today.
     Without it the page does not know ranges and identity, which is better than no page."""
     try:
@@ -71,37 +72,35 @@ def _file_of(about: SweepAbout) -> SearchSpace | None:
         return None
 
 
-def _own_units(space: SearchSpace | None) -> frozenset[str]:
+def _own_units(space: AnySpace | None) -> frozenset[str]:
     """The methods whose learning rate the file says to be in a unit of their own."""
     rates = {name: method.axes[LEARNING_RATE] for name, method in space.methods.items()} if space else {}
     return frozenset(name for name, rate in rates.items() if isinstance(rate, AxisRange) and rate.unit is not None)
 
 
-def _asked_by(space: SearchSpace, about: SweepAbout, spec: TrialSpec) -> bool:
-    """Whether a trial is one of the sweep's file as it is now: another context, batch, text or recipe makes another trial of
+def _asked_by(space: AnySpace, about: SweepAbout, spec: AnySpec) -> bool:
+    """Whether a trial is one of the sweep's file as it is now: another context another trial of
     the same values.
 
     Which values, budgets and seeds the file asks for does not count. Nor do the model's shape and the version of the
     numerics, which are the tool's: a later version must not disown what an earlier one trained.
     """
     try:
-        made = make_spec(
+        made = as_asked_now(
             space,
-            scale=spec.scale,
-            method=spec.method,
-            parameters={**dict(spec.parameters), LEARNING_RATE: spec.schedule.learning_rate},
-            total_steps=spec.schedule.total_steps,
-            seed=spec.seed,
-            corpus_fingerprint=about.corpus_fingerprint or spec.corpus_fingerprint,
-            tokenizer_fingerprint=about.tokenizer_fingerprint or spec.tokenizer_fingerprint,
-            vocab_size=spec.shape.vocab_size,
+            spec,
+            corpus_fingerprint=about.corpus_fingerprint or getattr(spec, "corpus_fingerprint", ""),
+            tokenizer_fingerprint=about.tokenizer_fingerprint or getattr(spec, "tokenizer_fingerprint", ""),
+            code=about.code or getattr(spec, "code", ""),
         )
     except ValueError:
         return False
-    return replace(made, shape=spec.shape, numerics=spec.numerics) == spec
+    if isinstance(made, TrialSpec) and isinstance(spec, TrialSpec):
+        made = replace(made, shape=spec.shape, numerics=spec.numerics)
+    return made == spec
 
 
-def _context(about: SweepAbout, space: SearchSpace | None, command: str, run_links: Mapping[str, str]) -> SweepContext:
+def _context(about: SweepAbout, space: AnySpace | None, command: str, run_links: Mapping[str, str]) -> SweepContext:
     """The description that the ledger keeps, as the report asks for it: the one place where the two meet."""
     from reports.evidence.study import SweepContext
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from sweeper.corpora import corpus_request, prepared_text, reread_text
 from sweeper.engine.site import Site
 from sweeper.engine.sweep import Sweep
 from sweeper.engine.view import SweepView, view_of
@@ -29,16 +28,14 @@ from sweeper.ledger.about import SweepAbout
 from sweeper.ledger.location import LedgerError
 from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
 from sweeper.lock import STOP, driving
-from sweeper.options import CORPORA, REPORT, STAGES, RunOptions, corpus_facts
-from sweeper.plans.costs import step_cost
+from sweeper.materials import Materials, expected, materials_of, ranks_of
+from sweeper.options import REPORT, STAGES, RunOptions
 from sweeper.plans.known import known_records
-from sweeper.plans.plan import UNPREPARED, Plan, make_plan
+from sweeper.plans.plan import Plan, make_plan
 from sweeper.plans.room import Room, find_room
+from sweeper.space.foreign_schema import AnySpace
 from sweeper.space.load import load_search_space
-from sweeper.space.schema import SearchSpace
 from sweeper.studies.keeper import StudyLedger, place_of
-from trainers.bench.result import FOLDER as BENCH
-from trainers.bench.result import read_figures
 from trainers.contract.errors import UserError
 from trainers.contract.faults import FAULT, Terminated
 from trainers.contract.record import Failed, Provenance, RunRecord
@@ -68,42 +65,25 @@ def plan(options: RunOptions) -> Plan:
 
     Raises `UserError` for a file with mistakes, and for a scale that does not fit its trials' devices.
     """
-    from trainers.data.prepare import find_prepared
-
     space = load_search_space(options.file)
     room = find_room(space, options)
-    facts, words = UNPREPARED, f"{space.corpus.source}, unprepared"
-    try:
-        manifest = find_prepared(corpus_request(space), options.results / CORPORA)
-        if manifest:
-            facts, words = corpus_facts(manifest), f"{manifest.description}, prepared"
-            words += f"; {said}" if (said := reread_text(space, manifest.train_tokens)) else ""
-    except UserError as error:
-        words = f"unprepared ({error})"
     known = known_records(options.results, space.name, options.tracking_uri)
+    what = expected(space, options, room, known)
     earlier: tuple[RunRecord, ...] = ()
     with contextlib.suppress(LedgerError):
         earlier = _earlier(space, options)
-    # By what was measured on this very device where there is any; a plan says which of the three sources it used.
-    cost = step_cost(
-        known,
-        room.device,
-        on_gpu=room.on_gpu,
-        bench=read_figures(options.results / BENCH, room.device),
-        devices=room.devices,
-        ranks=room.gpus if 0 < room.gpus < 1 else space.resources.num_ranks,
-    )
     return make_plan(
         space,
-        corpus=facts,
-        corpus_words=words,
-        cost=cost,
+        corpus=what.corpus,
+        corpus_words=what.words,
+        cost=what.cost,
         workers=room.workers,
         on_gpu=room.on_gpu,
         known=known,
         earlier=earlier,
         devices_per_trial=room.devices,
         fits=room.fits,
+        commands=what.commands,
     )
 
 
@@ -170,7 +150,8 @@ def _stopping(folder: Path) -> Iterator[_Stopping]:
     stopping.end()
 
 
-def _about(space: SearchSpace, options: RunOptions, corpus: Any, where: Provenance) -> SweepAbout:
+def _about(space: AnySpace, options: RunOptions, materials: Materials, where: Provenance) -> SweepAbout:
+    corpus = materials.corpus
     return SweepAbout(
         name=space.name,
         question=space.question,
@@ -181,10 +162,11 @@ def _about(space: SearchSpace, options: RunOptions, corpus: Any, where: Provenan
         currency=space.price.currency if space.price else "USD",
         corpus_fingerprint=corpus.fingerprint,
         tokenizer_fingerprint=corpus.tokenizer_fingerprint,
-        corpus_description=corpus.description,
+        corpus_description=materials.description,
         corpus_tokens=corpus.train_tokens,
-        seen_share=corpus.seen_share,
-        bytes_per_token=corpus.bytes_per_token,
+        seen_share=materials.seen_share,
+        bytes_per_token=materials.bytes_per_token,
+        code=corpus.code,
         git_commit=where.git_commit,
         git_dirty=where.git_dirty,
         versions=where.versions,
@@ -199,10 +181,8 @@ def run(options: RunOptions, say: Say = lambda line: None, watch: Watch = lambda
     `say` is told what happens in lines, `watch` how far the sweep is, often. Raises `UserError` before anything is trained;
     `KeyboardInterrupt` after an interrupted sweep was left in order.
     """
-    from sweeper.executors.worker import train_stage
-
     space = load_search_space(options.file)
-    if options.executor == "inline" and (ranks := space.resources.num_ranks) > 1:
+    if options.executor == "inline" and (ranks := ranks_of(space)) > 1:
         raise UserError(f"executor: inline trains in one process; {ranks} ranks of a trial need ray")
     # What does not fit here is said at once. A cluster has to be asked, and is before minutes go into preparing text.
     room = find_room(space, options) if options.address is None else None
@@ -215,16 +195,16 @@ def run(options: RunOptions, say: Say = lambda line: None, watch: Watch = lambda
         contextlib.ExitStack() as stack,
     ):
         stopping.listen()
-        corpus = prepared_text(space, options, say)
+        materials = materials_of(space, options, room, say)
         ledger = stack.enter_context(Ledger.open(options.results, space.name, options.tracking_uri, create=True))
         kept = stack.enter_context(StudyLedger(ledger, place_of(folder, options.study_storage), say))
         sweep: Sweep | None = None
         complete = False
         try:
-            sweep = _sweep(space, options, folder, ledger, kept, corpus, room, say)
+            sweep = _sweep(space, options, folder, ledger, kept, materials, room)
             stopping.gently = True
             lost.report = partial(_end, ledger, options, folder, say, "killed")
-            executor.run(sweep, train_stage, partial(_look, sweep, folder, watch))
+            executor.run(sweep, materials.train, partial(_look, sweep, folder, watch))
             watch(view_of(sweep))
             complete = sweep.stopping is None and not sweep.book.paths
         finally:
@@ -243,7 +223,7 @@ def run(options: RunOptions, say: Say = lambda line: None, watch: Watch = lambda
 
 @contextlib.contextmanager
 def _executor(
-    space: SearchSpace, options: RunOptions, folder: Path, room: Room | None, lost: Callable[[str], None]
+    space: AnySpace, options: RunOptions, folder: Path, room: Room | None, lost: Callable[[str], None]
 ) -> Iterator[tuple[Executor, Room]]:
     """The executor, and the room of a trial: the one given, or what the cluster says where there is none."""
     if options.executor == "inline":
@@ -260,7 +240,7 @@ def _executor(
         for what, wanted, there in (("gpus", room.gpus, gpus), ("cpus", room.cpus, cluster.cpus)):
             if wanted > there:
                 raise UserError(f"resources.{what}: {wanted:g} wanted for a trial, the cluster has {there:g}")
-        ranks = space.resources.num_ranks
+        ranks = ranks_of(space)
         workers = room.workers if ranks > 1 else options.workers  # else Ray counts them, also on nodes that join later
         yield RayExecutor(folder / "ray", room.cpus, room.gpus, workers, ranks=ranks, accelerator=kind), room
 
@@ -272,28 +252,23 @@ def _look(sweep: Sweep, folder: Path, watch: Watch) -> None:
 
 
 def _sweep(
-    space: SearchSpace,
+    space: AnySpace,
     options: RunOptions,
     folder: Path,
     ledger: Ledger,
     kept: StudyLedger,
-    corpus: Any,
+    materials: Materials,
     room: Room,
-    say: Say,
 ) -> Sweep:
     import torch
 
-    from trainers.training.execution import resolve_execution
-
-    ranks = space.resources.num_ranks
-    execution = resolve_execution(options.execution, torch.device("cuda" if room.on_gpu else "cpu"), say, ranks)
-    where = provenance(execution, "cuda" if room.on_gpu and torch.cuda.is_available() else None)
-    ledger.begin(_about(space, options, corpus, where))
+    where = provenance(materials.execution, "cuda" if room.on_gpu and torch.cuda.is_available() else None)
+    ledger.begin(_about(space, options, materials, where))
     store = folder / STAGES
     site = Site(
         store=str(store),
         stop_file=str(folder / STOP),
-        execution=execution,
+        execution=materials.execution,
         devices_per_trial=room.devices,
         on_gpu=room.on_gpu,
         micro_sequences=options.micro_sequences,
@@ -302,7 +277,7 @@ def _sweep(
     )
     return Sweep(
         space,
-        corpus_facts(corpus),
+        materials.corpus,
         kept,
         DiskStore(store),
         site,
@@ -312,7 +287,7 @@ def _sweep(
     )
 
 
-def _earlier(space: SearchSpace, options: RunOptions) -> tuple[RunRecord, ...]:
+def _earlier(space: AnySpace, options: RunOptions) -> tuple[RunRecord, ...]:
     """Records of the other sweeps in this ledger."""
     records: list[RunRecord] = []
     for name in list_sweeps(options.results, options.tracking_uri):

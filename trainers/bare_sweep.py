@@ -17,7 +17,7 @@ from typing import Any
 
 from trainers.contract.record import Diverged, Failed, Provenance, RunRecord, Stopped, outcome_name, reason_of
 from trainers.contract.record_lines import BadLinesError, RecordsFile
-from trainers.contract.spec import TrialSpec
+from trainers.contract.spec import TrialSpec, own
 from trainers.contract.stage import STATE, ParentLostError, StageJob, StageResult
 from trainers.planning.assemble import assemble_record
 from trainers.planning.lineage import ROOT, Segment, TrialPath, path_of
@@ -200,7 +200,7 @@ class BareSweep:
             self.ended[record.spec.spec_id] = record
             self._tell(record)
             if record.final_loss is not None and self.site.export is not None:
-                self._export(record.spec, self.site.export / record.spec.spec_id)
+                self._export(own(record.spec), self.site.export / record.spec.spec_id)
         for record in ended:
             # Only when all records are safe: a state that is deleted too early would have to be trained again.
             self.book.remove(record.spec.spec_id)
@@ -231,7 +231,7 @@ class BareSweep:
         return next(segment for segment in self.book.ready() if segment.node in way)
 
     def _stage(self, segment: Segment) -> StageResult:
-        spec, site = segment.spec, self.site
+        spec, site = own(segment.spec), self.site
         job = StageJob(
             node=segment.node,
             parent=None if segment.parent == ROOT else segment.parent,

@@ -21,7 +21,7 @@ from torch import Tensor
 from trainers.contract.errors import InputError
 from trainers.contract.faults import end_of
 from trainers.contract.schedule import number_of_heads
-from trainers.contract.spec import ModelShape, TrialSpec, spec_from_dict
+from trainers.contract.spec import ModelShape, TrialSpec, own, spec_from_dict
 from trainers.contract.writing import write_atomically
 from trainers.data.manifest import TOKENIZER_FILE, Manifest, read_manifest
 from trainers.methods import phases_of
@@ -125,7 +125,7 @@ def _separator_name(corpus: Path, manifest: Manifest) -> str | None:
 
 def export_state(state: Path, corpus: Path, out: Path) -> TrialSpec:
     """Export the end state of a stage; returns what was trained. Raises `CheckpointError` for a state that is damaged."""
-    spec = spec_from_dict(read_note(state)["spec"])
+    spec = own(spec_from_dict(read_note(state)["spec"]))
     heads = number_of_heads(phases_of(spec))
     model = build_model(spec.shape, spec.context, spec.seed, torch.device("cpu"), heads)
     load_checkpoint(state, TrainState(model, build_optimizer(model, spec.optimizer)))

@@ -265,7 +265,10 @@ def check_recovery(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
                 assert run.boundary_step is not None
                 share = 1 - run.boundary_step / run.total_steps
                 shortest = min(shortest, share)
-                decay_start = run.record.spec.schedule.decay_start if run.record is not None else 0.9 * run.total_steps
+                schedule = run.record.spec.schedule if run.record is not None else None
+                # Runs that are compared have decayed: a schedule without a decay is one that was not told.
+                told = schedule is not None and schedule.decay_steps > 0
+                decay_start = schedule.decay_start if schedule is not None and told else 0.9 * run.total_steps
                 late = run.boundary_step > decay_start
                 statuses.append("fail" if share <= 0 else "warn" if late else "pass")
     if not statuses:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reports.evidence.units import LossUnit, know_nothing
-from trainers.contract.flops import count_parameters
 from trainers.contract.record import (
     WALL,
     Diverged,
@@ -29,7 +28,8 @@ from trainers.contract.record import (
     outcome_name,
 )
 from trainers.contract.schedule import boundary_step
-from trainers.contract.spec import Scalar, fingerprint
+from trainers.contract.spec import Scalar
+from trainers.methods import facts_of
 
 BASELINE = "baseline"
 """The arm that every other method is compared with."""
@@ -187,28 +187,14 @@ def _curve(curve: LossCurve, devices: float) -> RunCurve:
         steps=np.array([point.step for point in points], dtype=np.float64),
         losses=np.array([point.loss for point in points], dtype=np.float64),
         gpu_hours=np.array([point.seconds for point in points], dtype=np.float64) * devices / 3600,
-        flops=np.array([point.flops for point in points], dtype=np.float64),
-        tokens=np.array([point.tokens for point in points], dtype=np.float64),
-    )
-
-
-def _recipe(record: RunRecord) -> str:
-    """Identity of everything that both arms must have in common and that has no field of its own."""
-    spec = record.spec
-    decay = round(spec.schedule.decay_steps / spec.schedule.total_steps, 2)
-    return fingerprint(
-        {
-            "shape": asdict(spec.shape),
-            "optimizer": asdict(spec.optimizer),
-            "warmup_steps": spec.schedule.warmup_steps,
-            "decay_fraction": decay,
-            "numerics": spec.numerics,
-        }
+        flops=np.array([point.flops for point in points], dtype=np.float64) if points[-1].flops else None,
+        tokens=np.array([point.tokens for point in points], dtype=np.float64) if points[-1].tokens else None,
     )
 
 
 def run_from_record(record: RunRecord) -> FinishedRun:
-    """One of our own records as the report sees it. A schedule without a decay never counts as decayed."""
+    """A record of the ledger as the report sees it. Tokens and FLOPs that are 0 at its end were not counted."""
+    facts = facts_of(record.spec)
     spec, timing, provenance = record.spec, record.timing, record.provenance
     finished = isinstance(record.outcome, Finished)
     points = record.curve.points
@@ -223,7 +209,7 @@ def run_from_record(record: RunRecord) -> FinishedRun:
         parameters=spec.parameters,
         purpose=record.purpose,
         total_steps=spec.schedule.total_steps,
-        decayed=finished and spec.schedule.decay_steps > 0,
+        decayed=finished and facts.decayed,
         outcome=kind,  # type: ignore[arg-type]
         trunk=trunk_name(spec.scale, spec.method, spec.schedule.learning_rate, spec.bag_size, spec.seed, spec.spec_id),
         reason=_outcome_reason(record.outcome),
@@ -234,20 +220,20 @@ def run_from_record(record: RunRecord) -> FinishedRun:
         gpu_hours=timing.gpu_hours,
         billed_gpu_hours=timing.billed_gpu_hours,
         incurred_gpu_hours=timing.incurred_gpu_hours,
-        flops=points[-1].flops if points else None,
-        tokens=float(record.tokens),
+        flops=(points[-1].flops or None) if points else None,
+        tokens=float(record.tokens) if record.tokens or not points else None,
         corpus_tokens=record.corpus_tokens,
-        params=float(count_parameters(spec.shape).total),
+        params=facts.params,
         # Hours of two clocks compare no better than those of two devices.
         device=provenance.device if timing.clock == WALL else f"{provenance.device}, {timing.clock} time",
         device_kind=provenance.device_kind,
         num_devices=timing.devices,
-        precision=spec.precision,
-        context=spec.context,
-        tokens_per_step=spec.tokens_per_step,
-        validation=f"{spec.corpus_fingerprint}/{spec.validation_tokens}",
-        tokenizer=spec.tokenizer_fingerprint,
-        recipe=_recipe(record),
+        precision=facts.precision,
+        context=facts.context,
+        tokens_per_step=facts.tokens_per_step,
+        validation=facts.validation,
+        tokenizer=facts.tokenizer,
+        recipe=facts.recipe,
         phases=timing.phases,
         curve=_curve(record.curve, timing.devices),
         record=record,

@@ -22,7 +22,7 @@ from reports.sections.section import Section
 from reports.summary import Summary
 from trainers.contract.flops import flops_per_step
 from trainers.contract.schedule import Phase
-from trainers.contract.spec import TrialSpec
+from trainers.contract.spec import TrialSpec, own
 from trainers.methods import phases_of
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _phase(scale: ScaleStudy, time: PooledStepTime) -> PhaseRow:
 
 def _trained_phase(runs: list[FinishedRun], time: PooledStepTime) -> tuple[TrialSpec, Phase] | None:
     """A trial of ours that went through this phase, and the phase; None for runs from elsewhere."""
-    specs = (run.record.spec for run in runs if run.record is not None)
+    specs = (own(run.record.spec) for run in runs if run.record is not None)
     return next(
         (
             (spec, phase)

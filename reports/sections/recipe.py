@@ -114,6 +114,8 @@ def _recipe(study: Study, verdict: ScaleVerdict) -> Recipe | None:
     run: FinishedRun = cell.runs[0]
     ratio = float(dict(verdict.best.parameters).get("step_ratio", 0.0))
     schedule = run.record.spec.schedule if run.record is not None else None
+    if schedule is not None and not schedule.decay_steps:
+        schedule = None  # a trainer of its own decays in a way that it has not told
     boundary = run.boundary_step
     return Recipe(
         scale=verdict.scale,

@@ -138,6 +138,9 @@ def run(
         bool, typer.Option("--checkpoint-activations", help="Compute activations again instead of keeping them.")
     ] = False,
     max_gpu_hours: Annotated[float | None, typer.Option(min=0, help="Start nothing new once this is spent.")] = None,
+    dry: Annotated[
+        bool, typer.Option("--dry", help="Only try each method's command of your trainer, at a small budget.")
+    ] = False,
     tracking_uri: Uri = None,
     study_storage: Annotated[
         str | None,
@@ -164,6 +167,9 @@ def run(
         tracking_uri=tracking_uri,
         study_storage=study_storage,
     )
+    if dry:
+        _dry_run(options)
+        return
     with progress(PlainConsole(stderr=True)) as (say, show):
         end = session.run(options, say, show)
     print(end.headline)
@@ -175,6 +181,19 @@ def run(
         print(f"{end.unfinished} trials did not finish; `sweeper status` says why", file=sys.stderr)
     if end.failed:
         raise typer.Exit(FAULT)
+
+
+def _dry_run(options: RunOptions) -> None:
+    """Try the contract and print what held; exit code 1 where something did not."""
+    from sweeper.cli.console import PlainConsole
+    from sweeper.cli.screen import show_findings
+    from sweeper.materials import dry_run
+
+    checks = dry_run(options, lambda line: print(line, file=sys.stderr))
+    show_findings(PlainConsole(), checks)
+    if any(check.status == "fail" for check in checks):
+        raise typer.Exit(FAULT)
+    print("the contract holds; `sweeper plan` reckons with these step times")
 
 
 @app.command()
@@ -205,6 +224,26 @@ def status(name: Name, results: Results = RESULTS, tracking_uri: Uri = None) -> 
     from sweeper.cli.status import status_of
 
     show_status(PlainConsole(), status_of(results, name, tracking_uri))
+
+
+@app.command()
+@guarded
+def recipe(
+    name: Name,
+    results: Results = RESULTS,
+    total_steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of your run; default: those of the verdict.")
+    ] = None,
+    tracking_uri: Uri = None,
+) -> None:
+    """Print the winner for your trainer: its values, and the loss and hours to expect."""
+    from sweeper.recipe import recipe as recipe_of
+
+    made = recipe_of(results, name, total_steps, tracking_uri)
+    for line in made.lines:
+        print(line)
+    print()
+    print(made.command or made.snippet)
 
 
 @app.command()

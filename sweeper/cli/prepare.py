@@ -34,12 +34,12 @@ def prepare(
     from sweeper.cli.console import PlainConsole
     from sweeper.corpora import prepared_text
     from sweeper.options import RunOptions
-    from sweeper.space.load import load_search_space
+    from sweeper.space.load import load_own_space
     from trainers.data.manifest import read_manifest
 
     with _progress(PlainConsole(stderr=True)) as (say, watch):
         options = RunOptions(file, results)
-        corpus = prepared_text(load_search_space(file), options, say, watch=watch, processes=processes)
+        corpus = prepared_text(load_own_space(file), options, say, watch=watch, processes=processes)
     manifest = read_manifest(corpus.directory)
     if as_json:
         print_json(asdict(manifest))

@@ -133,7 +133,7 @@ def _race(
     from sweeper.replay.race import COLD, CONTESTANTS, PLAIN, SLOW, Rules, compare_strategies, num_races
     from sweeper.replay.report import against_best_table, markdown_table, write_replay_files
     from sweeper.replay.sweep import race_domain
-    from sweeper.space.load import load_search_space
+    from sweeper.space.load import load_own_space
 
     everyone = COLD if source == MADE_UP else (*CONTESTANTS, *PLAIN)
     contestants = [one for one in everyone if (one.sampler in samplers if samplers else one.sampler != SLOW)]
@@ -141,7 +141,7 @@ def _race(
     if unknown:
         known = ", ".join(dict.fromkeys(one.sampler for one in CONTESTANTS))
         raise UserError(f"--sampler: {min(unknown)!r} is not one of {known}")
-    space = None if file is None else load_search_space(file)
+    space = None if file is None else load_own_space(file)
     tables, domains = _askable(tables, lambda one: benchmark_domain(one) if space is None else race_domain(space, one))
     trials, fan, deviation = numbers
     rules = Rules(trials=trials, fan=fan, seed_deviation=deviation)
@@ -203,9 +203,9 @@ def _replay_sweep(
     from sweeper.options import REPORT
     from sweeper.replay.sweep import SUFFIX, replay_sweep
     from sweeper.reporting import write_report_files
-    from sweeper.space.load import load_search_space
+    from sweeper.space.load import load_own_space
 
-    space = load_search_space(file)
+    space = load_own_space(file)
     done = replay_sweep(
         space,
         file.read_text(encoding="utf-8"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sweeper.cli.doctor import Finding
     from sweeper.cli.status import SweepStatus
     from sweeper.engine.view import ArmView, SweepView
+    from sweeper.foreign.dry import Check
     from sweeper.plans.plan import Plan, ScalePlan
 
 BAR_WIDTH = 8
@@ -149,12 +150,13 @@ def _arm_row(table: Table, arm: PlannedArm, plan: Plan) -> None:
     ]
     if plan.price_per_hour is not None:
         cells.append(theme.money(arm.hours_shared * plan.price_per_hour, plan.currency))
-    table.add_row(*cells, theme.count(arm.tokens), epochs)
+    table.add_row(*cells, theme.count(arm.tokens or None), epochs)
 
 
 def _scale_table(scale: ScalePlan, plan: Plan) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")
-    table.title = f"{scale.scale} · {theme.count(scale.parameters)} parameters · {seconds(scale.step_seconds)} a step"
+    size_words = "" if scale.parameters is None else f" · {theme.count(scale.parameters)} parameters"
+    table.title = f"{scale.scale}{size_words} · {seconds(scale.step_seconds)} a step"
     probed = any(arm.probe_trials for arm in scale.arms)
     names = ["arm", "tune + probe + confirm" if probed else "tune + confirm", "steps alone", "shared", plan.clock]
     names += ["price"] if plan.price_per_hour is not None else []
@@ -180,6 +182,9 @@ def show_plan(console: Console, plan: Plan) -> None:
         )
         if scale.fit is not None:
             console.print(f"{scale.scale} {scale.fit.sentence}.")
+    for command in plan.commands:
+        console.print()
+        console.print(Text(command), soft_wrap=True)
     saved = plan.hours_alone - plan.hours_shared
     price = (
         f", {theme.money(plan.hours_shared * plan.price_per_hour, plan.currency)}"
@@ -240,7 +245,7 @@ def show_table(columns: list[str], rows: list[list[str]]) -> None:
     console.print(table)
 
 
-def show_findings(console: Console, findings: list[Finding]) -> None:
+def show_findings(console: Console, findings: Sequence[Finding | Check]) -> None:
     """One line each."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     styles = {"ok": "green", "note": "yellow", "fail": "red"}

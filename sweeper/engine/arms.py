@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 from sweeper.engine.probes import PROBE, best_rate, probed_rates, rate_of, with_rate
 from sweeper.search import Domain, Proposal, Recommendation, Strategy
 from sweeper.search.domain import LAST_SEARCH_SEED, Parameters
 from trainers.contract.record import RunRecord
-from trainers.contract.spec import Scalar, TrialSpec, fingerprint
+from trainers.contract.spec import AnySpec, Scalar, Spec, fingerprint, spec_to_dict
 from trainers.methods import LEARNING_RATE
 
 NOISE_FLOOR_SEEDS = 5
@@ -31,11 +31,11 @@ NOISE_FLOOR_SEEDS = 5
 ROUNDS = 4
 """In which a search that learns is asked for its trials. More of them know more each time, and let fewer workers work."""
 
-SpecMaker = Callable[[Mapping[str, Scalar], int, int], TrialSpec]
+SpecMaker = Callable[[Mapping[str, Scalar], int, int], AnySpec]
 """Parameters (with the learning rate), total steps and seed to a spec of this arm."""
 
 
-def proposal_of(spec: TrialSpec) -> Proposal:
+def proposal_of(spec: Spec) -> Proposal:
     """The search's view of a tuning trial."""
     parameters = (*spec.parameters, (LEARNING_RATE, spec.schedule.learning_rate))
     return Proposal(tuple(sorted(parameters)), spec.schedule.total_steps, spec.seed)
@@ -57,13 +57,13 @@ class Arm:
     noise_floor: bool
     rounds: int = ROUNDS
     tuned: dict[str, RunRecord] = field(default_factory=dict)
-    asked: dict[str, TrialSpec] = field(default_factory=dict)
+    asked: dict[str, AnySpec] = field(default_factory=dict)
     probes: dict[str, RunRecord | None] | None = None
-    round: dict[str, TrialSpec] = field(default_factory=dict)
+    round: dict[str, AnySpec] = field(default_factory=dict)
     winner: Recommendation | None = None
     confirming: dict[str, str] = field(default_factory=dict)
 
-    def belongs(self, spec: TrialSpec) -> bool:
+    def belongs(self, spec: Spec) -> bool:
         """Whether `spec` is a tuning trial that this arm's search could have asked for, in its present space."""
         if (spec.scale, spec.method) != (self.scale, self.method):
             return False
@@ -75,7 +75,7 @@ class Arm:
         # The ids, not the parts: a trial on another text or batch has the same proposal and another loss.
         return self.make(dict(proposal.parameters), proposal.total_steps, proposal.seed).spec_id == spec.spec_id
 
-    def replay(self, finished: Iterable[RunRecord], pending: Iterable[TrialSpec]) -> None:
+    def replay(self, finished: Iterable[RunRecord], pending: Iterable[AnySpec]) -> None:
         """Rebuild the search from what an earlier run of the sweep left in the ledger.
 
         The search is asked again, round by round, and answered from the ledger. Where it asks for other trials than the
@@ -101,7 +101,7 @@ class Arm:
         for record in ended.values():
             self.tell(record)
 
-    def ask(self) -> list[TrialSpec]:
+    def ask(self) -> list[AnySpec]:
         """The next round of tuning trials; none while one is under way, and once every trial has been asked for."""
         if self.round:
             return []
@@ -139,7 +139,7 @@ class Arm:
         finished = [record for record in ended if record.spec.schedule.total_steps == top]
         return min(finished, key=lambda record: record.final_loss or 0.0, default=None)
 
-    def probe(self) -> list[tuple[TrialSpec, str]]:
+    def probe(self) -> list[tuple[AnySpec, str]]:
         """The probes of the winner's learning rate that are still to be asked for, with their purpose; they hold up the
         confirmation. None where there are to be none, or every trial diverged."""
         if self.probes != {} or self.best is None:
@@ -159,7 +159,7 @@ class Arm:
         """Whether a probe that was asked for has not ended."""
         return self.probes is not None and None in self.probes.values()
 
-    def confirm(self) -> list[tuple[TrialSpec, str]]:
+    def confirm(self) -> list[tuple[AnySpec, str]]:
         """Choose the winner and give its trials on fresh seeds with their purpose; none where every trial diverged."""
         if self.best is None:
             return []
@@ -173,7 +173,7 @@ class Arm:
         self.confirming = {spec.spec_id: purpose for spec, purpose in trials}
         return trials
 
-    def confirmations(self, values: Parameters) -> list[tuple[TrialSpec, str]]:
+    def confirmations(self, values: Parameters) -> list[tuple[AnySpec, str]]:
         """The trials on fresh seeds, with their purpose, of these values."""
         parameters = dict(values)
         trials = [
@@ -189,26 +189,14 @@ class Arm:
         return trials
 
 
-def identity_of(spec: TrialSpec) -> str:
+def identity_of(spec: Spec) -> str:
     """Hash of what two trials must have in common for one to teach the other's search."""
-    return fingerprint(
-        {
-            "scale": spec.scale,
-            "method": spec.method,
-            "shape": asdict(spec.shape),
-            "corpus": spec.corpus_fingerprint,
-            "tokenizer": spec.tokenizer_fingerprint,
-            "batch": [spec.context, spec.tokens_per_step],
-            "validation": spec.validation_tokens,
-            "warmup": spec.schedule.warmup_steps,
-            "optimizer": asdict(spec.optimizer),
-            "precision": spec.precision,
-            "numerics": spec.numerics,
-        }
-    )
+    free = ("parameters", "seed", "schedule")
+    fixed = {name: value for name, value in spec_to_dict(spec).items() if name not in free}
+    return fingerprint({**fixed, "warmup": spec.schedule.warmup_steps})
 
 
-def earlier_points(records: Iterable[RunRecord], like: TrialSpec) -> list[tuple[Parameters, float]]:
+def earlier_points(records: Iterable[RunRecord], like: Spec) -> list[tuple[Parameters, float]]:
     """Points and final losses of finished trials with the identity of `like`, at the largest budget that any has."""
     identity = identity_of(like)
     finished = [

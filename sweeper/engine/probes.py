@@ -12,7 +12,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from sweeper.search.domain import Parameters
-from sweeper.space.schema import AxisRange, SearchSpace
+from sweeper.space.foreign_schema import AnySpace
+from sweeper.space.schema import AxisRange
 from trainers.contract.record import RunRecord
 from trainers.methods import LEARNING_RATE
 
@@ -23,7 +24,7 @@ _SAME = 1.03
 """A grid's own neighbour is taken for half an octave where it is this near: 5.7e-3 and 8e-3 are rounded."""
 
 
-def is_probed(space: SearchSpace) -> bool:
+def is_probed(space: AnySpace) -> bool:
     """Whether arms of this sweep are probed. A learning rate that the file fixes is the user's, and is left alone."""
     budgets = [method.budgets for method in space.methods.values()]
     far = any(max(given.confirmation) > FACTOR * given.rungs[-1] for given in budgets)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from trainers.contract.flops import count_parameters
 from trainers.contract.schedule import number_of_heads
-from trainers.contract.spec import TrialSpec
+from trainers.contract.spec import AnySpec, ForeignSpec
 from trainers.methods import phases_of
 
 
@@ -33,6 +33,8 @@ STATE_BYTES = 12
 """Per parameter in a checkpoint: weight and two moments, float32."""
 
 
-def state_bytes(spec: TrialSpec) -> int:
-    """Size of a trial's state on disk."""
+def state_bytes(spec: AnySpec) -> int:
+    """Size of a trial's state on disk; what another trainer leaves there is its own affair."""
+    if isinstance(spec, ForeignSpec):
+        return 0
     return STATE_BYTES * count_parameters(spec.shape, number_of_heads(phases_of(spec))).total

@@ -22,11 +22,11 @@ from sweeper.options import CorpusFacts
 from sweeper.search import UNLEARNED, Domain, make_strategy
 from sweeper.search.domain import Parameters
 from sweeper.search.warm_start import starting_points
-from sweeper.space.schema import SearchSpace
+from sweeper.space.foreign_schema import AnySpace
 from sweeper.space.trials import domain_of, grid_trials, make_spec
 from trainers.contract.errors import InputError
-from trainers.contract.record import Failed, Provenance, RunRecord, Stopped
-from trainers.contract.spec import Scalar, TrialSpec
+from trainers.contract.record import Diverged, Failed, Provenance, RunRecord, Stopped
+from trainers.contract.spec import AnySpec, Scalar
 from trainers.contract.stage import StageJob, StageResult
 from trainers.methods import BASELINE
 from trainers.planning.assemble import assemble_record
@@ -38,15 +38,15 @@ from trainers.planning.store import StageStore
 class SweepLedger(Protocol):
     """What the sweep needs of its ledger."""
 
-    def schedule(self, spec: TrialSpec, purpose: str) -> None:
+    def schedule(self, spec: AnySpec, purpose: str) -> None:
         """Note that a trial was asked for."""
         ...
 
-    def started(self, spec: TrialSpec) -> None:
+    def started(self, spec: AnySpec) -> None:
         """A trial that was asked for runs."""
         ...
 
-    def reopen(self, spec: TrialSpec) -> None:
+    def reopen(self, spec: AnySpec) -> None:
         """A trial that failed is tried again."""
         ...
 
@@ -58,7 +58,7 @@ class SweepLedger(Protocol):
         """Trials that have ended."""
         ...
 
-    def pending(self) -> list[tuple[TrialSpec, str]]:
+    def pending(self) -> list[tuple[AnySpec, str]]:
         """Trials that were asked for and have not ended, with their purpose."""
         ...
 
@@ -83,7 +83,7 @@ class Sweep:
     a replay's table lacks is never asked for.
     """
 
-    space: SearchSpace
+    space: AnySpace
     corpus: CorpusFacts
     ledger: SweepLedger
     store: StageStore
@@ -92,7 +92,7 @@ class Sweep:
     max_hours: float | None = None
     earlier: tuple[RunRecord, ...] = ()
     at_once: bool = False
-    refusal: Callable[[TrialSpec], str | None] | None = None
+    refusal: Callable[[AnySpec], str | None] | None = None
     arms: list[Arm] = field(default_factory=list)
     stopping: str | None = None
     latest: str = ""
@@ -253,7 +253,7 @@ class Sweep:
         return True
 
     def _open_scale(self) -> None:
-        scale = self.space.scales[len(self._optima)]
+        scale = tuple(self.space.scales)[len(self._optima)]
         self.arms = [self._open_arm(scale, method) for method in self.space.methods]
         for arm in self.arms:
             self._take_up(arm)
@@ -299,7 +299,7 @@ class Sweep:
             rounds=1 if self.at_once or strategy.sampler in UNLEARNED else ROUNDS,
         )
 
-    def _make_spec(self, scale: str, method: str, parameters: Mapping[str, Scalar], steps: int, seed: int) -> TrialSpec:
+    def _make_spec(self, scale: str, method: str, parameters: Mapping[str, Scalar], steps: int, seed: int) -> AnySpec:
         return make_spec(
             self.space,
             scale=scale,
@@ -310,6 +310,7 @@ class Sweep:
             corpus_fingerprint=self.corpus.fingerprint,
             tokenizer_fingerprint=self.corpus.tokenizer_fingerprint,
             vocab_size=self.corpus.vocab_size,
+            code=self.corpus.code,
         )
 
     def _take_up(self, arm: Arm) -> None:
@@ -326,7 +327,7 @@ class Sweep:
             self.book.protected |= self._boundaries(arm.asked.values())
         self._want([(spec, "tuning") for spec in arm.asked.values() if spec.spec_id not in arm.tuned])
 
-    def _want(self, trials: Iterable[tuple[TrialSpec, str]]) -> None:
+    def _want(self, trials: Iterable[tuple[AnySpec, str]]) -> None:
         new = [(spec, purpose) for spec, purpose in trials if spec.spec_id not in self.finished]
         for spec, purpose in new:
             self.ledger.schedule(spec, purpose)
@@ -335,7 +336,7 @@ class Sweep:
         self.book.protected |= self._boundaries(spec for spec, purpose in new if purpose == "tuning")
         self._settle([spec.spec_id for spec, _ in new])
 
-    def _boundaries(self, specs: Iterable[TrialSpec]) -> set[str]:
+    def _boundaries(self, specs: Iterable[AnySpec]) -> set[str]:
         """States of tuning trials that a later round of the search may go on from: at the boundary, and without one
         where the decay begins, as long as there is a higher rung."""
         nodes = set()
@@ -360,18 +361,17 @@ class Sweep:
             return
         self.book.finish(result)
         self.losses.pop(result.node, None)
-        arm, hours = (
-            (segment.spec.scale, segment.spec.method),
-            result.devices * result.billed_seconds / 3600,
-        )
+        arm, hours = (segment.spec.scale, segment.spec.method), result.devices * result.billed_seconds / 3600
         self.spent_hours += hours
         self.arm_hours[arm] += hours
         self.arm_steps[arm] += segment.steps
         self.step_hours[arm] += hours
         self._settle([spec_id for spec_id, way in self.book.tree.ways.items() if result.node in way])
         self.book.sweep_out(self.site.disk_bytes)
-        if result.outcome is not None:
+        if isinstance(result.outcome, Diverged):
             self.latest = f"{segment.spec.method} diverged at step {result.outcome.step}: {result.outcome.reason}"
+        elif result.outcome is not None:
+            self.latest = f"{segment.spec.method} failed: {result.outcome.reason}"
 
     def fail(self, node: str, reason: str) -> None:
         """A stage failed for good: its trials are recorded as failed, the rest of the sweep goes on."""
@@ -439,7 +439,7 @@ class Sweep:
             )
 
 
-def _answered(domain: Domain, make: SpecMaker, refusal: Callable[[TrialSpec], str | None], arm: str) -> Domain:
+def _answered(domain: Domain, make: SpecMaker, refusal: Callable[[AnySpec], str | None], arm: str) -> Domain:
     """The points that can be run at every budget that is tuned on. Raises `InputError` where none can."""
     reasons = {
         point: next(filter(None, (refusal(make(dict(point), steps, domain.seeds[0])) for steps in domain.rungs)), None)

@@ -31,6 +31,10 @@ def submit(file: Path, results: Path, address: str, options: Mapping[str, object
     in one line where the file has mistakes, a path means nothing on the cluster, or nobody takes the job.
     """
     space = load_search_space(file)
+    if not isinstance(space, SearchSpace):
+        raise UserError(
+            f"{file}: a job has our code only; run it where your trainer's lies: `sweeper run --address auto`"
+        )
     _refuse_what_is_only_here(space, results, options)
     if urlsplit(address).scheme not in ("http", "https"):
         raise UserError(f"address: {address!r} is not a dashboard's, such as http://127.0.0.1:8265")

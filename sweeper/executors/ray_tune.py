@@ -22,6 +22,7 @@ from sweeper.executors.cluster import KIND
 from sweeper.executors.inline import MAX_FAILURES, StageSource, Train
 from sweeper.executors.ray_train import RankResources, train_on_ranks
 from trainers.contract.record import reason_of
+from trainers.contract.spec import TrialSpec
 from trainers.contract.stage import (
     ParentLostError,
     StageJob,
@@ -125,20 +126,23 @@ def _reason(job: StageJob, told: str | None) -> str:
     if found := _MEMORY.findall(said):
         used, limit = found[-1]
         return (
-            f"out of memory: ended while {used} of {limit} GB were in use on its machine, by this trial or others there; "
-            f"a trial of {job.spec.scale} takes about {_needed(job) / 1e9:.2g} GB"
+            f"out of memory: ended while {used} of {limit} GB were in use on its machine, by this trial or others there"
+            + _needed(job)
         )
     return "the worker process died"
 
 
-def _needed(job: StageJob) -> int:
+def _needed(job: StageJob) -> str:
+    if not isinstance(job.spec, TrialSpec):
+        return ""
     everything = job.spec.tokens_per_step // job.spec.context
-    return footprint(
+    needs = footprint(
         job.spec,
         job.micro_sequences or everything,
         checkpoint_activations=job.checkpoint_activations,
         device_kind=job.device,
-    ).total
+    )
+    return f"; a trial of {job.spec.scale} takes about {needs.total / 1e9:.2g} GB"
 
 
 def _trainable(train: Train, ranks: RankResources) -> Callable[[dict[str, Any]], None]:

@@ -14,7 +14,7 @@ from sweeper.engine.sweep import Idle
 from sweeper.executors.inline import StageSource, Train
 from trainers.contract.record import PhaseTiming
 from trainers.contract.schedule import Phase, phase_at
-from trainers.contract.spec import TrialSpec
+from trainers.contract.spec import AnySpec
 from trainers.contract.stage import StageJob, StagePoint, StageResult
 from trainers.methods import phases_of
 
@@ -24,7 +24,7 @@ def trains_nothing(job: StageJob, on_point: Callable[[StagePoint], None]) -> Sta
     raise AssertionError("a simulated sweep trains nothing")
 
 
-Surface = Callable[[TrialSpec], float]
+Surface = Callable[[AnySpec], float]
 """Final loss of a trial, in nats; raises `ValueError` where it knows none, and the trial fails."""
 
 
@@ -33,7 +33,7 @@ class SimulatedExecutor:
     """`workers` workers in simulated time; `wall_seconds` is when the last of them was done."""
 
     surface: Surface
-    step_seconds: Callable[[TrialSpec, Phase], float]
+    step_seconds: Callable[[AnySpec, Phase], float]
     workers: int
     device: str = "simulated"
     wall_seconds: float = 0.0

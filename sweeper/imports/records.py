@@ -20,6 +20,7 @@ from trainers.contract.errors import InputError, given
 from trainers.contract.reading import json_value
 from trainers.contract.record import RunRecord
 from trainers.contract.record_lines import RECORDS_FILE, read_records, records_to_text
+from trainers.methods import TRAINERS_OWN, facts_of
 
 
 def import_records(
@@ -102,7 +103,7 @@ def describe(
 
     space = load_search_space(space_file) if space_file is not None else None
     first = records[0]
-    where, spec = first.provenance, first.spec
+    where, spec, facts = first.provenance, first.spec, facts_of(first.spec)
     price = space.price if space is not None else None
     return SweepAbout(
         name=name,
@@ -112,8 +113,8 @@ def describe(
         command=command,
         price_per_gpu_hour=price.per_gpu_hour if price is not None else None,
         currency=price.currency if price is not None else "USD",
-        corpus_fingerprint=spec.corpus_fingerprint,
-        tokenizer_fingerprint=spec.tokenizer_fingerprint,
+        corpus_fingerprint=facts.text or "",
+        tokenizer_fingerprint=facts.tokenizer or "",
         corpus_description=corpus_description,
         corpus_tokens=first.corpus_tokens,
         git_commit=where.git_commit,
@@ -128,7 +129,9 @@ def corpus_words(records: Sequence[RunRecord], folder: Path) -> str:
     """What the text is called, where `folder` has its manifest in it or one level below, else its fingerprint."""
     from trainers.data.manifest import MANIFEST_FILE
 
-    fingerprint = records[0].spec.corpus_fingerprint
+    fingerprint = facts_of(records[0].spec).text
+    if fingerprint is None:
+        return TRAINERS_OWN
     for file in sorted((*folder.glob(MANIFEST_FILE), *folder.glob(f"*/{MANIFEST_FILE}"))):
         try:
             plain = json_value(file.read_bytes())

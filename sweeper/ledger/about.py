@@ -23,7 +23,7 @@ class SweepAbout:
     `price_per_gpu_hour` is in `currency`, None where the file gives none; `corpus_tokens` counts the training split;
     `started_at` is ISO 8601 with its time zone. `origin` tells our own trials from runs that were trained elsewhere.
     `seen_share` is the part of the validation text that training holds, too, `bytes_per_token` the bytes of its mean token
-    (None: not measured).
+    (None: not measured). `code` is the fingerprint of another trainer's files, empty for our own.
     """
 
     name: str
@@ -45,6 +45,7 @@ class SweepAbout:
     origin: Origin = "sweep"
     seen_share: float | None = None
     bytes_per_token: float | None = None
+    code: str = ""
 
 
 def about_to_dict(about: SweepAbout) -> dict[str, Any]:

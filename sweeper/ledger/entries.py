@@ -18,9 +18,9 @@ from reports.html.theme import method_style
 from sweeper.ledger.about import SweepAbout
 from trainers.contract.reading import json_value
 from trainers.contract.record import Diverged, EvalPoint, Failed, Finished, RunRecord, Stopped, outcome_name
-from trainers.contract.spec import Scalar, TrialSpec, spec_from_dict, spec_to_dict
+from trainers.contract.spec import AnySpec, Scalar, Spec, spec_from_dict, spec_to_dict
 from trainers.contract.writing import printable
-from trainers.methods import METHODS, PARAMETER_COLUMNS, PARAMETER_TABLE, describe_parameters, symbol_of
+from trainers.methods import METHODS, PARAMETER_COLUMNS, PARAMETER_TABLE, describe_parameters, facts_of, symbol_of
 
 MAX_POINTS = 500
 """Points of a curve that are sent to the dashboard; `record.json` keeps them all."""
@@ -68,7 +68,7 @@ class Trial:
     artifact_uri: str
     started: int
     order: int
-    spec: TrialSpec
+    spec: AnySpec
     purpose: str
     complete: bool
 
@@ -122,14 +122,14 @@ def _column(value: Scalar | None) -> str:
     return short_number(value) if isinstance(value, float) else str(value)
 
 
-def method_label(spec: TrialSpec) -> str:
+def method_label(spec: Spec) -> str:
     """`Baseline`, or the method with its parameters: `TST s=3 r=0.2`."""
     label = METHODS[spec.method].label if spec.method in METHODS else spec.method
     symbols_first = sorted(spec.parameters, key=lambda given: symbol_of(given[0]) == given[0])
     return " ".join(word for word in (label, describe_parameters(symbols_first, digits=10)) if word)
 
 
-def run_name(spec: TrialSpec, purpose: str) -> str:
+def run_name(spec: Spec, purpose: str) -> str:
     """For people, never parsed: `nano TST s=3 r=0.2 lr=2.8e-03 · 4,000 steps · seed 1000 · confirmation`."""
     schedule = spec.schedule
     return (
@@ -138,7 +138,7 @@ def run_name(spec: TrialSpec, purpose: str) -> str:
     )
 
 
-def parameters(spec: TrialSpec) -> dict[str, str]:
+def parameters(spec: Spec) -> dict[str, str]:
     """One row of the dashboard's table, with columns that line up across methods."""
     own = {name: _column(value) for name, value in spec.parameters}
     return {
@@ -148,19 +148,12 @@ def parameters(spec: TrialSpec) -> dict[str, str]:
         "method": spec.method,
         "learning_rate": short_number(spec.schedule.learning_rate),
         "total_steps": str(spec.schedule.total_steps),
-        "warmup_steps": str(spec.schedule.warmup_steps),
-        "decay_steps": str(spec.schedule.decay_steps),
-        "weight_decay": short_number(spec.optimizer.weight_decay),
-        "tokens_per_step": str(spec.tokens_per_step),
-        "context": str(spec.context),
-        "precision": spec.precision,
+        **{name: _column(value) for name, value in facts_of(spec).columns.items()},
         "seed": str(spec.seed),
-        "corpus": spec.corpus_fingerprint,
-        "tokenizer": spec.tokenizer_fingerprint,
     }
 
 
-def trial_tags(spec: TrialSpec, purpose: str, order: int) -> dict[str, str]:
+def trial_tags(spec: Spec, purpose: str, order: int) -> dict[str, str]:
     """What is known when a trial is asked for; `order` counts the trials of the sweep in the order asked."""
     return {
         KIND_TAG: "trial",
@@ -220,9 +213,9 @@ def metric_points(record: RunRecord, run_started: int) -> tuple[MetricPoint, ...
         points += [
             MetricPoint("validation_loss", point.loss, point.step, at),
             MetricPoint("gpu_hours", devices * point.seconds / 3_600, point.step, at),
-            MetricPoint("tokens", float(point.tokens), point.step, at),
-            MetricPoint("flops", point.flops, point.step, at),
         ]
+        counted = (("tokens", float(point.tokens)), ("flops", point.flops))
+        points += [MetricPoint(name, value, point.step, at) for name, value in counted if value]
         if point.routing is not None:
             points += [
                 MetricPoint("routing_max_over_mean", max(point.routing.max_over_mean), point.step, at),

@@ -5,24 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from trainers.contract.record import RunRecord
-from trainers.contract.spec import TrialSpec
+from trainers.contract.spec import AnySpec
 
 
 @dataclass
 class MemoryLedger:
     """See `sweeper.engine.sweep.SweepLedger`. `asked` keeps the order in which trials were asked for."""
 
-    asked: dict[str, tuple[TrialSpec, str]] = field(default_factory=dict)
+    asked: dict[str, tuple[AnySpec, str]] = field(default_factory=dict)
     written: dict[str, RunRecord] = field(default_factory=dict)
 
-    def schedule(self, spec: TrialSpec, purpose: str) -> None:
+    def schedule(self, spec: AnySpec, purpose: str) -> None:
         """Note that a trial was asked for."""
         self.asked.setdefault(spec.spec_id, (spec, purpose))
 
-    def started(self, spec: TrialSpec) -> None:
+    def started(self, spec: AnySpec) -> None:
         """Nothing is shown."""
 
-    def reopen(self, spec: TrialSpec) -> None:
+    def reopen(self, spec: AnySpec) -> None:
         """Try a trial again."""
         self.written.pop(spec.spec_id, None)
 
@@ -35,6 +35,6 @@ class MemoryLedger:
         """In the order asked."""
         return [self.written[spec_id] for spec_id in self.asked if spec_id in self.written]
 
-    def pending(self) -> list[tuple[TrialSpec, str]]:
+    def pending(self) -> list[tuple[AnySpec, str]]:
         """In the order asked."""
         return [trial for spec_id, trial in self.asked.items() if spec_id not in self.written]

@@ -53,7 +53,7 @@ from sweeper.ledger.location import (
 from trainers.contract.errors import InputError, given
 from trainers.contract.reading import json_value
 from trainers.contract.record import RunRecord, outcome_name, record_from_dict, record_to_dict
-from trainers.contract.spec import TrialSpec
+from trainers.contract.spec import AnySpec
 
 SWEEP_TAG = "sweeper.sweep"
 RECORD_FILE = "record.json"
@@ -190,7 +190,7 @@ class Ledger:
             raise LedgerError(f"{self.name}: is the name of {kinds[earlier.origin]} here; choose another name")
         return replace(about, started_at=earlier.started_at)
 
-    def schedule(self, spec: TrialSpec, purpose: str) -> None:
+    def schedule(self, spec: AnySpec, purpose: str) -> None:
         """Note that a trial was asked for, as the last one in order. Asking again changes nothing."""
         trials = self._known()
         if spec.spec_id in trials:
@@ -205,13 +205,13 @@ class Ledger:
             run.info.run_id, run.info.artifact_uri, run.info.start_time, order, spec, purpose, complete=False
         )
 
-    def started(self, spec: TrialSpec) -> None:
+    def started(self, spec: AnySpec) -> None:
         """Show a trial that was asked for as running."""
         trial = self._known()[spec.spec_id]
         if not trial.complete:
             self._client.update_run(trial.run_id, status="RUNNING")
 
-    def reopen(self, spec: TrialSpec) -> None:
+    def reopen(self, spec: AnySpec) -> None:
         """Ask again for a trial that has ended (one that failed, say): it is pending until its next record."""
         trial = self._known()[spec.spec_id]
         if trial.complete:
@@ -259,7 +259,7 @@ class Ledger:
 
     # reading
 
-    def pending(self) -> list[tuple[TrialSpec, str]]:
+    def pending(self) -> list[tuple[AnySpec, str]]:
         """Trials and their purposes that were asked for and have no readable record, in the order asked."""
         return [
             (trial.spec, trial.purpose)

@@ -10,18 +10,39 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
+from typing import Protocol
 
 from trainers.bench.result import DeviceFigures
-from trainers.contract.flops import flops_per_position, flops_per_step
+from trainers.contract.flops import flops_at, flops_per_position, flops_per_step
 from trainers.contract.record import RunRecord
-from trainers.contract.schedule import Phase
-from trainers.contract.spec import TrialSpec
+from trainers.contract.schedule import Phase, data_position
+from trainers.contract.spec import AnySpec, TrialSpec, own
 from trainers.methods import phases_of
 
 ASSUMED_CPU_FLOPS = 2.4e10
 """Useful FLOP/s of one CPU core on small models, float32, eager: measured at nano on a Zen 4 core."""
 ASSUMED_GPU_FLOPS = 0.4 * 989e12
 """Useful FLOP/s of one GPU: 40 % of an H200's dense bf16 peak."""
+
+
+class Costs(Protocol):
+    """What trials cost, whoever trains them; `source` says in words where that is known from."""
+
+    @property
+    def source(self) -> str: ...
+
+    def seconds(self, spec: AnySpec, phase: Phase) -> float:
+        """Seconds of one step of a phase of `spec`."""
+        ...
+
+    def counts(self, spec: AnySpec) -> tuple[int, float]:
+        """Data tokens and model FLOPs of a whole run, 0 for what is not known."""
+        ...
+
+
+def run_seconds(cost: Costs, spec: AnySpec) -> float:
+    """Seconds of all steps of `spec`, trained by itself."""
+    return sum((phase.end - phase.start) * cost.seconds(spec, phase) for phase in phases_of(spec))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +59,16 @@ class StepCost:
     bench: DeviceFigures | None = None
     ranks: float = 1
 
-    def seconds(self, spec: TrialSpec, phase: Phase) -> float:
-        """Seconds of one step of a phase of `spec`."""
+    def seconds(self, spec: AnySpec, phase: Phase) -> float:
+        """See `Costs`."""
+        spec = own(spec)
         rate = self.measured.get((spec.scale, spec.tokens_per_step))
         return flops_per_step(spec, phase) / (self._expected_rate(spec) if rate is None else rate)
+
+    def counts(self, spec: AnySpec) -> tuple[int, float]:
+        """See `Costs`."""
+        phases, end = phases_of(spec), spec.schedule.total_steps
+        return data_position(phases, own(spec).tokens_per_step, end), flops_at(own(spec), phases, end)
 
     def _expected_rate(self, spec: TrialSpec) -> float:
         """FLOP/s by the bench: its own at this scale, else that of the scale whose positions cost most nearly the same."""
@@ -51,10 +78,6 @@ class StepCost:
         # Models of a like size keep a device about as busy; a tiny one's rate would be far too low for a large one.
         nearest = min(sizes, key=lambda name: (name != spec.scale, abs(math.log(sizes[name] / wanted))))
         return self.ranks * self.bench.flops_per_second[nearest]
-
-    def run_seconds(self, spec: TrialSpec) -> float:
-        """Seconds of all steps of `spec`, trained by itself."""
-        return sum((phase.end - phase.start) * self.seconds(spec, phase) for phase in phases_of(spec))
 
 
 def _source(measured: bool, bench: DeviceFigures | None, guess: str) -> str:
@@ -84,7 +107,7 @@ def step_cost(
     seen: dict[tuple[str, int], list[float]] = {}
     for record in records:
         if (record.provenance.device, record.timing.devices) == (device, devices):
-            spec = record.spec
+            spec = own(record.spec)
             phases = {phase.name: phase for phase in phases_of(spec)}
             # FLOP/s rather than seconds: a rate measured in one phase then prices the phases that no trial has
             # reached.

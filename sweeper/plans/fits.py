@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sweeper.space.schema import SearchSpace, values_of
 from sweeper.space.trials import make_spec
 from trainers.contract.errors import InputError
-from trainers.contract.spec import TrialSpec
+from trainers.contract.spec import TrialSpec, own
 from trainers.planning.footprint import MOST_GPUS, USABLE, Fit, fewest_gpus, footprint, way_to_fit
 
 ASSUMED_GPU_BYTES = 141e9
@@ -141,16 +141,18 @@ def _fit(
 def _examples(space: SearchSpace, scale: str) -> Iterator[TrialSpec]:
     """For every method the spec with the largest value on each axis: bags and heads cost memory, nothing else does."""
     for name, method in space.methods.items():
-        yield make_spec(
-            space,
-            scale=scale,
-            method=name,
-            parameters={axis: values_of(given)[-1] for axis, given in method.axes.items()},
-            total_steps=method.budgets.confirmation[-1],
-            seed=space.seeds.tuning[0],
-            corpus_fingerprint="",
-            tokenizer_fingerprint="",
-            vocab_size=space.tokenizer.vocab_size,
+        yield own(
+            make_spec(
+                space,
+                scale=scale,
+                method=name,
+                parameters={axis: values_of(given)[-1] for axis, given in method.axes.items()},
+                total_steps=method.budgets.confirmation[-1],
+                seed=space.seeds.tuning[0],
+                corpus_fingerprint="",
+                tokenizer_fingerprint="",
+                vocab_size=space.tokenizer.vocab_size,
+            )
         )
 
 

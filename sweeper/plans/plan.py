@@ -22,15 +22,15 @@ from sweeper.engine.sweep import Sweep
 from sweeper.executors.simulated import SimulatedExecutor, trains_nothing
 from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.options import CorpusFacts
-from sweeper.plans.costs import StepCost
+from sweeper.plans.costs import Costs, run_seconds
 from sweeper.plans.fits import ScaleFit
+from sweeper.space.foreign_schema import AnySpace
 from sweeper.space.schema import SearchSpace
 from sweeper.space.trials import FAN_AXIS
-from trainers.contract.flops import count_parameters, flops_at
 from trainers.contract.record import SEARCH_PURPOSES, Provenance, RunRecord
-from trainers.contract.schedule import data_position, phase_at
-from trainers.contract.spec import TrialSpec
-from trainers.methods import BASELINE, describe_parameters, phases_of
+from trainers.contract.schedule import phase_at
+from trainers.contract.spec import AnySpec
+from trainers.methods import BASELINE, describe_parameters, facts_of, phases_of
 from trainers.planning.lineage import path_of
 from trainers.planning.store import MemoryStore
 
@@ -54,7 +54,7 @@ class ScalePlan:
     `fit` says on which devices it fits, where that was asked."""
 
     scale: str
-    parameters: int
+    parameters: int | None
     arms: tuple[PlannedArm, ...]
     step_seconds: float
     wall_hours: float
@@ -66,7 +66,8 @@ class ScalePlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A whole sweep. Hours are device-hours with `workers` trials at a time; checkpoints may take `disk_budget` bytes."""
+    """A whole sweep. Hours are device-hours with `workers` trials at a time; checkpoints may take `disk_budget` bytes.
+    `commands` are those of another trainer, one a method, as they would run."""
 
     name: str
     question: str
@@ -79,6 +80,7 @@ class Plan:
     price_per_hour: float | None
     currency: str
     disk_budget: float
+    commands: tuple[str, ...] = ()
 
     @property
     def arms(self) -> tuple[PlannedArm, ...]:
@@ -102,7 +104,7 @@ class Plan:
         return 1 - sum(arm.steps_shared for arm in self.arms) / alone if alone else 0.0
 
 
-def guessed_loss(spec: TrialSpec) -> float:
+def guessed_loss(spec: AnySpec) -> float:
     """A stand-in surface that steers simulated searches: the published valley, and a middle learning rate."""
     # Only the course of an adaptive search depends on it; steps and hours hardly do. The jitter breaks ties the same
     # way every time.
@@ -113,11 +115,11 @@ def guessed_loss(spec: TrialSpec) -> float:
 
 
 def plan_scale(
-    space: SearchSpace,
+    space: AnySpace,
     scale: str,
     *,
     corpus: CorpusFacts,
-    cost: StepCost,
+    cost: Costs,
     workers: int,
     known: Iterable[RunRecord],
     devices_per_trial: float,
@@ -125,9 +127,9 @@ def plan_scale(
 ) -> tuple[ScalePlan, tuple[PlannedStage, ...]]:
     """Simulate one scale, with what the ledger holds already; `earlier` are other sweeps' records."""
     # Scale by scale, so that each has a wall time and a peak of its own disk.
-    one = space.model_copy(update={"scales": (scale,)})
+    one = space.of_one_scale(scale)
     # A corpus that is not prepared yet has no tokenizer; the file says how large its vocabulary will be.
-    if corpus.vocab_size == 0:
+    if corpus.vocab_size == 0 and isinstance(space, SearchSpace):
         corpus = replace(corpus, vocab_size=space.tokenizer.vocab_size)
     known = [record for record in known if record.spec.scale == scale]
     ledger, store = MemoryLedger(), MemoryStore()
@@ -159,12 +161,12 @@ def plan_scale(
         for method in space.methods
     )
     example = next(spec for spec, _ in wanted if spec.method == BASELINE)
-    parameters = count_parameters(example.shape).total
+    parameters = facts_of(example).params
     others = [record for record in earlier if record.spec.scale == scale]
     resolves, reason = _resolution(space, expected_deviation(known, others, parameters))
     return ScalePlan(
         scale=scale,
-        parameters=parameters,
+        parameters=None if parameters is None else int(parameters),
         arms=arms,
         step_seconds=cost.seconds(example, phases_of(example)[0]),
         wall_hours=executor.wall_seconds / 3600,
@@ -175,7 +177,7 @@ def plan_scale(
 
 
 def _planned_stages(
-    store: MemoryStore, fresh: Iterable[TrialSpec], cost: StepCost, devices: float
+    store: MemoryStore, fresh: Iterable[AnySpec], cost: Costs, devices: float
 ) -> tuple[PlannedStage, ...]:
     """The stages that were trained for the `fresh` trials, in the order in which they ended."""
     specs = {spec.spec_id: spec for spec in fresh}
@@ -209,7 +211,7 @@ def _planned_stages(
     return tuple(lines)
 
 
-def _label(spec: TrialSpec) -> str:
+def _label(spec: AnySpec) -> str:
     """What the trials of a trunk have in common: everything but the axis on which they leave it."""
     shared = tuple((name, value) for name, value in spec.parameters if name != FAN_AXIS)
     words = [describe_parameters(shared), f"lr={spec.schedule.learning_rate:g}", f"seed {spec.seed}"]
@@ -217,11 +219,11 @@ def _label(spec: TrialSpec) -> str:
 
 
 def _planned_arm(
-    mine: list[tuple[TrialSpec, str]],
+    mine: list[tuple[AnySpec, str]],
     done: set[str],
     executor: SimulatedExecutor,
     *,
-    cost: StepCost,
+    cost: Costs,
     corpus_tokens: int,
     devices: float,
 ) -> PlannedArm:
@@ -229,8 +231,7 @@ def _planned_arm(
     scale, method = mine[0][0].scale, mine[0][0].method
     fresh = [spec for spec, _ in mine if spec.spec_id not in done]
     alone = sum(spec.schedule.total_steps for spec in fresh)
-    flops = sum(flops_at(spec, phases_of(spec), spec.schedule.total_steps) for spec in fresh)
-    tokens = max(data_position(phases_of(spec), spec.tokens_per_step, spec.schedule.total_steps) for spec, _ in mine)
+    tokens = max(cost.counts(spec)[0] for spec, _ in mine)
     return PlannedArm(
         scale=scale,
         method=method,
@@ -242,9 +243,9 @@ def _planned_arm(
         # What the simulated sweep trained, not what the tree of all its trials holds: a search may ask for a boundary that
         # its trunk has already passed, which costs steps that the tree does not show.
         steps_shared=executor.trained_steps.get(method, 0),
-        hours_alone=sum(cost.run_seconds(spec) for spec in fresh) * devices / 3600,
+        hours_alone=sum(run_seconds(cost, spec) for spec in fresh) * devices / 3600,
         hours_shared=executor.trained_seconds.get(method, 0.0) * devices / 3600,
-        flops=flops,
+        flops=sum(cost.counts(spec)[1] for spec in fresh),
         tokens=tokens,
         epochs=tokens / corpus_tokens if corpus_tokens else None,
     )
@@ -276,12 +277,15 @@ def assumed_deviation(parameters: float) -> float:
 
 
 def expected_deviation(
-    known: Iterable[RunRecord], earlier: Iterable[RunRecord], parameters: float
+    known: Iterable[RunRecord], earlier: Iterable[RunRecord], parameters: float | None
 ) -> tuple[float, str]:
-    """The seed deviation to plan with, in nats, and where it is from: this sweep, an earlier one at the scale, or the size."""
+    """The seed deviation to plan with, in nats, and where it is from: this sweep, an earlier one at the scale, or the size.
+    An unknown model's is that of a tiny one, which is the largest."""
     for records, source in ((known, "measured"), (earlier, "measured by earlier sweeps at this scale")):
         if measured := measured_deviation(records):
             return measured, source
+    if parameters is None:
+        return TINY_DEVIATION, "assumed for a small model"
     if parameters >= PRIOR_MINIMUM_PARAMS:
         return PRIOR_SIGMA, "assumed: that of public runs from 100M parameters up"
     if parameters <= TINY_PARAMS:
@@ -290,7 +294,7 @@ def expected_deviation(
     return assumed_deviation(parameters), f"assumed by size, {between}"
 
 
-def _resolution(space: SearchSpace, deviation: tuple[float, str]) -> tuple[float | None, str]:
+def _resolution(space: AnySpace, deviation: tuple[float, str]) -> tuple[float | None, str]:
     methods = [name for name in space.methods if name != BASELINE]
     if not methods:
         return None, "there is no method beside the baseline"
@@ -309,20 +313,21 @@ def _resolution(space: SearchSpace, deviation: tuple[float, str]) -> tuple[float
 
 
 def make_plan(
-    space: SearchSpace,
+    space: AnySpace,
     *,
     corpus: CorpusFacts,
     corpus_words: str,
-    cost: StepCost,
+    cost: Costs,
     workers: int,
     on_gpu: bool,
     known: Iterable[RunRecord] = (),
     earlier: Iterable[RunRecord] = (),
     devices_per_trial: float = 1,
     fits: Mapping[str, ScaleFit] | None = None,
+    commands: tuple[str, ...] = (),
 ) -> Plan:
     """The plan of `space` on `workers` workers. `known` are the records that the ledger holds already, `earlier` those of
-    its other sweeps, `fits` what is known of the scales' memory."""
+    its other sweeps, `fits` what is known of the scales' memory, `commands` those of another trainer."""
     known, earlier = tuple(known), tuple(earlier)
     parts = [
         plan_scale(
@@ -349,4 +354,5 @@ def make_plan(
         price_per_hour=space.price.per_gpu_hour if space.price else None,
         currency=space.price.currency if space.price else "USD",
         disk_budget=space.resources.disk_gb * 1e9,
+        commands=commands,
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sweeper.options import RunOptions
 from sweeper.plans.fits import ScaleFit, device_memory, fits_of, refuse_what_does_not_fit
+from sweeper.space.foreign_schema import AnySpace
 from sweeper.space.schema import SearchSpace
 from trainers.training.devices import cpu_name, device_name
 
@@ -38,7 +39,7 @@ class Room:
 
 
 def find_room(
-    space: SearchSpace, options: RunOptions, cores: int | None = None, available_gpus: float | None = None
+    space: AnySpace, options: RunOptions, cores: int | None = None, available_gpus: float | None = None
 ) -> Room:
     """The room of a trial where there are `cores` and `available_gpus`; by default those of this machine.
 
@@ -51,15 +52,20 @@ def find_room(
     gpus = float(available_gpus > 0) if wanted == "auto" else float(wanted)
     # A plan for GPUs may be made where there is none: it reckons with one.
     at_once = int(max(available_gpus, 1) / gpus) if gpus else cores // space.resources.cpus
-    fits = fits_of(
+    # What another trainer's step takes is not known.
+    fits = _fits(space, gpus, options) if isinstance(space, SearchSpace) else {}
+    refuse_what_does_not_fit(fits)
+    return Room(gpus, space.resources.cpus, options.workers or max(1, at_once), _device(gpus), fits)
+
+
+def _fits(space: SearchSpace, gpus: float, options: RunOptions) -> Mapping[str, ScaleFit]:
+    return fits_of(
         space,
         gpus,
         device_memory(space, gpus),
         options.micro_sequences,
         recompute=options.checkpoint_activations,
     )
-    refuse_what_does_not_fit(fits)
-    return Room(gpus, space.resources.cpus, options.workers or max(1, at_once), _device(gpus), fits)
 
 
 def _gpus_here() -> int:

@@ -18,10 +18,11 @@ from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.options import CorpusFacts, RunOptions, corpus_facts
 from sweeper.plans.known import known_records
 from sweeper.search import UNLEARNED
-from sweeper.space.load import load_search_space
+from sweeper.space.load import load_own_space
 from sweeper.space.schema import SearchSpace
 from trainers.contract.errors import given
 from trainers.contract.record import Provenance, RunRecord
+from trainers.contract.spec import own
 from trainers.contract.stage import StageJob
 from trainers.planning.spec_lines import TUNING, TrialLine, trials_to_text
 from trainers.planning.store import MemoryStore
@@ -53,12 +54,12 @@ def list_trials(space: SearchSpace, corpus: CorpusFacts, known: Iterable[RunReco
     # As if there were a worker for everything and nothing ever ended: all that is asked for before the first result.
     while isinstance(sweep.next_job(), StageJob):
         pass
-    asked = [TrialLine(spec, purpose) for spec, purpose in ledger.pending()]
+    asked = [TrialLine(own(spec), purpose) for spec, purpose in ledger.pending()]
     tuning = [line for line in asked if line.purpose == TUNING]
     notes: list[str] = []
     if tuning:
         # Those that have ended, too: a list that finds its own winner has to know all of them.
-        tuning = [TrialLine(spec, purpose) for spec, purpose in ledger.asked.values() if purpose == TUNING]
+        tuning = [TrialLine(own(spec), purpose) for spec, purpose in ledger.asked.values() if purpose == TUNING]
         tuning = [line for line in tuning if any(line.spec.spec_id in arm.asked for arm in sweep.arms)]
     confirming = [line for line in asked if line.purpose != TUNING]
     short = [arm for arm in sweep.arms if len(arm.asked) < arm.trials]
@@ -76,7 +77,8 @@ def list_trials(space: SearchSpace, corpus: CorpusFacts, known: Iterable[RunReco
         for arm in sweep.arms:
             if arm.winner is None and arm.probes is None:
                 confirming += [
-                    TrialLine(spec, purpose, winner=True) for spec, purpose in arm.confirmations(arm.domain.points[0])
+                    TrialLine(own(spec), purpose, winner=True)
+                    for spec, purpose in arm.confirmations(arm.domain.points[0])
                 ]
         if tuning and sweep.arms[0].strategy.sampler not in UNLEARNED:
             notes.append("the search chose all of its tuning trials before it saw a result")
@@ -93,7 +95,7 @@ def write_specs(options: RunOptions, path: Path, say: Callable[[str], None]) -> 
     """Prepare the corpus where that is still to do, and write the list. Raises what a run raises before it trains."""
     from trainers.contract.writing import write_atomically
 
-    space = load_search_space(options.file)
+    space = load_own_space(options.file)
     corpus = prepared_text(space, options, say)
     known = known_records(options.results, space.name, options.tracking_uri)
     made = list_trials(space, corpus_facts(corpus), known)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sweeper.search.domain import Axis, Domain, Parameters, Scalar
 from trainers.contract.errors import InputError, given
-from trainers.contract.spec import TrialSpec
+from trainers.contract.spec import Spec
 from trainers.methods import BASELINE
 
 TABLE_METHODS = (BASELINE, "tst")
@@ -93,7 +93,7 @@ class LossTable:
         return float(np.interp(place, [row[0] for row in rows], [row[1] for row in rows]))
 
 
-def refuse_other_methods(spec: TrialSpec) -> None:
+def refuse_other_methods(spec: Spec) -> None:
     """Raise `InputError` for a trial of a method that the tables are not of: it may have their parameters' names."""
     if spec.method not in TABLE_METHODS:
         raise InputError(f"method: {spec.method} is not in the table, which has {', '.join(TABLE_METHODS)}")

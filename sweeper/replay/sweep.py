@@ -32,7 +32,7 @@ from sweeper.space.schema import SearchSpace
 from sweeper.space.trials import FAN_AXIS, domain_of
 from trainers.contract.errors import InputError
 from trainers.contract.record import Failed, Provenance, RunRecord
-from trainers.contract.spec import TrialSpec
+from trainers.contract.spec import Spec
 from trainers.methods import PARAMETER_TABLE
 from trainers.planning.store import MemoryStore
 from trainers.training.provenance import provenance
@@ -57,7 +57,7 @@ class TableSurface:
     deviation: float = SEED_DEVIATION
     per_doubling: float | None = None
 
-    def loss(self, spec: TrialSpec) -> float:
+    def loss(self, spec: Spec) -> float:
         """Raises `InputError` for a method, a budget, a cell or a bag weighting that the tables do not know."""
         refuse_other_methods(spec)
         weighting = spec.parameter("bag_weighting", self.tables[0].bag_weighting)
@@ -87,7 +87,7 @@ class TableSurface:
         assert nearest is not None
         return known[nearest].loss(ratio, bag) - self.per_doubling * math.log2(steps / nearest)
 
-    def refusal(self, spec: TrialSpec) -> str | None:
+    def refusal(self, spec: Spec) -> str | None:
         """Why `loss` has no answer, None where it has one."""
         try:
             self.loss(spec)

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sweeper.space.foreign_schema import ForeignSpace
 from sweeper.space.rules_text import ALL_SOURCES
 from sweeper.space.schema import SearchSpace
 from trainers.contract.scales import SCALES
@@ -31,7 +32,19 @@ def search_space_schema() -> dict[str, Any]:
         "required": [BASELINE],
         "additionalProperties": False,
     }
-    return {"$schema": DIALECT, **schema}
+    foreign = ForeignSpace.model_json_schema()
+    definitions = {**foreign.pop("$defs"), **schema.pop("$defs")}
+    properties = foreign["properties"]["methods"]
+    foreign["properties"]["methods"] = {**properties, "required": [BASELINE]}
+    # Which of the two a file is hangs on one key; an editor completes what goes with it.
+    return {
+        "$schema": DIALECT,
+        "type": "object",
+        "if": {"required": ["trainer"]},
+        "then": foreign,
+        "else": schema,
+        "$defs": definitions,
+    }
 
 
 def schema_text() -> str:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sweeper.space.errors import Problem, choose_from, closest, shown
+from sweeper.space.foreign_schema import ForeignSpace
 from sweeper.space.schema import AXIS_TAGS, CONSTANT_TAG, RUNGS_TAG, STEPS_TAG, Model, SearchSpace
 from sweeper.space.yaml_lines import Document, Location
 
@@ -54,43 +55,45 @@ def without_tags(location: Iterable[str | int]) -> Location:
     return tuple(part for part in location if part not in _TAGS)
 
 
-def problems_of(error: ValidationError, document: Document) -> tuple[Problem, ...]:
-    """The problems of one failed validation. Places that could not be read at all were reported before."""
+def problems_of(error: ValidationError, document: Document, root: type[Model]) -> tuple[Problem, ...]:
+    """The problems of one failed validation of a `root`. Places that could not be read at all were reported before."""
     details = [
         detail
         for detail in error.errors(include_url=False)
         if not any(without_tags(detail["loc"])[: len(place)] == place for place in document.unreadable)
         and not (detail["type"] == "too_short" and detail["input"])  # pydantic counts the sound elements only
     ]
-    misspelt = set(_misspelt(details))
+    misspelt = set(_misspelt(details, root))
     return tuple(
-        _problem(detail, document)
+        _problem(detail, document, root)
         for detail in details
         if detail["type"] != "missing" or without_tags(detail["loc"]) not in misspelt
     )
 
 
-def _misspelt(details: list[ErrorDetails]) -> Iterator[Location]:
+def _misspelt(details: list[ErrorDetails], root: type[Model]) -> Iterator[Location]:
     for detail in details:
         if detail["type"] == "extra_forbidden":
             parent, key = detail["loc"][:-1], str(detail["loc"][-1])
-            meant = closest(key, _keys_at(parent))
+            meant = closest(key, _keys_at(parent, root))
             if meant is not None:
                 yield (*without_tags(parent), meant)
 
 
-def _problem(detail: ErrorDetails, document: Document) -> Problem:
+def _problem(detail: ErrorDetails, document: Document, root: type[Model]) -> Problem:
     location, kind = without_tags(detail["loc"]), detail["type"]
     where = label(location)
     line = document.line_of(location)
     if kind == "extra_forbidden":
         key = str(location[-1])
         name = ".".join(part for part in (label(location[:-1]), key) if part)
-        return Problem(line, f"{name}: unknown key; {choose_from(key, _keys_at(detail['loc'][:-1]))}")
+        if len(location) == 1 and root is ForeignSpace and key in SearchSpace.model_fields:
+            return Problem(line, f"{name}: is for the built-in trainer; beside trainer: it says nothing, leave it out")
+        return Problem(line, f"{name}: unknown key; {choose_from(key, _keys_at(detail['loc'][:-1], root))}")
     if kind == "missing" and isinstance(location[-1], int):
         return Problem(document.line_of(location[:-1]), f"{label(location[:-1])}: one value given; write [low, high]")
     if kind == "missing":
-        return Problem(line, f"{where}: missing{_described(detail['loc'])}")
+        return Problem(line, f"{where}: missing{_described(detail['loc'], root)}")
     phrase = _PHRASES.get(kind, detail["msg"]).format(**detail.get("ctx", {}))
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", str(detail.get("ctx", {}).get("expected", "")))
@@ -99,18 +102,18 @@ def _problem(detail: ErrorDetails, document: Document) -> Problem:
     return Problem(line, f"{where}: {given} {phrase}" if where else f"the file {phrase}")
 
 
-def _keys_at(location: Iterable[str | int]) -> tuple[str, ...]:
-    return tuple(_model_at(location).model_fields)
+def _keys_at(location: Iterable[str | int], root: type[Model]) -> tuple[str, ...]:
+    return tuple(_model_at(location, root).model_fields)
 
 
-def _described(location: tuple[str | int, ...]) -> str:
-    described = _model_at(location[:-1]).model_fields[str(location[-1])].description
+def _described(location: tuple[str | int, ...], root: type[Model]) -> str:
+    described = _model_at(location[:-1], root).model_fields[str(location[-1])].description
     return f"; {described[0].lower()}{described[1:].rstrip('.')}" if described else ""
 
 
-def _model_at(location: Iterable[str | int]) -> type[Model]:
+def _model_at(location: Iterable[str | int], root: type[Model]) -> type[Model]:
     """The model whose keys stand at a pydantic location; names inside `methods` and `axes` are passed over."""
-    model: type[Model] = SearchSpace
+    model = root
     is_name = False
     for part in location:
         if is_name:

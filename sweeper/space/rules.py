@@ -16,7 +16,8 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from itertools import islice, pairwise
 from typing import Any
 
 from sweeper.ledger.location import RESERVED
@@ -45,7 +46,15 @@ from trainers.contract.flops import count_parameters
 from trainers.contract.scales import SCALES
 from trainers.contract.schedule import steps_of
 from trainers.contract.spec import ModelShape, Optimizer, Schedule, TrialSpec
-from trainers.methods import BASELINE, LEARNING_RATE, METHODS, PARAMETER_TABLE, SAME_OCTAVES, phases_of
+from trainers.methods import (
+    BASELINE,
+    LEARNING_RATE,
+    METHODS,
+    PARAMETER_TABLE,
+    SAME_OCTAVES,
+    Parameter,
+    phases_of,
+)
 
 LARGEST_EMBEDDING_SHARE = 0.95
 """Of a model's parameters. A vocabulary beyond it leaves no transformer to measure (nano with 128,256 tokens: 0.996)."""
@@ -61,6 +70,7 @@ class SoundArm:
 
     budgets: Budgets | None
     axes: Mapping[str, Axis | Scalar | None]
+    command: tuple[str, ...] | None = None
 
     @property
     def sound_axes(self) -> dict[str, Axis | Scalar]:
@@ -71,15 +81,18 @@ class SoundArm:
 Arms = Mapping[str, SoundArm]
 
 
-def findings(sound: Mapping[str, Any]) -> Iterator[Finding]:
-    """Everything that the rules object to. `sound` holds the checked values of the keys that have no mistake of their own."""
-    for rule in RULES:
+Rules = tuple[Callable[..., Iterator[Finding]], ...]
+
+
+def findings(sound: Mapping[str, Any], rules: Rules) -> Iterator[Finding]:
+    """Everything that `rules` object to. `sound` holds the checked values of the keys that have no mistake of their own."""
+    for rule in rules:
         read = inspect.signature(rule).parameters
         if read.keys() <= sound.keys():
             yield from rule(**{key: sound[key] for key in read})
 
 
-def _name(name: str) -> Iterator[Finding]:
+def free_name(name: str) -> Iterator[Finding]:
     if name in RESERVED:
         yield Finding(("name",), f"{shown(name)} is something else's in a results folder; choose another name")
 
@@ -134,14 +147,16 @@ def _target(target_loss: float | None, tokenizer: Tokenizer) -> Iterator[Finding
         )
 
 
-def _seeds(seeds: Seeds) -> Iterator[Finding]:
+def fresh_seeds(seeds: Seeds) -> Iterator[Finding]:
+    """Seeds that are given twice."""
     for stage, given in (("tuning", seeds.tuning), ("confirmation", seeds.confirmation)):
         for index, seed in enumerate(given):
             if seed in given[:index]:
                 yield Finding(("seeds", stage, index), f"{seed} is given twice")
 
 
-def _gpus(resources: Resources) -> Iterator[Finding]:
+def whole_gpus(resources: Resources) -> Iterator[Finding]:
+    """A number of GPUs that no trial can have."""
     gpus = resources.gpus
     if not isinstance(gpus, str) and gpus > 1 and gpus != int(gpus):
         yield Finding(("resources", "gpus"), f"{gpus:g} is above 1 and not whole; only one GPU can be shared")
@@ -190,8 +205,17 @@ def _budgets(methods: Arms, schedule: ScheduleSettings) -> Iterator[Finding]:
                     yield Finding(
                         place, f"{total} steps have no decay: {schedule.decay_fraction:g} of them rounds to 0 steps"
                     )
-                if index and total <= ladder[index - 1]:
-                    yield Finding(place, f"{total} is not above the {ladder[index - 1]} before it; budgets increase")
+
+
+def increasing_budgets(methods: Arms) -> Iterator[Finding]:
+    """Ladders and rungs that do not go up."""
+    for name, arm in methods.items():
+        ladders = (arm.budgets.rungs, arm.budgets.confirmation) if arm.budgets is not None else ()
+        for stage, ladder in zip(("tuning", "confirmation"), ladders, strict=False):
+            for index, (before, total) in enumerate(pairwise(ladder), start=1):
+                if total <= before:
+                    place = ("methods", name, "budgets", stage, index)
+                    yield Finding(place, f"{total} is not above the {before} before it; budgets increase")
 
 
 def _axis_names(methods: Arms) -> Iterator[Finding]:
@@ -214,19 +238,30 @@ def _values(methods: Arms, context: int) -> Iterator[Finding]:
         place = ("methods", name, "axes")
         for parameter, axis in arm.sound_axes.items():
             if parameter in _parameters(name):
-                form = list(_form((*place, parameter), parameter, axis))
-                yield from form or _refused((*place, parameter), name, parameter, axis, context)
-        sizes = [_size(axis) for axis in arm.sound_axes.values()]
-        if math.prod(sizes) > MOST_POINTS and max(sizes) <= MOST_VALUES:
-            yield Finding(place, f"{math.prod(sizes):,} combinations; at most {MOST_POINTS:,} are allowed")
+                form = list(axis_form((*place, parameter), PARAMETER_TABLE[parameter], axis))
+                objection = partial(_objection, name, parameter, context=context)
+                yield from form or refused_values((*place, parameter), axis, objection)
+        yield from few_points(place, arm)
+
+
+def few_points(place: Location, arm: SoundArm) -> Iterator[Finding]:
+    """More combinations than a search can hold."""
+    sizes = [_size(axis) for axis in arm.sound_axes.values()]
+    if math.prod(sizes) > MOST_POINTS and max(sizes) <= MOST_VALUES:
+        yield Finding(place, f"{math.prod(sizes):,} combinations; at most {MOST_POINTS:,} are allowed")
 
 
 def _equal_learning_rates(methods: Arms) -> Iterator[Finding]:
     """A speedup over a baseline that was tuned over other learning rates is none. In a unit of its own they are as many
     octaves."""
-    axes = {name: arm.sound_axes[LEARNING_RATE] for name, arm in _known(methods) if LEARNING_RATE in arm.sound_axes}
+    yield from equal_axes(dict(_known(methods)), LEARNING_RATE, "learning rates")
+
+
+def equal_axes(methods: Arms, parameter: str, words: str) -> Iterator[Finding]:
+    """Arms that are tuned over other values of a parameter than the baseline."""
+    axes = {name: arm.sound_axes[parameter] for name, arm in methods.items() if parameter in arm.sound_axes}
     for name, axis in axes.items() if BASELINE in axes else ():
-        place = ("methods", name, "axes", LEARNING_RATE)
+        place = ("methods", name, "axes", parameter)
         if isinstance(axis, AxisRange) and axis.unit is not None and name != BASELINE:
             wide, others = (_octaves_of(given) for given in (axis, axes[BASELINE]))
             if abs(wide - others) > SAME_OCTAVES:
@@ -239,16 +274,20 @@ def _equal_learning_rates(methods: Arms) -> Iterator[Finding]:
             yield Finding(
                 place,
                 f"{_axis_shown(axis)} is not the baseline's {_axis_shown(axes[BASELINE])}; "
-                "arms are tuned over equal learning rates",
+                f"arms are tuned over equal {words}",
             )
 
 
 def _trials(methods: Arms, search: Search, seeds: Seeds) -> Iterator[Finding]:
+    yield from enough_points(dict(_known(methods)), search, seeds)
+
+
+def enough_points(methods: Arms, search: Search, seeds: Seeds) -> Iterator[Finding]:
     """More trials than an arm has points and search seeds. The grid sampler stops by itself."""
     if search.sampler == "grid":
         return
     num_seeds = len(seeds.tuning) + LAST_SEARCH_SEED - max(seeds.tuning)
-    for name, arm in _known(methods):
+    for name, arm in methods.items():
         points = math.prod(_size(axis) for axis in arm.sound_axes.values())
         if None not in arm.axes.values() and search.trials_per_arm > points * num_seeds:
             yield Finding(
@@ -286,16 +325,15 @@ def _axis_shown(axis: Axis | Scalar) -> str:
     return shown(axis.model_dump(exclude_defaults=True), longest=90) if isinstance(axis, AxisRange) else shown(axis)
 
 
-def _form(place: Location, parameter: str, axis: Axis | Scalar) -> Iterator[Finding]:
-    """Objections to an axis as such, whatever its values mean to the method."""
-    row = PARAMETER_TABLE[parameter]
+def axis_form(place: Location, row: Parameter | None, axis: Axis | Scalar) -> Iterator[Finding]:
+    """Objections to an axis as such, whatever its values mean to the method; `row` is what is known of its parameter."""
     if _size(axis) > MOST_VALUES:
         yield Finding(place, f"{_size(axis):,} values; at most {MOST_VALUES:,} are allowed")
-    if isinstance(axis, AxisRange) and axis.unit is not None and (parameter != LEARNING_RATE or BASELINE in place):
+    if isinstance(axis, AxisRange) and axis.unit is not None and (place[-1] != LEARNING_RATE or BASELINE in place):
         yield Finding((*place, "unit"), "is for the learning rate of a method, which the baseline's is compared with")
     if isinstance(axis, Grid):
         yield from _order((*place, "grid"), axis.grid)
-    elif isinstance(axis, UniformRange | LogUniformRange) and row.type is not float:
+    elif isinstance(axis, UniformRange | LogUniformRange) and row is not None and row.type is not float:
         yield Finding(place, f"a range of real numbers, but it is {row.type_words}; use integers or grid")
 
 
@@ -312,12 +350,14 @@ def _order(place: Location, values: tuple[Scalar, ...]) -> Iterator[Finding]:
             yield Finding((*place, index), f"{shown(value)} stands after {shown(before)}; numbers increase")
 
 
-def _refused(place: Location, method: str, parameter: str, axis: Axis | Scalar, context: int) -> Iterator[Finding]:
-    """Values that the method refuses: all that the file states, else the first of those between."""
+def refused_values(
+    place: Location, axis: Axis | Scalar, objection_to: Callable[[Scalar], str | None]
+) -> Iterator[Finding]:
+    """Values that cannot be: all that the file states, else the first of those between."""
 
     def objections(values: Iterable[tuple[Location, Scalar]]) -> Iterator[Finding]:
         for location, value in values:
-            if (objection := _objection(method, parameter, value, context)) is not None:
+            if (objection := objection_to(value)) is not None:
                 yield Finding(location, objection)
 
     if not isinstance(axis, AxisRange):
@@ -368,8 +408,8 @@ def _try(method: str, parameter: str, value: Scalar, context: int) -> None:
     phases_of(spec)
 
 
-RULES: tuple[Callable[..., Iterator[Finding]], ...] = (
-    _name,
+RULES: Rules = (
+    free_name,
     _scales,
     corpus_findings,
     tokenizer_findings,
@@ -377,12 +417,13 @@ RULES: tuple[Callable[..., Iterator[Finding]], ...] = (
     _whole_sequences,
     _validation,
     _target,
-    _seeds,
-    _gpus,
+    fresh_seeds,
+    whole_gpus,
     _ranks,
     _lanes,
     _methods,
     _budgets,
+    increasing_budgets,
     _axis_names,
     _values,
     _equal_learning_rates,

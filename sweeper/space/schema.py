@@ -202,7 +202,7 @@ AxisOrConstant = Annotated[
 ]
 
 
-Name = Annotated[Text | None, Field(description="Data set of the Hugging Face hub, or the folder of a copy.")]
+DataSet = Annotated[Text | None, Field(description="Data set of the Hugging Face hub, or the folder of a copy.")]
 Config = Annotated[Text | None, Field(description="Configuration of the data set, for instance sample-100BT.")]
 Split = Annotated[Text, Field(description="Split of the data set that is read; our own split is made of it.")]
 Revision = Annotated[Text | None, Field(description="Commit, tag or branch of the hub; the commit is written down.")]
@@ -217,7 +217,7 @@ class CorpusPart(Model):
     source: Literal["huggingface", "local"]
     weight: PositiveNumber
     paths: Paths = ()
-    name: Name = None
+    name: DataSet = None
     config: Config = None
     split: Split = "train"
     revision: Revision = None
@@ -232,7 +232,7 @@ class Corpus(Model):
 
     source: Annotated[Text, Field(description="A source of `trainers.data`.")] = "stdlib"
     paths: Paths = ()
-    name: Name = None
+    name: DataSet = None
     config: Config = None
     split: Split = "train"
     revision: Revision = None
@@ -298,8 +298,13 @@ class Budgets(Model):
 class Method(Model):
     """One arm: its budgets, and an axis (or a constant) for each of its parameters and for `learning_rate`."""
 
+    shares_trunks: ClassVar[bool] = True
+    """Whether trials may be asked for as a fan, to share a prefix."""
     budgets: Budgets
     axes: dict[str, AxisOrConstant]
+
+
+Name = Annotated[str, Strict(), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 class ScheduleSettings(Model):
@@ -392,18 +397,27 @@ class Price(Model):
     currency: Annotated[Text, Field(max_length=8)] = "USD"
 
 
-class SearchSpace(Model):
+class Space(Model):
+    """What every sweep says, whoever trains: the question, how it is searched, on what, and what it costs."""
+
+    name: Annotated[Name, Field(description="Names the results; letters, digits, . _ -")]
+    question: Annotated[Text, Field(description="What the sweep is to answer, for people.")]
+    seeds: Seeds = Seeds()
+    search: Search
+    resources: Resources = Resources()
+    price: Price | None = None
+    target_loss: Annotated[
+        PositiveNumber | None,
+        Field(description="A loss of interest in nats per token: the report says what every arm pays for it."),
+    ] = None
+
+
+class SearchSpace(Space):
     """One sweep: the question, what is trained on what, and which values each arm may try.
 
     Constructed directly it is checked for types and ranges only; `load_search_space` checks what values mean together.
     """
 
-    name: Annotated[
-        str,
-        Strict(),
-        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Names the results; letters, digits, . _ -"),
-    ]
-    question: Annotated[Text, Field(description="What the sweep is to answer, for people.")]
     corpus: Corpus = Corpus()
     tokenizer: Tokenizer = Tokenizer()
     scales: Annotated[tuple[Text, ...], Field(min_length=1, description="Model sizes by name, small to large.")]
@@ -422,12 +436,8 @@ class SearchSpace(Model):
     precision: Literal["fp32", "bf16"] = "fp32"
     schedule: ScheduleSettings
     optimizer: OptimizerSettings = OptimizerSettings()
-    seeds: Seeds = Seeds()
     methods: Annotated[dict[str, Method], Field(description="The arms, `baseline` among them.")]
-    search: Search
-    resources: Resources = Resources()
-    price: Price | None = None
-    target_loss: Annotated[
-        PositiveNumber | None,
-        Field(description="A loss of interest in nats per token: the report says what every arm pays for it."),
-    ] = None
+
+    def of_one_scale(self, scale: str) -> SearchSpace:
+        """The same sweep of a single scale."""
+        return self.model_copy(update={"scales": (scale,)})

@@ -47,7 +47,7 @@ def _needs(space: SearchSpace) -> Iterator[TextNeed]:
                 tokenizer_fingerprint="",
                 vocab_size=space.tokenizer.vocab_size,
             )
-            tokens = data_position(phases_of(spec), spec.tokens_per_step, total)
+            tokens = data_position(phases_of(spec), space.tokens_per_step, total)
             setting = describe_parameters(tuple(pair for pair in point if pair[0] != LEARNING_RATE))
             yield TextNeed(tokens, f"{name} of {total:,} steps{f' with {setting}' if setting else ''}")
 

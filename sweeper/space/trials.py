@@ -8,13 +8,15 @@ choices are made is left to the search.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from sweeper.search import Axis, Domain
 from sweeper.search.rungs import rung_sizes
-from sweeper.space.schema import AxisRange, Method, Scalar, SearchSpace
+from sweeper.space.foreign_schema import AnySpace, ForeignSpace
+from sweeper.space.schema import AxisRange, Method, Scalar
 from trainers.contract.scales import SCALES
 from trainers.contract.schedule import steps_of
-from trainers.contract.spec import Optimizer, Schedule, TrialSpec
+from trainers.contract.spec import AnySpec, ForeignSpec, Optimizer, Schedule, TrialSpec
 from trainers.methods import LEARNING_RATE, PARAMETER_TABLE, phases_of
 
 FAN_AXIS = "step_ratio"
@@ -22,7 +24,7 @@ FAN_AXIS = "step_ratio"
 
 
 def make_spec(
-    space: SearchSpace,
+    space: AnySpace,
     *,
     scale: str,
     method: str,
@@ -32,12 +34,16 @@ def make_spec(
     corpus_fingerprint: str,
     tokenizer_fingerprint: str,
     vocab_size: int,
-) -> TrialSpec:
-    """One trial. `parameters` hold the method's own and `learning_rate`; `vocab_size` is the prepared tokenizer's.
+    code: str = "",
+) -> AnySpec:
+    """One trial. `parameters` hold the method's own and `learning_rate`; `vocab_size` is the prepared tokenizer's, `code`
+    the fingerprint of another trainer's files.
 
     Raises `ValueError`, naming the value, when the choice cannot be trained: an unknown scale or method, a parameter
     missing, foreign, of the wrong type or out of range, a budget shorter than warm-up plus decay.
     """
+    if isinstance(space, ForeignSpace):
+        return _foreign_spec(space, scale, method, parameters, total_steps, seed, code)
     if scale not in SCALES:
         raise ValueError(f"scale: {scale!r} is not one of {', '.join(SCALES)}")
     if LEARNING_RATE not in parameters:
@@ -73,6 +79,57 @@ def make_spec(
     return spec
 
 
+def as_asked_now(
+    space: AnySpace, spec: AnySpec, *, corpus_fingerprint: str, tokenizer_fingerprint: str, code: str
+) -> AnySpec:
+    """The trial that `space` makes of the scale, method, values, budget and seed of `spec`: another context, batch, text,
+    recipe or code makes another trial of the same values. Raises `ValueError` where it makes none."""
+    if isinstance(space, ForeignSpace) == isinstance(spec, TrialSpec):
+        raise ValueError(f"trial {spec.spec_id} is of another kind of trainer")
+    if spec.scale not in space.scales or spec.method not in space.methods:
+        raise ValueError(f"{spec.scale} {spec.method}: not in the file")
+    return make_spec(
+        space,
+        scale=spec.scale,
+        method=spec.method,
+        parameters={**dict(spec.parameters), LEARNING_RATE: spec.schedule.learning_rate},
+        total_steps=spec.schedule.total_steps,
+        seed=spec.seed,
+        corpus_fingerprint=corpus_fingerprint,
+        tokenizer_fingerprint=tokenizer_fingerprint,
+        vocab_size=spec.shape.vocab_size if isinstance(spec, TrialSpec) else 0,
+        code=code,
+    )
+
+
+def _foreign_spec(
+    space: ForeignSpace,
+    scale: str,
+    method: str,
+    parameters: Mapping[str, Scalar],
+    total_steps: int,
+    seed: int,
+    code: str,
+) -> ForeignSpec:
+    typed = {name: _typed(name, value) for name, value in parameters.items()}
+    trainer = space.trainer
+    command = space.methods[method].command or trainer.command
+    assert command is not None, "the rules have refused an arm without a command"
+    return ForeignSpec(
+        scale=scale,
+        scale_values=tuple(space.scales[scale].items()),
+        method=method,
+        parameters=tuple((name, value) for name, value in typed.items() if name != LEARNING_RATE),
+        command=command,
+        environment=tuple(trainer.environment.items()),
+        code=code,
+        loss_from=trainer.metrics.model_dump_json(exclude_none=True),
+        decayed=trainer.decayed,
+        schedule=Schedule(total_steps, 0, 0, float(typed[LEARNING_RATE])),
+        seed=seed,
+    )
+
+
 def _typed(name: str, value: Scalar) -> Scalar:
     row = PARAMETER_TABLE.get(name)
     if row is None:
@@ -85,10 +142,17 @@ def _typed(name: str, value: Scalar) -> Scalar:
 def axis_of(name: str, given: AxisRange) -> Axis:
     """The grid of one axis. Words are categories."""
     values = given.values
-    spacing = given.spacing or PARAMETER_TABLE[name].spacing
-    if any(isinstance(value, str) for value in values):
-        spacing = "category"
+    numbers = [value for value in values if not isinstance(value, str)]
+    if len(numbers) < len(values):
+        return Axis(name, values, "category")
+    known = PARAMETER_TABLE.get(name)
+    spacing = given.spacing or (known.spacing if known is not None else _spacing(numbers))
     return Axis(name, values, spacing)
+
+
+def _spacing(numbers: list[int | float]) -> Literal["linear", "log"]:
+    """How far apart numbers of an unknown parameter are: by ratio where they span a factor of ten."""
+    return "log" if numbers[0] > 0 and numbers[-1] >= 10 * numbers[0] else "linear"
 
 
 def domain_of(method: Method, seeds: tuple[int, ...]) -> Domain:
@@ -103,7 +167,8 @@ def domain_of(method: Method, seeds: tuple[int, ...]) -> Domain:
     if not axes:
         name, value = constants.pop()
         axes = [Axis(name, (value,), "category")]
-    fan_axis = next((axis.name for axis in axes if axis.name == FAN_AXIS and len(axis.values) > 1), None)
+    fans = (axis.name for axis in axes if axis.name == FAN_AXIS and len(axis.values) > 1)
+    fan_axis = next(fans, None) if method.shares_trunks else None
     return Domain(tuple(axes), method.budgets.rungs, tuple(constants), seeds, fan_axis)
 
 

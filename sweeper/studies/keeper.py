@@ -16,13 +16,13 @@ from sweeper.ledger.about import SweepAbout
 from sweeper.ledger.location import first_line, sqlite_uri
 from sweeper.ledger.mlflow_ledger import Ledger
 from sweeper.lock import current_driver
+from sweeper.space.foreign_schema import AnySpace
 from sweeper.space.load import parse_search_space
-from sweeper.space.schema import SearchSpace
 from sweeper.studies.storage import replace_studies, write_studies
 from sweeper.studies.trials import LedgerTrial, StudyCopy, copy_of, in_study, study_name
 from trainers.contract.faults import without_login
 from trainers.contract.record import RunRecord
-from trainers.contract.spec import TrialSpec
+from trainers.contract.spec import AnySpec
 
 DATABASE = "optuna.db"
 BATCH_SECONDS = 5.0
@@ -59,7 +59,7 @@ class StudyLedger:
         self._lock = threading.Lock()
         self._news, self._ending = threading.Event(), threading.Event()
         self._about: SweepAbout
-        self._space: SearchSpace
+        self._space: AnySpace
         self._thread = threading.Thread(target=self._work, name="writer of the studies", daemon=True)
         self._trouble = ""
         self._said = False
@@ -86,17 +86,17 @@ class StudyLedger:
 
     # what the sweep needs of its ledger
 
-    def schedule(self, spec: TrialSpec, purpose: str) -> None:
+    def schedule(self, spec: AnySpec, purpose: str) -> None:
         """Note that a trial was asked for."""
         self._ledger.schedule(spec, purpose)
         self._note(spec, purpose=purpose)
 
-    def started(self, spec: TrialSpec) -> None:
+    def started(self, spec: AnySpec) -> None:
         """A trial that was asked for runs."""
         self._ledger.started(spec)
         self._note(spec, running=True)
 
-    def reopen(self, spec: TrialSpec) -> None:
+    def reopen(self, spec: AnySpec) -> None:
         """A trial that failed is tried again."""
         self._ledger.reopen(spec)
         self._note(spec, running=False, record=None)
@@ -117,7 +117,7 @@ class StudyLedger:
                 self._warn()
         return self._ledger.records()
 
-    def pending(self) -> list[tuple[TrialSpec, str]]:
+    def pending(self) -> list[tuple[AnySpec, str]]:
         """Trials that were asked for and have not ended, with their purpose."""
         return self._ledger.pending()
 
@@ -138,7 +138,7 @@ class StudyLedger:
             }
             self._changed = self._names()
 
-    def _note(self, spec: TrialSpec, **changes: Any) -> None:
+    def _note(self, spec: AnySpec, **changes: Any) -> None:
         if self._trials is None or not in_study(self._space, self._about, spec):
             return
         known = self._trials.get(spec.spec_id)
@@ -150,7 +150,7 @@ class StudyLedger:
         self._news.set()
         self._warn()
 
-    def _name(self, spec: TrialSpec) -> str:
+    def _name(self, spec: AnySpec) -> str:
         return study_name(self._space.name, spec.scale, spec.method, spec.schedule.total_steps)
 
     def _names(self) -> set[str]:

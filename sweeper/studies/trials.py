@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from sweeper.ledger.about import SweepAbout
 from sweeper.ledger.entries import milliseconds, thinned
 from sweeper.search import Axis, Domain, Proposal
-from sweeper.space.schema import SearchSpace
-from sweeper.space.trials import domain_of, make_spec
+from sweeper.space.foreign_schema import AnySpace
+from sweeper.space.trials import as_asked_now, domain_of
 from trainers.contract.record import Finished, RunRecord, outcome_name
-from trainers.contract.spec import Scalar, TrialSpec
+from trainers.contract.spec import AnySpec, Scalar
 from trainers.methods import LEARNING_RATE
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ MAX_POINTS = 30
 class LedgerTrial:
     """A trial as the ledger has it: `record` once it has ended, `running` while a worker trains it."""
 
-    spec: TrialSpec
+    spec: AnySpec
     purpose: str
     run_id: str
     record: RunRecord | None = None
@@ -56,7 +56,7 @@ def study_name(sweep: str, scale: str, method: str, steps: int) -> str:
     return f"{sweep}/{scale}/{method}/{steps}"
 
 
-def in_study(space: SearchSpace, about: SweepAbout, spec: TrialSpec) -> bool:
+def in_study(space: AnySpace, about: SweepAbout, spec: AnySpec) -> bool:
     """Whether a trial is one of the file's, at a tuning budget and on its grid."""
     if spec.scale not in space.scales or spec.method not in space.methods:
         return False
@@ -67,23 +67,19 @@ def in_study(space: SearchSpace, about: SweepAbout, spec: TrialSpec) -> bool:
             Proposal(tuple(sorted(values.items())), steps, spec.seed)
         )
         # The ids, not the parts: a trial on another text or batch has the same values and another loss.
-        same = make_spec(
+        same = as_asked_now(
             space,
-            scale=spec.scale,
-            method=spec.method,
-            parameters=values,
-            total_steps=steps,
-            seed=spec.seed,
+            spec,
             corpus_fingerprint=about.corpus_fingerprint,
             tokenizer_fingerprint=about.tokenizer_fingerprint,
-            vocab_size=spec.shape.vocab_size,
+            code=about.code,
         )
     except ValueError:
         return False
     return same.spec_id == spec.spec_id
 
 
-def copy_of(space: SearchSpace, trials: tuple[LedgerTrial, ...]) -> StudyCopy:
+def copy_of(space: AnySpace, trials: tuple[LedgerTrial, ...]) -> StudyCopy:
     """The study of `trials`, which are of one scale, arm and budget, in the order asked."""
     spec = trials[0].spec
     domain = domain_of(space.methods[spec.method], space.seeds.tuning)

@@ -23,6 +23,7 @@ from reports.evidence.importing import COLUMNS, OPTIONAL_COLUMNS, READING_COLUMN
 from reports.evidence.points import OPTIONAL_POINT_COLUMNS, POINT_COLUMNS
 from reports.published import published_study
 from sweeper.cli.app import app
+from sweeper.space.foreign_schema import ForeignSpace
 from sweeper.space.load import parse_search_space
 from sweeper.space.schema import SearchSpace
 from tests.support.places import ROOT, SHIPPED
@@ -32,7 +33,7 @@ from trainers.methods import METHODS
 MAPS = ("sweeper", "trainers", "reports", "search_spaces")
 """Packages with a README of their own, which holds the map of its rooms."""
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"{package}/README.md" for package in MAPS))
-DOCUMENTS += ("sweeper/clusters/README.md", "trainers/LOG.md", "reports/COVERAGE.md")
+DOCUMENTS += ("sweeper/clusters/README.md", "trainers/LOG.md", "reports/COVERAGE.md", "trainers/examples/README.md")
 INSTRUCTIONS = tuple(name for name in DOCUMENTS if name.endswith("README.md") or name == "CONTRIBUTING.md")
 """Documents whose commands are meant to be typed today; the log quotes those of its own day."""
 MOST_WORDS = 1_300
@@ -259,14 +260,16 @@ def keys_of(schema: dict[str, Any]) -> set[str]:
 
 def test_the_file_s_page_has_every_key_and_its_example_is_a_file() -> None:
     text = text_of("search_spaces/README.md")
-    (example,) = blocks(text, "yaml")
+    example, foreign = blocks(text, "yaml")
     assert parse_search_space(example, Path("README.md")).search.sampler == "auto"
-    assert [key for key in sorted(keys_of(SearchSpace.model_json_schema())) if not re.search(rf"\b{key}\b", text)] == []
+    assert isinstance(parse_search_space(foreign, Path("README.md")), ForeignSpace)
+    keys = keys_of(SearchSpace.model_json_schema()) | keys_of(ForeignSpace.model_json_schema())
+    assert [key for key in sorted(keys) if not re.search(rf"\b{key}\b", text)] == []
 
 
 def test_the_defaults_that_the_example_shows_are_the_defaults() -> None:
     """A file that gives only what is marked as needed means what the whole example means, where that shows defaults."""
-    (example,) = blocks(text_of("search_spaces/README.md"), "yaml")
+    example = blocks(text_of("search_spaces/README.md"), "yaml")[0]
     shown = parse_search_space(example, Path("README.md"))
     needed = {name for name, field in SearchSpace.model_fields.items() if field.is_required()}
     marked = set(re.findall(r"^(\w+):.*# needed", example, flags=re.MULTILINE)) | {"schedule", "search"}

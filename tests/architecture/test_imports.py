@@ -48,6 +48,8 @@ BREACHES = [
     ("trainers/contract/schedule.py", "import torch", {CORE}),
     ("trainers/planning/stages.py", "import torch", {CORE}),
     ("trainers/methods/tst.py", "from trainers.model import losses", {CORE, TRAINERS}),
+    ("trainers/methods/tst.py", "from trainers import superposition", {CORE, TRAINERS}),
+    ("trainers/superposition.py", "import trainers.model.losses", {TRAINERS}),
     ("sweeper/engine/sweep.py", "import ray", {LIBRARIES}),
     ("sweeper/executors/worker.py", "import ray.tune", {LIBRARIES}),
     ("trainers/model/ranks.py", "import ray.train", {LIBRARIES, BARE}),

@@ -22,10 +22,11 @@ from trainers.methods import phases_of
 from trainers.model import losses
 from trainers.model.attention import attention_backend
 from trainers.model.decoder import build_model
-from trainers.model.losses import chunk_rows, fused_linear_multi_hot, multi_hot_reference, target_weights
+from trainers.model.losses import chunk_rows, fused_linear_multi_hot
 from trainers.step.captured import Calls
 from trainers.step.optim import build_optimizer
 from trainers.step.step import TrainingStep
+from trainers.superposition import multi_hot_reference, target_weights
 from trainers.training.execution import resolve_execution
 
 pytestmark = NEEDS_A_GPU

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainers.methods.parameters import WEIGHTINGS
-from trainers.model.losses import fused_linear_multi_hot, multi_hot_cross_entropy, multi_hot_reference, target_weights
+from trainers.model.losses import fused_linear_multi_hot
+from trainers.superposition import multi_hot_cross_entropy, multi_hot_reference, target_weights
 
 torch.set_num_threads(1)
 

@@ -23,7 +23,8 @@ from trainers.contract.errors import UserError
 from trainers.contract.reading import json_value, value_of
 from trainers.contract.record import record_from_dict, record_to_dict
 from trainers.contract.record_lines import read_records, records_to_text
-from trainers.contract.spec import LATER, ModelShape, fingerprint, plain_of, spec_from_dict, spec_to_dict
+from trainers.contract.schedule import LATER
+from trainers.contract.spec import ModelShape, fingerprint, plain_of, spec_from_dict, spec_to_dict
 from trainers.data.manifest import MANIFEST_FILE, read_manifest
 
 Value = TypeVar("Value")

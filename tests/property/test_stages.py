@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from sweeper.engine.sweep import Idle
 from tests.support.method_specs import method_spec
 from tests.support.tiny_sweep import Desk, Workers, result_of, space_of
-from trainers.contract.schedule import learning_rates, phase_at
+from trainers.contract.schedule import phase_at
 from trainers.contract.spec import TrialSpec
 from trainers.contract.stage import StageJob, StageResult
 from trainers.methods import METHODS
 from trainers.planning.lineage import ROOT, Segment, TrialPath, build_tree, path_of
 from trainers.planning.stages import StageBook
 from trainers.planning.store import MemoryStore
+from trainers.step.optim import learning_rates
 
 
 @st.composite

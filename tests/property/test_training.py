@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,9 +18,10 @@ from trainers.contract.schedule import Phase, boundary_step, data_position, phas
 from trainers.contract.stage import STATE
 from trainers.methods import phases_of
 from trainers.model.decoder import build_model
-from trainers.step.batch import cut_batch, lane_position, read_batch
+from trainers.step.batch import lane_position, read_batch
 from trainers.step.optim import build_optimizer
 from trainers.step.step import TrainingStep
+from trainers.superposition import cut_batch
 from trainers.training.checkpoint import TrainState
 from trainers.training.loop import CHUNK_STEPS
 from trainers.training.stage import PARTIAL, run_stage
@@ -132,7 +132,7 @@ def test_the_data_cursor_in_closed_form_equals_counting(
 def test_targets_are_the_tokens_that_follow_the_bag(bag: int, targets: int, context: int, sequences: int) -> None:
     """Also where input and target differ in width: bagged input alone, bagged output alone."""
     length = context * bag + targets
-    tokens_BN = np.arange(sequences * length).reshape(sequences, length)
+    tokens_BN = torch.arange(sequences * length).reshape(sequences, length)
     inputs, wanted = cut_batch(tokens_BN, context, Phase("any", 0, 1, bag_size=bag, target_size=targets))
     for sequence in range(sequences):
         for j in range(context):

@@ -23,7 +23,8 @@ from trainers.contract.record import reason_of
 from trainers.contract.scales import SCALES
 from trainers.contract.schedule import Phase, phase_at
 from trainers.model.attention import NAMES, attention_backend, kernel_error
-from trainers.model.losses import fused_linear_multi_hot, target_weights
+from trainers.model.losses import fused_linear_multi_hot
+from trainers.superposition import target_weights
 from trainers.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from trainers.training.devices import synchronise
 

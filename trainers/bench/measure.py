@@ -22,13 +22,14 @@ from trainers.contract.scales import SCALES
 from trainers.contract.schedule import Phase
 from trainers.contract.spec import ModelShape
 from trainers.model.attention import attention_kernels, forced_attention
-from trainers.model.losses import fused_linear_multi_hot, has_fast_pass, target_weights
+from trainers.model.losses import fused_linear_multi_hot, has_fast_pass
 from trainers.step.batch import read_batch
 from trainers.step.compiling import compiled
 from trainers.step.fit import advice
 from trainers.step.optim import clipped_step
 from trainers.step.precision import WorkingWeights
 from trainers.step.step import TrainingStep
+from trainers.superposition import target_weights, weights_of
 from trainers.training.devices import synchronise
 
 Value = TypeVar("Value")
@@ -166,7 +167,7 @@ def step_parts(subject: Subject, phase: Phase, repeats: int) -> dict[str, float]
     kernels = attention_kernels(spec.shape, spec.context, spec.precision, device)
     weights = WorkingWeights(subject.model, spec.precision)
     model = weights.model
-    weights_T = torch.tensor(target_weights(phase.weighting, phase.target_size), device=device)
+    weights_T = weights_of(phase, device)
     totals = dict.fromkeys(PARTS, 0.0)
 
     def timed(part: str, call: Callable[[], Value]) -> Value:

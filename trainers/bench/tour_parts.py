@@ -39,8 +39,9 @@ from trainers.contract.scales import SCALES
 from trainers.contract.schedule import phase_at
 from trainers.model import losses
 from trainers.model.attention import GPU_ORDER, NAMES, kernel_error
-from trainers.model.losses import fused_linear_multi_hot, middle_pass, target_weights
+from trainers.model.losses import fused_linear_multi_hot, middle_pass
 from trainers.planning.footprint import divisors_down
+from trainers.superposition import target_weights
 from trainers.training.devices import device_name, synchronise
 from trainers.training.provenance import UNKNOWN, git_state
 

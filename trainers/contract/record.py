@@ -14,7 +14,7 @@ from typing import Any, assert_never
 from trainers.contract.errors import InputError
 from trainers.contract.reading import pairs_of, value_of
 from trainers.contract.routing import RoutingPoint, RoutingShift, load_shift
-from trainers.contract.spec import TrialSpec, spec_from_dict, spec_to_dict
+from trainers.contract.spec import AnySpec, spec_from_dict, spec_to_dict
 
 PURPOSES: tuple[str, ...] = ("tuning", "probe", "confirmation", "noise_floor")
 """Why a trial was run. Only `confirmation` runs (and `noise_floor`, for the seed deviation) may enter a claim."""
@@ -245,7 +245,7 @@ class RunRecord:
     there is none and in records from before it was kept.
     """
 
-    spec: TrialSpec
+    spec: AnySpec
     purpose: str
     outcome: Outcome
     curve: LossCurve

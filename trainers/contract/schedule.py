@@ -1,7 +1,7 @@
-"""The run as a function of the step: which phase, which learning rate, which data. Pure, without torch.
+"""The run as a function of the step: which phase, which data. Pure, and of the standard library alone.
 
-Sharing a prefix of training between trials is only sound because everything that differs between two steps is decided
-here, from the spec and the step alone.
+Sharing a prefix of training between trials is only sound because everything that differs between two steps follows from the
+spec and the step alone. Phases are made by `trainers.methods`; the learning rates of the steps stand in `trainers.step.optim`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from trainers.contract.spec import LATER, Schedule
+LATER = "later"
+"""Key of the metadata of a field that a value did not always have: `field(default=..., metadata={LATER: True})`. At its
+default it is left out of the canonical JSON, so that the ids of the trials that there are do not move."""
 
 NEXT_TOKEN = "next-token"
 """Name of ordinary training, in whichever method it is a phase of."""
@@ -70,23 +70,23 @@ def number_of_heads(phases: tuple[Phase, ...]) -> int:
     return max(phase.heads for phase in phases)
 
 
-def learning_rates(schedule: Schedule) -> np.ndarray:
-    """The learning rate of every step, float32 `[total_steps]`: linear warm-up, constant, linear decay towards zero.
+def superposition_phases(
+    total_steps: int, boundary: int, bag_size: int, weighting: str = "uniform"
+) -> tuple[Phase, Phase]:
+    """Bags of `bag_size` tokens that predict the next bag up to step `boundary`, then next-token training (arXiv 2605.06546).
 
-    Warm-up reaches the peak at step `warmup_steps - 1`; the decay's first step still has the peak, its last has
-    `1/decay_steps` of it. One table, so that every executor and every resumed run multiplies by the same numbers.
+    Either may be empty. Raises `ValueError` for a bag below one token or a boundary outside the run.
     """
-    step = np.arange(schedule.total_steps, dtype=np.float64)
-    factor = np.ones_like(step)
-    if schedule.warmup_steps:
-        factor = np.minimum(factor, (step + 1) / schedule.warmup_steps)
-    if schedule.decay_steps:
-        factor = np.minimum(factor, (schedule.total_steps - step) / schedule.decay_steps)
-    return (schedule.learning_rate * factor).astype(np.float32)
+    if bag_size < 1:
+        raise ValueError(f"bag_size: {bag_size} is not a positive integer")
+    if not 0 <= boundary <= total_steps:
+        raise ValueError(f"boundary: {boundary} is not in [0, {total_steps}]")
+    bags = Phase("superposition", 0, boundary, bag_size=bag_size, target_size=bag_size, weighting=weighting)
+    return bags, Phase(NEXT_TOKEN, boundary, total_steps)
 
 
 def phase_at(phases: tuple[Phase, ...], step: int) -> Phase:
-    """The phase that trains `step`. Phases are contiguous from 0, in order, and none is empty."""
+    """The phase that trains `step`. Phases are contiguous from 0 and in order. Raises `IndexError` outside the run."""
     for phase in phases:
         if phase.start <= step < phase.end:
             return phase

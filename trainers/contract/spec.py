@@ -14,16 +14,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+from trainers.contract.errors import InputError
 from trainers.contract.reading import pairs_of, value_of
+from trainers.contract.schedule import LATER
 
 NUMERICS_VERSION = 2
 """Raised whenever the same spec would train to different weights; a record of an older version is another trial."""
 
 Scalar = int | float | str
-
-LATER = "later"
-"""Key of the metadata of a field that a spec did not always have: `field(default=..., metadata={LATER: True})`. At its
-default it is left out of the canonical JSON, so that the ids of the trials that there are do not move."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +92,44 @@ class Optimizer:
     clip_norm: float = 1.0
 
 
+class Spec:
+    """What the spec of every trial has, whoever trains it: enough for a search, a ledger and a report.
+
+    `parameters` are the method's own, sorted by name; the learning rate stands in the schedule.
+    """
+
+    __slots__ = ()
+
+    scale: str
+    method: str
+    parameters: tuple[tuple[str, Scalar], ...]
+    schedule: Schedule
+    seed: int
+
+    def parameter(self, name: str, default: Scalar) -> Scalar:
+        """The method's parameter `name`, or `default` where the method has none of that name."""
+        return dict(self.parameters).get(name, default)
+
+    @property
+    def bag_size(self) -> int:
+        """Tokens averaged into one latent position in the first phase; 1 for methods without bags."""
+        return int(self.parameter("bag_size", 1))
+
+    @property
+    def step_ratio(self) -> float:
+        """Fraction of the steps before the phase boundary; 0 for methods of one phase."""
+        return float(self.parameter("step_ratio", 0.0))
+
+    @property
+    def spec_id(self) -> str:
+        """Sixteen hexadecimal digits of the SHA-256 of the canonical JSON: equal specs, equal id, on every machine."""
+        return fingerprint(spec_to_dict(self))
+
+
 @dataclass(frozen=True, slots=True)
-class TrialSpec:
-    """One trial. `context` and `tokens_per_step` count latent positions, the same in every phase of every method.
+class TrialSpec(Spec):
+    """One trial of our own trainer. `context` and `tokens_per_step` count latent positions, the same in every phase of every
+    method.
 
     `parameters` are the method's own (for TST: bag_size, step_ratio, bag_weighting), sorted by name.
     Raises `ValueError` when the values cannot describe a run.
@@ -134,24 +167,44 @@ class TrialSpec:
         """`B` of the method's description."""
         return self.tokens_per_step // self.context
 
-    def parameter(self, name: str, default: Scalar) -> Scalar:
-        """The method's parameter `name`, or `default` where the method has none of that name."""
-        return dict(self.parameters).get(name, default)
 
-    @property
-    def bag_size(self) -> int:
-        """Tokens averaged into one latent position in the first phase; 1 for methods without bags."""
-        return int(self.parameter("bag_size", 1))
+@dataclass(frozen=True, slots=True)
+class ForeignSpec(Spec):
+    """One trial of somebody else's trainer: a command, its values, and what its code was.
 
-    @property
-    def step_ratio(self) -> float:
-        """Fraction of the steps before the phase boundary; 0 for methods of one phase."""
-        return float(self.parameter("step_ratio", 0.0))
+    `command` and `environment` are as the file writes them, placeholders and all. `scale_values` is what the scale stands
+    for, `code` the fingerprint of the files that change a result, `loss_from` where the loss is read. `decayed` says that the
+    schedule ends decayed; how it looks is the trainer's, so `schedule` holds no warm-up and no decay.
+    """
 
-    @property
-    def spec_id(self) -> str:
-        """Sixteen hexadecimal digits of the SHA-256 of the canonical JSON: equal specs, equal id, on every machine."""
-        return fingerprint(spec_to_dict(self))
+    scale: str
+    scale_values: tuple[tuple[str, Scalar], ...]
+    method: str
+    parameters: tuple[tuple[str, Scalar], ...]
+    command: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    code: str
+    loss_from: str
+    decayed: bool
+    schedule: Schedule
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name in ("scale_values", "parameters", "environment"):
+            object.__setattr__(self, name, tuple(sorted(getattr(self, name))))
+        if not self.command:
+            raise ValueError("command: is empty")
+
+
+AnySpec = TrialSpec | ForeignSpec
+"""A trial, whoever trains it."""
+
+
+def own(spec: Spec) -> TrialSpec:
+    """`spec` as one of our own trainer. Raises `InputError` for another trainer's."""
+    if not isinstance(spec, TrialSpec):
+        raise InputError(f"trial {spec.spec_id} is of another trainer: only its own command trains it")
+    return spec
 
 
 def fingerprint(value: Any) -> str:
@@ -160,9 +213,17 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def spec_to_dict(spec: TrialSpec) -> dict[str, Any]:
+FOREIGN = "foreign"
+"""Value of the key `trainer` of a spec that another trainer trains; ours have no such key."""
+_MAPPINGS = ("parameters", "scale_values", "environment")
+"""Fields that are objects in JSON."""
+
+
+def spec_to_dict(spec: Spec) -> dict[str, Any]:
     """The spec as plain JSON values; inverse of `spec_from_dict`."""
-    return {**plain_of(spec), "parameters": dict(spec.parameters)}
+    plain = plain_of(spec)
+    plain |= {name: dict(plain[name]) for name in _MAPPINGS if name in plain}
+    return {"trainer": FOREIGN, **plain} if isinstance(spec, ForeignSpec) else plain
 
 
 def plain_of(value: Any) -> Any:
@@ -177,8 +238,11 @@ def plain_of(value: Any) -> Any:
     }
 
 
-def spec_from_dict(plain: Any) -> TrialSpec:
+def spec_from_dict(plain: Any) -> AnySpec:
     """Rebuild a spec. Raises `InputError` naming the key that is unknown, missing, of another type or impossible."""
-    if isinstance(plain, Mapping) and "parameters" in plain:
-        plain = {**plain, "parameters": pairs_of(plain["parameters"], "a trial spec: parameters")}
-    return value_of(TrialSpec, plain, "a trial spec")
+    if not isinstance(plain, Mapping):
+        return value_of(TrialSpec, plain, "a trial spec")
+    pairs = {name: pairs_of(plain[name], f"a trial spec: {name}") for name in _MAPPINGS if name in plain}
+    if plain.get("trainer") != FOREIGN:
+        return value_of(TrialSpec, {**plain, **pairs}, "a trial spec")
+    return value_of(ForeignSpec, {n: v for n, v in {**plain, **pairs}.items() if n != "trainer"}, "a trial spec")

@@ -13,9 +13,9 @@ from typing import Any
 
 from trainers.contract.errors import InputError
 from trainers.contract.reading import json_value, value_of
-from trainers.contract.record import WALL, Diverged, PhaseTiming, Stopped, TextScore
+from trainers.contract.record import WALL, Diverged, Failed, PhaseTiming, Stopped, TextScore
 from trainers.contract.routing import RoutingPoint
-from trainers.contract.spec import TrialSpec, spec_from_dict, spec_to_dict
+from trainers.contract.spec import AnySpec, spec_from_dict, spec_to_dict
 
 RESULT = "result.json"
 STATE = "state"
@@ -27,11 +27,22 @@ class ParentLostError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
+class PointCost:
+    """What a run had cost at a point by its trainer's own count: `seconds` of its clock, data `tokens`, model `flops`; 0 for
+    a count that is not known."""
+
+    seconds: float
+    tokens: int = 0
+    flops: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class StagePoint:
     """Validation loss in nats per token after `step` steps, on the part of the text that points are scored on; `phase` is
     the one that trained the last of them.
 
-    `routing` is that step's, for a mixture of experts; `score` that on all of the text, where a trial may end here.
+    `routing` is that step's, for a mixture of experts; `score` that on all of the text, where a trial may end here. `cost` is
+    what another trainer counted; ours follows from the spec.
     """
 
     step: int
@@ -39,6 +50,7 @@ class StagePoint:
     phase: str
     routing: RoutingPoint | None = None
     score: TextScore | None = None
+    cost: PointCost | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +66,7 @@ class StageJob:
     parent: str | None
     start: int
     end: int
-    spec: TrialSpec
+    spec: AnySpec
     booked_by: str
     store: str
     corpus: str
@@ -83,7 +95,8 @@ def job_from_dict(plain: dict[str, Any]) -> StageJob:
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """A stage's end. `outcome` None means that `end` was reached. Seconds are per device.
+    """A stage's end. `outcome` None means that `end` was reached, `Failed` that no further attempt would help. Seconds are
+    per device.
 
     `device` is the name that people compare (`NVIDIA H200`), `attention` that of the kernel of its attention.
     `clock` is what the step times count, as in `Timing`.
@@ -94,7 +107,7 @@ class StageResult:
     parent: str | None
     start: int
     end: int
-    outcome: Stopped | Diverged | None
+    outcome: Stopped | Diverged | Failed | None
     points: tuple[StagePoint, ...]
     timings: tuple[PhaseTiming, ...]
     busy_seconds: float
@@ -112,6 +125,8 @@ def result_to_dict(result: StageResult) -> dict[str, Any]:
     """Plain JSON values; inverse of `result_from_dict`."""
     plain = asdict(result)
     plain["diverged"] = isinstance(result.outcome, Diverged)
+    if isinstance(result.outcome, Failed):
+        plain["failed"] = True
     return plain
 
 
@@ -122,9 +137,9 @@ def result_from_dict(plain: Any) -> StageResult:
         raise InputError(f"not {what}: diverged or outcome missing")
     if not isinstance(plain["diverged"], bool) or (plain["diverged"] and plain["outcome"] is None):
         raise InputError(f"not {what}: diverged does not go with the outcome")
-    kind = Diverged if plain["diverged"] else Stopped
+    kind = Failed if plain.get("failed") is True else Diverged if plain["diverged"] else Stopped
     outcome = None if plain["outcome"] is None else value_of(kind, plain["outcome"], f"{what}: outcome")
-    others = {name: value for name, value in plain.items() if name not in ("diverged", "outcome")}
+    others = {name: value for name, value in plain.items() if name not in ("diverged", "failed", "outcome")}
     return value_of(StageResult, others, what, outcome=outcome)
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 
-from trainers.contract.schedule import Phase
-from trainers.contract.spec import TrialSpec
+from trainers.contract.schedule import NEXT_TOKEN, Phase
+from trainers.contract.spec import Spec, TrialSpec
 from trainers.methods import (
     baseline,
     input_superposition,
@@ -23,11 +23,13 @@ from trainers.methods import (
     tst_fresh_embedding,
     tst_fresh_moments,
 )
+from trainers.methods.facts import TRAINERS_OWN, facts_of
 from trainers.methods.parameters import (
     LEARNING_RATE,
     PARAMETER_COLUMNS,
     PARAMETER_TABLE,
     SAME_OCTAVES,
+    Parameter,
     describe_parameters,
     parameter_of,
     symbol_of,
@@ -40,8 +42,11 @@ __all__ = [
     "PARAMETER_COLUMNS",
     "PARAMETER_TABLE",
     "SAME_OCTAVES",
+    "TRAINERS_OWN",
     "Method",
+    "Parameter",
     "describe_parameters",
+    "facts_of",
     "parameter_of",
     "phases_of",
     "symbol_of",
@@ -83,8 +88,15 @@ _FILES = (
 METHODS: dict[str, Method] = {method.name: method for method in map(_method, _FILES)}
 
 
-def phases_of(spec: TrialSpec) -> tuple[Phase, ...]:
-    """The phases of a run, contiguous over `[0, total_steps)`, none empty. Raises `ValueError` naming a bad parameter."""
+def phases_of(spec: Spec) -> tuple[Phase, ...]:
+    """The phases of a run, contiguous over `[0, total_steps)`, none empty. Raises `ValueError` naming a bad parameter.
+
+    A run of another trainer is one phase, named by what sets the cost of its steps.
+    """
+    if not isinstance(spec, TrialSpec):
+        named = NEXT_TOKEN if spec.method == BASELINE else spec.method
+        words = " ".join(word for word in (named, describe_parameters(spec.parameters)) if word)
+        return (Phase(words, 0, spec.schedule.total_steps),)
     method = METHODS.get(spec.method)
     if method is None:
         raise ValueError(f"method: {spec.method!r} is not one of {', '.join(METHODS)}")

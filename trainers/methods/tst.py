@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from trainers.contract.schedule import Phase
+from trainers.contract.schedule import Phase, superposition_phases
 from trainers.contract.spec import TrialSpec
-from trainers.methods.parameters import bag_weighting, boundary_of, next_token, positive
+from trainers.methods.parameters import bag_weighting, boundary_of
 
 LABEL = "TST"
 WORDS = (
@@ -15,14 +15,16 @@ WORDS = (
 PARAMETERS: tuple[str, ...] = ("bag_size", "bag_weighting", "step_ratio")
 
 
+def _phases(spec: TrialSpec) -> tuple[Phase, Phase]:
+    return superposition_phases(spec.schedule.total_steps, boundary_of(spec), spec.bag_size, bag_weighting(spec))
+
+
 def superposition(spec: TrialSpec) -> Phase:
     """The first phase, up to the boundary. Raises `ValueError` for a bag below one token, a ratio outside [0, 1] or an
     unknown weighting."""
-    bag, weighting = positive(spec, "bag_size"), bag_weighting(spec)
-    return Phase("superposition", 0, boundary_of(spec), bag_size=bag, target_size=bag, weighting=weighting)
+    return _phases(spec)[0]
 
 
 def phases(spec: TrialSpec) -> tuple[Phase, ...]:
     """Superposition, then next-token recovery from the same weights and moments."""
-    first = superposition(spec)
-    return first, next_token(spec, first.end)
+    return _phases(spec)

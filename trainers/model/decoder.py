@@ -12,11 +12,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -24,6 +22,7 @@ from trainers.contract.routing import RoutingPoint
 from trainers.contract.spec import ModelShape
 from trainers.model.moe import Mixture, routing_point
 from trainers.model.ranks import fill
+from trainers.superposition import mean_of_bags
 
 EMBEDDING_DEVIATION = 1.0
 """Standard deviation of the initial embeddings, as in TorchTitan; other weights get `1/sqrt(inputs)`, which is TorchTitan's
@@ -53,69 +52,6 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     exact = x.float()
     swapped = exact.roll(exact.shape[-1] // 2, dims=-1)
     return torch.addcmul(exact * cosine, swapped, sine).to(x.dtype)
-
-
-def _added_rows(tokens: Tensor, grad_ND: Tensor, vocab_size: int) -> Tensor:
-    """The table's gradient `[V, D]`, float32: the rows of its tokens, added up one after the other in the tokens' order."""
-    # A table of zeros and one addition a row: a quarter of the time of torch's own backward on a CPU, to the same bits.
-    sum_VD = grad_ND.new_zeros(vocab_size, grad_ND.shape[1], dtype=torch.float32)
-    return sum_VD.index_add_(0, tokens.flatten(), grad_ND.float())
-
-
-class _LookUp(torch.autograd.Function):
-    """Rows of a table."""
-
-    @staticmethod
-    def forward(ctx: Any, tokens: Tensor, table_VD: Tensor) -> Tensor:
-        ctx.save_for_backward(tokens)
-        ctx.vocab_size, ctx.dtype = table_VD.shape[0], table_VD.dtype
-        return F.embedding(tokens, table_VD)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        (tokens,) = ctx.saved_tensors
-        grad_ND = grad_outputs[0].reshape(tokens.numel(), -1)
-        return None, _added_rows(tokens, grad_ND, ctx.vocab_size).to(ctx.dtype)
-
-
-class _BagMean(torch.autograd.Function):
-    """Mean row of each bag `[..., S]` in float32, without the rows in between: two large buffers less in the forward."""
-
-    @staticmethod
-    def forward(ctx: Any, tokens: Tensor, table_VD: Tensor) -> Tensor:
-        ctx.save_for_backward(tokens)
-        ctx.vocab_size = table_VD.shape[0]
-        mean_ND = F.embedding_bag(tokens.flatten(0, -2), table_VD, mode="mean")
-        return mean_ND.view(*tokens.shape[:-1], -1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        (tokens,) = ctx.saved_tensors
-        bag = tokens.shape[-1]
-        # Divided before it is spread over the bag: once a position instead of once a token.
-        share_ND = (grad_outputs[0] / bag).flatten(0, -2).repeat_interleave(bag, 0)
-        return None, _added_rows(tokens, share_ND, ctx.vocab_size)
-
-
-def mean_of_bags(tokens: Tensor, table_VD: Tensor) -> Tensor:
-    """Mean row of each bag `[..., S]`, `[..., D]`, summed in float32, in the table's type; a bag of one is its row exactly.
-
-    On a CPU the gradient is our own: torch's kernel takes four times as long for bags of many tokens and adds bfloat16 up in
-    bfloat16; in float32 the two are equal to the last bit. On a GPU torch's kernel sorts and needs no help. Compiled code
-    fuses the mean by itself, and torch's kernel of the mean rounds bfloat16 on the way.
-    """
-    on_cpu, bag = table_VD.device.type == "cpu", tokens.shape[-1]
-    if on_cpu and bag > 1 and table_VD.dtype == torch.float32 and not torch.compiler.is_compiling():
-        mean: Tensor = _BagMean.apply(tokens, table_VD)  # type: ignore[no-untyped-call]
-        return mean
-    rows: Tensor = (
-        _LookUp.apply(tokens, table_VD)  # type: ignore[no-untyped-call]
-        if on_cpu
-        else F.embedding(tokens, table_VD)
-    )
-    return rows.squeeze(-2) if bag == 1 else rows.mean(-2, dtype=torch.float32).to(table_VD.dtype)
 
 
 class RMSNorm(nn.Module):

@@ -25,8 +25,8 @@ from trainers.contract.record import (
     Timing,
 )
 from trainers.contract.schedule import Phase, data_position
-from trainers.contract.spec import TrialSpec
-from trainers.contract.stage import StageResult
+from trainers.contract.spec import AnySpec, ForeignSpec, Spec
+from trainers.contract.stage import PointCost, StagePoint, StageResult
 from trainers.methods import phases_of
 
 
@@ -74,7 +74,7 @@ def _seconds_at(step: int, timings: tuple[PhaseTiming, ...]) -> float:
 
 
 def assemble_record(
-    spec: TrialSpec,
+    spec: AnySpec,
     purpose: str,
     chain: Sequence[StageResult],
     provenance: Provenance,
@@ -101,18 +101,10 @@ def assemble_record(
     chain = on_devices(chain, devices)
     timings = phase_timings(chain)
     points = tuple(
-        EvalPoint(
-            step=point.step,
-            tokens=data_position(phases, spec.tokens_per_step, point.step),
-            flops=flops_at(spec, phases, point.step),
-            seconds=_seconds_at(point.step, timings),
-            loss=point.loss if point.step < total or point.score is None else point.score.loss,
-            phase=point.phase,
-            routing=point.routing,
-        )
+        _eval_point(total, point, point.cost or _counted(spec, phases, point.step, timings))
         for part in chain
         for point in part.points
-        if is_evaluated(point.step, phases, total, evaluate_every)
+        if point.cost is not None or is_evaluated(point.step, phases, total, evaluate_every)
     )
     return RunRecord(
         spec=spec,
@@ -134,6 +126,26 @@ def assemble_record(
     )
 
 
+def _counted(spec: AnySpec, phases: tuple[Phase, ...], step: int, timings: tuple[PhaseTiming, ...]) -> PointCost:
+    """What `step` steps cost by arithmetic. Of another trainer's steps only the clock is known."""
+    seconds = _seconds_at(step, timings)
+    if isinstance(spec, ForeignSpec):
+        return PointCost(seconds)
+    return PointCost(seconds, data_position(phases, spec.tokens_per_step, step), flops_at(spec, phases, step))
+
+
+def _eval_point(total_steps: int, point: StagePoint, cost: PointCost) -> EvalPoint:
+    return EvalPoint(
+        step=point.step,
+        tokens=cost.tokens,
+        flops=cost.flops,
+        seconds=cost.seconds,
+        loss=point.loss if point.step < total_steps or point.score is None else point.score.loss,
+        phase=point.phase,
+        routing=point.routing,
+    )
+
+
 def _with_attention(provenance: Provenance, chain: Sequence[StageResult]) -> Provenance:
     """Which attention kernel trained the run stands beside the versions: it rounds in its own way."""
     kernels = " + ".join(dict.fromkeys(part.attention for part in chain if part.attention))
@@ -142,13 +154,11 @@ def _with_attention(provenance: Provenance, chain: Sequence[StageResult]) -> Pro
     return replace(provenance, versions=tuple(sorted({**dict(provenance.versions), "attention": kernels}.items())))
 
 
-def _outcome(
-    spec: TrialSpec, chain: Sequence[StageResult], points: tuple[EvalPoint, ...], failure: str | None
-) -> Outcome:
+def _outcome(spec: Spec, chain: Sequence[StageResult], points: tuple[EvalPoint, ...], failure: str | None) -> Outcome:
     if failure is not None:
         return Failed(failure)
     last = chain[-1].outcome if chain else None
-    if isinstance(last, Diverged | Stopped):
+    if isinstance(last, Diverged | Stopped | Failed):
         return last
     if not points or points[-1].step != spec.schedule.total_steps:
         raise ValueError(f"trial {spec.spec_id}: its stages end before step {spec.schedule.total_steps}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainers.contract.schedule import Phase, number_of_heads
-from trainers.contract.spec import TrialSpec, fingerprint, plain_of
+from trainers.contract.spec import AnySpec, ForeignSpec, TrialSpec, fingerprint, plain_of
 from trainers.methods import phases_of
 
 ROOT = "root"
@@ -66,7 +66,7 @@ class TrialPath:
     """A trial with what its node names need, computed once. `execution` is part of every name: another form of the
     step may round differently."""
 
-    spec: TrialSpec
+    spec: AnySpec
     trunk: str
     phases: tuple[Phase, ...]
     execution: str
@@ -92,10 +92,12 @@ class TrialPath:
         return fingerprint([self.trunk, self.execution, _objectives(self.phases, step), decay])
 
 
-def path_of(spec: TrialSpec, execution: str) -> TrialPath:
+def path_of(spec: AnySpec, execution: str) -> TrialPath:
     """Raises `ValueError` when the spec's method or parameters are unknown."""
     phases = phases_of(spec)
-    return TrialPath(spec, trunk_id(spec, phases), phases, execution)
+    # Nothing is known of what two runs of another trainer have in common: each is a trunk of its own.
+    trunk = spec.spec_id if isinstance(spec, ForeignSpec) else trunk_id(spec, phases)
+    return TrialPath(spec, trunk, phases, execution)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ class Segment:
     parent: str
     start: int
     end: int
-    spec: TrialSpec
+    spec: AnySpec
     trials: tuple[str, ...]
     remaining: int
 

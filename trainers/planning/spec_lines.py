@@ -18,7 +18,7 @@ from typing import Any
 from trainers.contract.errors import InputError
 from trainers.contract.record import PURPOSES, RunRecord
 from trainers.contract.record_lines import BadLinesError, read_lines
-from trainers.contract.spec import NUMERICS_VERSION, TrialSpec, spec_from_dict, spec_to_dict
+from trainers.contract.spec import NUMERICS_VERSION, TrialSpec, own, spec_from_dict, spec_to_dict
 from trainers.methods import phases_of
 
 CONFIRMATION, TUNING = "confirmation", "tuning"
@@ -44,7 +44,7 @@ def _trial(number: int, value: Any) -> TrialLine:
     unknown = set(wrapped) - {"spec", "stage", "winner"}
     if unknown:
         raise InputError(f"unknown: {', '.join(sorted(unknown))}; a line has spec, stage and winner")
-    spec = spec_from_dict(wrapped["spec"])
+    spec = own(spec_from_dict(wrapped["spec"]))
     phases_of(spec)
     line = TrialLine(spec, wrapped.get("stage", CONFIRMATION), wrapped.get("winner", False), number)
     if line.purpose not in PURPOSES:
@@ -109,7 +109,7 @@ def winner_of(records: Sequence[RunRecord]) -> TrialSpec | None:
     full = [cell for cell in cells.values() if len(cell) == most]
     # Ties by the spec's own text: the file's order must not choose.
     best = min(full, key=lambda cell: (mean_loss(cell), str(cell[0].spec)), default=None)
-    return best[0].spec if best else None
+    return own(best[0].spec) if best else None
 
 
 def filled_in(trials: Sequence[TrialLine], ended: Mapping[str, RunRecord]) -> list[tuple[TrialSpec, str]]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from trainers.contract.schedule import Phase, data_position
 from trainers.contract.spec import TrialSpec
+from trainers.superposition import cut_batch, window_tokens
 
 
 class TokenStream(Protocol):
@@ -42,24 +43,6 @@ def lane_position(tokens_per_epoch: int, spec: TrialSpec, phases: tuple[Phase, .
     return lane * stride + data_position(phases, spec.context, step)
 
 
-def lane_tokens(context: int, phase: Phase) -> int:
-    """Tokens that one step reads of a lane: those of its bags, and the targets of the last."""
-    return phase.positions(context) * phase.bag_size + phase.target_size
-
-
-def cut_batch(tokens_BN: np.ndarray, context: int, phase: Phase) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs `[B*P, L/P, S]` and targets `[B*P, L/P, T]` from the `L*S + T` contiguous tokens of each sequence.
-
-    Position j holds bag j of its sequence and is asked for the T tokens that follow that bag (arXiv 2605.06546); the last
-    position of a piece is asked for tokens of the next one. `context` is that of an ordinary step.
-    """
-    bag, targets, length = phase.bag_size, phase.target_size, phase.positions(context)
-    inputs = tokens_BN[:, : length * bag]
-    following = np.lib.stride_tricks.sliding_window_view(tokens_BN[:, bag:], targets, axis=1)[:, ::bag][:, :length]
-    piece = phase.length(context)
-    return inputs.reshape(-1, piece, bag), following.reshape(-1, piece, targets)
-
-
 def read_batch(
     stream: TokenStream,
     spec: TrialSpec,
@@ -70,14 +53,13 @@ def read_batch(
     lanes: range | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Inputs and targets of `step`, int64 on `device`, of all sequences or those of `lanes`: as `cut_batch` gives them."""
-    count = lane_tokens(spec.context, phase)
+    count = window_tokens(spec.context, phase)
     sequences = [
         stream.read(lane_position(stream.tokens_per_epoch, spec, phases, step, lane), count)
         for lane in lanes or range(spec.sequences_per_step)
     ]
-    inputs, targets = cut_batch(np.stack(sequences).astype(np.int64, copy=False), spec.context, phase)
-    # Copies: targets of neighbouring positions are one overlapping view of the tokens.
-    pair = torch.from_numpy(inputs.copy()), torch.from_numpy(targets.copy())
+    tokens_BN = torch.from_numpy(np.stack(sequences).astype(np.int64, copy=False))
+    pair = cut_batch(tokens_BN, spec.context, phase)
     if device.type == "cuda":
         return tuple(part.pin_memory().to(device, non_blocking=True) for part in pair)  # type: ignore[return-value]
     return pair

@@ -14,10 +14,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor
 
-from trainers.contract.schedule import Phase, learning_rates
+from trainers.contract.schedule import Phase
 from trainers.contract.spec import TrialSpec
 from trainers.step.batch import TokenStream
-from trainers.step.optim import allocate, clipped_step
+from trainers.step.optim import allocate, clipped_step, learning_rates
 from trainers.step.precision import WorkingWeights
 from trainers.step.ring import TokenRing
 

@@ -1,15 +1,31 @@
 """AdamW with global-norm clipping, without a host synchronisation and without a second pass over the gradients.
 
-Decides which parameters decay. The learning rate of a step is `schedule`'s.
+Decides which parameters decay, and the learning rate of every step.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainers.contract.spec import Optimizer
+from trainers.contract.spec import Optimizer, Schedule
 from trainers.model.ranks import total_norm
+
+
+def learning_rates(schedule: Schedule) -> np.ndarray:
+    """The learning rate of every step, float32 `[total_steps]`: linear warm-up, constant, linear decay towards zero.
+
+    Warm-up reaches the peak at step `warmup_steps - 1`; the decay's first step still has the peak, its last has
+    `1/decay_steps` of it. One table, so that every executor and every resumed run multiplies by the same numbers.
+    """
+    step = np.arange(schedule.total_steps, dtype=np.float64)
+    factor = np.ones_like(step)
+    if schedule.warmup_steps:
+        factor = np.minimum(factor, (step + 1) / schedule.warmup_steps)
+    if schedule.decay_steps:
+        factor = np.minimum(factor, (schedule.total_steps - step) / schedule.decay_steps)
+    return (schedule.learning_rate * factor).astype(np.float32)
 
 
 def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from trainers.contract.schedule import Phase
 from trainers.contract.spec import TrialSpec
-from trainers.step.batch import TokenStream, cut_batch, lane_position, lane_tokens
+from trainers.step.batch import TokenStream, lane_position
+from trainers.superposition import cut_batch, window_tokens
 
 WINDOW_TOKENS = 1 << 24
 """Most tokens of a window (64 MiB of int32), unless one step has more."""
@@ -29,7 +30,7 @@ class TokenRing:
     ) -> None:
         self._stream, self._spec, self._phases, self._phase = stream, spec, phases, phase
         lanes = spec.sequences_per_step
-        count = lane_tokens(spec.context, phase)
+        count = window_tokens(spec.context, phase)
         self._advance = self._position(phase.start + 1, 0) - self._position(phase.start, 0)
         fits = WINDOW_TOKENS // (lanes * self._advance)
         self.window_steps = max(1, min(WINDOW_STEPS, fits, phase.end - phase.start))
@@ -40,9 +41,8 @@ class TokenRing:
         self._copied = torch.cuda.Event() if pinned else None  # type: ignore[no-untyped-call]
         self._windows = torch.empty(2, lanes, self._width, dtype=torch.int32, device=device)
         self._origin = torch.zeros(1, dtype=torch.int64, device=device)
-        inputs_PLS, targets_PLT = cut_batch(np.arange(count)[None], spec.context, phase)
-        self._input_offsets = torch.from_numpy(inputs_PLS.copy()).to(device)
-        self._target_offsets = torch.from_numpy(targets_PLT.copy()).to(device)
+        inputs_PLS, targets_PLT = cut_batch(torch.arange(count)[None], spec.context, phase)
+        self._input_offsets, self._target_offsets = inputs_PLS.to(device), targets_PLT.to(device)
         self._first = self._staged_window = self._staged_lanes = 0
 
     def _position(self, step: int, lane: int) -> int:

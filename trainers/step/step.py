@@ -14,19 +14,19 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from trainers.contract.schedule import Phase, learning_rates
+from trainers.contract.schedule import Phase
 from trainers.contract.spec import TrialSpec
 from trainers.model.attention import attention_kernels, forced_attention
 from trainers.model.decoder import Decoder
-from trainers.model.losses import target_weights
 from trainers.model.ranks import ALONE, Ranks
 from trainers.step.batch import TokenStream, read_batch
 from trainers.step.captured import StaticStep
 from trainers.step.compiling import can_compile
 from trainers.step.fit import chosen_micro_sequences
 from trainers.step.objective import Objective
-from trainers.step.optim import clipped_step
+from trainers.step.optim import clipped_step, learning_rates
 from trainers.step.precision import WorkingWeights
+from trainers.superposition import weights_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +93,6 @@ class TrainingStep:
             assert ranks.size == 1, "resolve_execution captures no step of several ranks"
             self._static = StaticStep(spec, phases, self._weights, optimizer, stream, device, self.parts)
 
-    def weights(self, phase: Phase) -> Tensor:
-        """Target weights of a phase, float32 `[T]` on the device."""
-        return torch.tensor(target_weights(phase.weighting, phase.target_size), dtype=torch.float32, device=self.device)
-
     def run(self, step: int, phase: Phase) -> StepResult:
         """Train one step, of which every rank has its part. A step whose gradient norm is not finite changes nothing."""
         with forced_attention(self._attention[phase]):
@@ -111,7 +107,7 @@ class TrainingStep:
         # None until it is ready: a phase that could not be captured is entered anew when it is asked for again.
         self._phase = None
         # Without `self`: a step that held itself would keep its weights and graphs until the cycle collector comes by.
-        self._loss = partial(self._objective, weights_T=self.weights(phase), heads=phase.heads)
+        self._loss = partial(self._objective, weights_T=weights_of(phase, self.device), heads=phase.heads)
         if self._static is not None:
             self._static.enter(phase, step, self._loss)
         else:

@@ -22,7 +22,7 @@ import torch
 from trainers.contract.reading import value_of
 from trainers.contract.record import PROCESSOR, WALL, Diverged, Stopped
 from trainers.contract.schedule import number_of_heads
-from trainers.contract.spec import spec_to_dict
+from trainers.contract.spec import own, spec_to_dict
 from trainers.contract.stage import (
     RESULT,
     STATE,
@@ -129,6 +129,7 @@ def _restore_stage(job: StageJob, state: TrainState) -> tuple[Progress, float]:
 def _result(
     job: StageJob, outcome: Stopped | Diverged | None, progress: Progress, billed_seconds: float, skipped_steps: int
 ) -> StageResult:
+    spec = own(job.spec)
     return StageResult(
         node=job.node,
         parent=job.parent,
@@ -145,7 +146,7 @@ def _result(
         execution=job.execution,
         devices=job.devices,
         clock=_clock(job),
-        attention=attention_backend(job.spec.shape, job.spec.context, job.spec.precision, torch.device(job.device)),
+        attention=attention_backend(spec.shape, spec.context, spec.precision, torch.device(job.device)),
     )
 
 
@@ -165,7 +166,7 @@ def _fitting(step: TrainingStep) -> Iterator[None]:
 
 def _fresh_state(job: StageJob, device: torch.device, ranks: Ranks) -> TrainState:
     """The state at the seed. Ranks build the whole model in host memory, four bytes a parameter each, and keep their rows."""
-    spec = job.spec
+    spec = own(job.spec)
     heads = number_of_heads(phases_of(spec))
     model = build_model(spec.shape, spec.context, spec.seed, device if ranks.size == 1 else torch.device("cpu"), heads)
     shard_model(model, ranks, spec.precision, job.execution)
@@ -208,7 +209,7 @@ def run_stage(job: StageJob, corpus: Any, on_point: Callable[[StagePoint], None]
     Where ranks train together, each of them calls this, and only the first writes the result.
     """
     began = time.perf_counter()
-    device, spec = torch.device(job.device), job.spec
+    device, spec = torch.device(job.device), own(job.spec)
     ranks, phases = ranks_here(device), phases_of(spec)
     done = _done_before(job)
     if ranks.every(done is not None) and done is not None:

@@ -10,7 +10,7 @@ import pytest
 from sweeper import UserError, session
 from sweeper.engine.site import Site
 from sweeper.options import RunOptions
-from sweeper.plans.costs import ASSUMED_CPU_FLOPS, step_cost
+from sweeper.plans.costs import ASSUMED_CPU_FLOPS, run_seconds, step_cost
 from sweeper.space.schema import Resources
 from tests.support.places import ROOT
 from tests.support.strategies import PROVENANCE
@@ -47,7 +47,7 @@ def test_a_step_costs_what_as_many_devices_measured_and_else_a_share() -> None:
     one = step_cost(known, PROVENANCE.device, on_gpu=False)
     two = step_cost(known, PROVENANCE.device, on_gpu=False, devices=2, ranks=2)
     assert one.source == two.source == "measured here by earlier runs"
-    assert one.run_seconds(SPEC) / two.run_seconds(SPEC) == pytest.approx(3.0 / 1.75)
+    assert run_seconds(one, SPEC) / run_seconds(two, SPEC) == pytest.approx(3.0 / 1.75)
     guess = step_cost(known, PROVENANCE.device, on_gpu=False, devices=4, ranks=4)
     assert (guess.measured, guess.flops_per_second) == ({}, 4 * ASSUMED_CPU_FLOPS)
 

@@ -16,7 +16,7 @@ from sweeper.replay.loss_table import LossTable, read_tables, seed_noise
 from sweeper.replay.race import Contestant, Rules, compare_strategies
 from sweeper.replay.report import markdown_table
 from sweeper.replay.sweep import TableSurface, race_domain, replay_sweep, tables_of_scale
-from sweeper.space.load import load_search_space
+from sweeper.space.load import load_own_space
 from sweeper.space.schema import SearchSpace
 from sweeper.space.trials import make_spec
 from tests.support.places import ROOT
@@ -163,7 +163,7 @@ def test_a_replayed_sweep_never_asks_for_a_cell_that_is_missing_at_some_budget()
 
 
 def test_the_axes_of_a_file_are_the_race_s_domain() -> None:
-    space = load_search_space(PAPER_GRID)
+    space = load_own_space(PAPER_GRID)
     small, large = read_tables(PUBLISHED)
     assert len(race_domain(space, small).points) == 150
     assert dict(race_domain(space, large).points[-1])["bag_size"] == 13
@@ -235,7 +235,7 @@ def test_a_table_with_nothing_to_ask_is_left_out_in_one_line_or_ends_it(tmp_path
 
 
 def test_cells_that_the_table_lacks_are_not_in_a_file_s_race() -> None:
-    space = load_search_space(PAPER_GRID)
+    space = load_own_space(PAPER_GRID)
     table = read_tables(PUBLISHED)[0]
     holes = replace(table, losses=tuple(cell for cell in table.losses if cell[:2] not in {(1.0, 2), (1.0, 3)}))
     domain = race_domain(space, holes)

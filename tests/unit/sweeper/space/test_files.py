@@ -11,16 +11,16 @@ import yaml
 
 from sweeper.space.errors import SearchSpaceError
 from sweeper.space.json_schema import schema_text, search_space_schema
-from sweeper.space.load import load_search_space, parse_search_space
+from sweeper.space.load import load_own_space, load_search_space, parse_search_space
 from sweeper.space.schema import Grid, IntegerRange, SearchSpace
 from sweeper.space.trials import make_spec
 from sweeper.space.yaml_lines import read_yaml
 from tests.support.places import GOLDEN, SHIPPED
-from trainers.contract.spec import TrialSpec
+from trainers.contract.spec import TrialSpec, own
 from trainers.planning.lineage import build_tree, path_of
 
 FILES = sorted(path.name for path in SHIPPED.glob("*.yaml"))
-OURS = ("quickstart.yaml", "methods.yaml", "gpu-1m.yaml")
+OURS = ("quickstart.yaml", "methods.yaml", "gpu-1m.yaml", "your-trainer.yaml")
 
 
 def plain(value: object) -> object:
@@ -31,7 +31,7 @@ def plain(value: object) -> object:
 
 
 def spec(space: SearchSpace, method: str, total_steps: int, **parameters: float | str) -> TrialSpec:
-    return make_spec(
+    made = make_spec(
         space,
         scale=space.scales[0],
         method=method,
@@ -42,6 +42,7 @@ def spec(space: SearchSpace, method: str, total_steps: int, **parameters: float 
         tokenizer_fingerprint="tokenizer",
         vocab_size=space.tokenizer.vocab_size,
     )
+    return own(made)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -61,7 +62,7 @@ def test_the_published_scales_are_shipped() -> None:
 
 @pytest.mark.parametrize("name", [name for name in FILES if name not in OURS])
 def test_a_published_recipe_has_the_published_values(name: str) -> None:
-    space = load_search_space(SHIPPED / name)
+    space = load_own_space(SHIPPED / name)
     vocabulary, tokens_per_step, learning_rate = {
         "270m": (128_256, 2_097_152, 2e-3),
         "600m": (128_256, 2_097_152, 1e-3),
@@ -80,7 +81,7 @@ def test_a_published_recipe_has_the_published_values(name: str) -> None:
 
 
 def test_the_grid_of_the_paper_shares_two_fifths_of_its_steps() -> None:
-    space = load_search_space(SHIPPED / "paper-grid.yaml")
+    space = load_own_space(SHIPPED / "paper-grid.yaml")
     bags = space.methods["tst"].axes["bag_size"]
     assert isinstance(bags, IntegerRange)
     trials = [

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from sweeper.space.load import load_search_space
+from sweeper.space.load import load_own_space
 from sweeper.space.schema import Scalar
 from sweeper.space.trials import make_spec
 from tests.support.places import SHIPPED
 from trainers.contract.spec import Optimizer, TrialSpec
 
-SPACE = load_search_space(SHIPPED / "tst-270m.yaml")
+SPACE = load_own_space(SHIPPED / "tst-270m.yaml")
 TST: dict[str, Scalar] = {"bag_size": 6, "step_ratio": 0.3, "bag_weighting": "uniform", "learning_rate": 0.002}
 
 

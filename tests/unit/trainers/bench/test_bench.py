@@ -69,7 +69,7 @@ from trainers.contract.flops import flops_per_position
 from trainers.contract.scales import SCALES
 from trainers.contract.spec import TrialSpec
 from trainers.methods import phases_of
-from trainers.model.losses import multi_hot_reference
+from trainers.superposition import multi_hot_reference
 from trainers.training.devices import cpu_name
 
 DEVICE = "Some GPU (80 GB)"

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from tests.support.tiny_training import tiny_spec
-from trainers.contract.schedule import Phase, boundary_step, data_position, learning_rates, phase_at, steps_of
-from trainers.contract.spec import Schedule
+from trainers.contract.schedule import Phase, boundary_step, data_position, phase_at, steps_of
 from trainers.methods import METHODS, phases_of
-
-
-def test_warm_up_stable_decay_by_hand() -> None:
-    rates = learning_rates(Schedule(total_steps=8, warmup_steps=2, decay_steps=4, learning_rate=1.0))
-    assert rates.tolist() == [0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
-    assert rates.dtype == np.float32
-
-
-def test_without_warm_up_and_decay_the_rate_is_the_peak() -> None:
-    assert set(learning_rates(Schedule(5, 0, 0, 0.25)).tolist()) == {0.25}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -18,10 +17,11 @@ from trainers.methods import phases_of
 from trainers.methods.tst_fresh_embedding import FRESH
 from trainers.model.decoder import Decoder, build_model
 from trainers.planning.lineage import path_of
-from trainers.step.batch import cut_batch, read_batch
+from trainers.step.batch import read_batch
 from trainers.step.objective import Objective
 from trainers.step.optim import build_optimizer
 from trainers.step.step import TrainingStep
+from trainers.superposition import cut_batch
 from trainers.training.checkpoint import CheckpointError, TrainState, load_checkpoint, save_checkpoint
 from trainers.training.loop import begin_phase
 
@@ -31,27 +31,27 @@ def first_phase(method: str) -> Phase:
 
 
 def test_bagged_input_is_asked_for_the_one_token_that_follows() -> None:
-    inputs, targets = cut_batch(np.arange(7)[None], 2, replace(first_phase("input_superposition"), bag_size=3))
+    inputs, targets = cut_batch(torch.arange(7)[None], 2, replace(first_phase("input_superposition"), bag_size=3))
     assert inputs.tolist() == [[[0, 1, 2], [3, 4, 5]]]
     assert targets.tolist() == [[[3], [6]]]
 
 
 def test_single_tokens_are_asked_for_the_bag_that_follows() -> None:
-    inputs, targets = cut_batch(np.arange(5)[None], 2, replace(first_phase("output_superposition"), target_size=3))
+    inputs, targets = cut_batch(torch.arange(5)[None], 2, replace(first_phase("output_superposition"), target_size=3))
     assert inputs.tolist() == [[[0], [1]]]
     assert targets.tolist() == [[[1, 2, 3], [2, 3, 4]]]
 
 
 def test_a_patch_predicts_the_next_and_the_step_reads_what_it_always_reads() -> None:
     phase = first_phase("patch")
-    inputs, targets = cut_batch(np.arange(12)[None], 8, phase)
+    inputs, targets = cut_batch(torch.arange(12)[None], 8, phase)
     assert inputs.tolist() == [[[0, 1, 2, 3], [4, 5, 6, 7]]]
     assert targets.tolist() == [[[4, 5, 6, 7], [8, 9, 10, 11]]]
     assert data_position((phase,), 16, 3) == 48
 
 
 def test_pieces_are_short_sequences_of_the_same_tokens() -> None:
-    inputs, targets = cut_batch(np.arange(18).reshape(2, 9), 8, first_phase("length_warmup"))
+    inputs, targets = cut_batch(torch.arange(18).reshape(2, 9), 8, first_phase("length_warmup"))
     assert inputs.squeeze(-1).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [9, 10, 11, 12], [13, 14, 15, 16]]
     assert targets.squeeze(-1).tolist() == [[1, 2, 3, 4], [5, 6, 7, 8], [10, 11, 12, 13], [14, 15, 16, 17]]
 

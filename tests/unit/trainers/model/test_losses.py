@@ -1,9 +1,8 @@
-"""The bag's weights, the edges of the losses, and what they refuse."""
+"""The loss as our step takes it: its edges, its memory, what it refuses."""
 
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import pytest
 import torch
@@ -11,52 +10,8 @@ from torch.nn import functional as F
 
 from tests.support.live_bytes import peak_of
 from trainers.contract.flops import CHUNK_BYTES, CHUNK_ROWS, chunk_rows
-from trainers.methods.parameters import WEIGHTINGS
-from trainers.model.losses import (
-    fused_linear_multi_hot,
-    multi_hot_cross_entropy,
-    multi_hot_reference,
-    target_weights,
-)
-
-
-@pytest.mark.parametrize(
-    ("weighting", "expected"),
-    [
-        ("uniform", (1 / 3, 1 / 3, 1 / 3)),
-        ("power_law", (6 / 11, 3 / 11, 2 / 11)),
-        ("first_token", (1.0, 0.0, 0.0)),
-    ],
-)
-def test_weights_of_three_targets(weighting: str, expected: tuple[float, ...]) -> None:
-    assert target_weights(weighting, 3) == pytest.approx(expected, rel=1e-12)
-
-
-def test_exponential_weights_fall_by_e() -> None:
-    weights = target_weights("exponential", 4)
-    assert [later / earlier for earlier, later in pairwise(weights)] == pytest.approx([math.exp(-1)] * 3)
-
-
-def test_every_weighting_of_one_target_is_one() -> None:
-    assert {target_weights(weighting, 1) for weighting in WEIGHTINGS} == {(1.0,)}
-
-
-def test_an_unknown_weighting_is_named() -> None:
-    with pytest.raises(ValueError, match="'linear' is not one of uniform"):
-        target_weights("linear", 2)
-
-
-def test_uniform_logits_cost_the_logarithm_of_the_vocabulary() -> None:
-    logits, targets, weights = torch.zeros(4, 50), torch.zeros(4, 2, dtype=torch.long), torch.tensor([0.5, 0.5])
-    assert float(multi_hot_cross_entropy(logits, targets, weights)) == pytest.approx(math.log(50), rel=1e-6)
-
-
-def test_the_gradient_is_softmax_less_the_weighted_targets() -> None:
-    logits = torch.tensor([[0.3, -1.0, 2.0, 0.0]], requires_grad=True)
-    multi_hot_cross_entropy(logits, torch.tensor([[2, 2, 0]]), torch.full((3,), 1 / 3)).backward()
-    assert logits.grad is not None
-    expected = logits.detach().softmax(-1) - torch.tensor([[1 / 3, 0.0, 2 / 3, 0.0]])
-    torch.testing.assert_close(logits.grad, expected)
+from trainers.model.losses import fused_linear_multi_hot
+from trainers.superposition import multi_hot_reference, target_weights
 
 
 def test_large_logits_do_not_overflow() -> None:

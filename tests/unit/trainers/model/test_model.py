@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from tests.support import small
 from trainers.contract.flops import count_parameters
 from trainers.contract.scales import SCALES
-from trainers.model.decoder import Attention, Decoder, build_model, initialise, mean_of_bags, rotary_table, rotate
+from trainers.model.decoder import Attention, Decoder, build_model, initialise, rotary_table, rotate
+from trainers.superposition import mean_of_bags
 
 CPU = torch.device("cpu")
 

@@ -1,40 +1,13 @@
-"""Which tokens a step reads, and what each position is asked for."""
+"""Which tokens a step reads."""
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
 import torch
 
 from tests.support.tiny_training import CORPUS, CPU, tiny_spec
-from trainers.contract.schedule import Phase, data_position, phase_at
+from trainers.contract.schedule import data_position, phase_at
 from trainers.methods import phases_of
-from trainers.step.batch import cut_batch, lane_position, read_batch
-
-
-def slow_cut(tokens: list[int], context: int, bag: int, num_targets: int) -> tuple[list[list[int]], list[list[int]]]:
-    """One sequence, one position after the other."""
-    inputs = [[tokens[j * bag + k] for k in range(bag)] for j in range(context)]
-    targets = [[tokens[(j + 1) * bag + k] for k in range(num_targets)] for j in range(context)]
-    return inputs, targets
-
-
-@pytest.mark.parametrize(
-    ("bag", "num_targets"), [(1, 1), (3, 3), (5, 5), pytest.param(3, 1, id="input"), pytest.param(1, 4, id="output")]
-)
-def test_targets_are_the_tokens_that_follow_the_bag(bag: int, num_targets: int) -> None:
-    context, phase = 4, Phase("any", 0, 1, bag_size=bag, target_size=num_targets)
-    tokens = np.random.default_rng(0).integers(0, 1_000, (2, context * bag + num_targets))
-    inputs, targets = cut_batch(tokens, context, phase)
-    for row in range(2):
-        slow = slow_cut(tokens[row].tolist(), context, bag, num_targets)
-        assert (inputs[row].tolist(), targets[row].tolist()) == slow
-
-
-def test_superposition_is_asked_for_the_whole_next_bag() -> None:
-    inputs, targets = cut_batch(np.arange(12)[None], 3, Phase("superposition", 0, 1, bag_size=3, target_size=3))
-    assert inputs.tolist() == [[[0, 1, 2], [3, 4, 5], [6, 7, 8]]]
-    assert targets.tolist() == [[[3, 4, 5], [6, 7, 8], [9, 10, 11]]]
+from trainers.step.batch import lane_position, read_batch
 
 
 def test_lanes_read_on_where_the_last_step_left_off_across_the_boundary() -> None:

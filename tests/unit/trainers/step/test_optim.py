@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tests.support.tiny_training import CPU, SHAPE
-from trainers.contract.spec import Optimizer
+from trainers.contract.spec import Optimizer, Schedule
 from trainers.model.decoder import build_model
-from trainers.step.optim import build_optimizer, clipped_step
+from trainers.step.optim import build_optimizer, clipped_step, learning_rates
+
+
+def test_warm_up_stable_decay_by_hand() -> None:
+    rates = learning_rates(Schedule(total_steps=8, warmup_steps=2, decay_steps=4, learning_rate=1.0))
+    assert rates.tolist() == [0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
+    assert rates.dtype == np.float32
+
+
+def test_without_warm_up_and_decay_the_rate_is_the_peak() -> None:
+    assert set(learning_rates(Schedule(5, 0, 0, 0.25)).tolist()) == {0.25}
 
 
 def one_matrix(values: list[list[float]], settings: Optimizer) -> tuple[nn.Linear, torch.optim.AdamW]:

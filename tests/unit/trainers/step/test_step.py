@@ -16,10 +16,11 @@ from tests.support.tiny_training import CORPUS, CPU, SHAPE, tiny_spec
 from trainers.contract.spec import TrialSpec
 from trainers.methods import phases_of
 from trainers.model.decoder import build_model
-from trainers.model.losses import fused_linear_multi_hot, multi_hot_reference, target_weights
+from trainers.model.losses import fused_linear_multi_hot
 from trainers.step.batch import read_batch
 from trainers.step.optim import build_optimizer
 from trainers.step.step import TrainingStep
+from trainers.superposition import multi_hot_reference, target_weights
 from trainers.training.execution import first_that_works, resolve_execution
 from trainers.training.probe import failure_elsewhere, failure_of, fault_in
 

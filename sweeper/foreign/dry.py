@@ -1,0 +1,177 @@
+"""A dry run: each method's command once at a small budget, to see that the contract holds before anything is spent.
+
+Points, a final loss and a clock have to come; then the command is asked to end by SIGTERM in the middle, and where it claims to
+resume, the same command in the same folder has to go on. What a step took is kept for plans.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from sweeper.foreign.trainer import ForeignTrainer
+from sweeper.foreign.worker import WATCHED, run_command
+from sweeper.space.foreign_schema import ForeignSpace
+from sweeper.space.schema import values_of
+from sweeper.space.trials import make_spec
+from trainers.contract.record import Diverged, Failed, Stopped
+from trainers.contract.spec import ForeignSpec
+from trainers.contract.stage import StageJob, StagePoint, StageResult
+from trainers.contract.writing import write_atomically
+
+FOLDER, MEASURED = "dry", "measured.json"
+LEAST_STEPS, SHARE = 20, 20
+"""A dry run has a twentieth of the shortest tuning budget's steps, and twenty at least where there are as many."""
+
+Status = Literal["ok", "note", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at, and what was found."""
+
+    status: Status
+    what: str
+    found: str
+
+
+def dry_steps(space: ForeignSpace) -> int:
+    """Total steps of a dry run, the same for every method."""
+    shortest = min(method.budgets.rungs[0] for method in space.methods.values())
+    return min(shortest, max(LEAST_STEPS, shortest // SHARE))
+
+
+def example_specs(space: ForeignSpace, code: str, total_steps: int | None = None) -> Iterator[ForeignSpec]:
+    """A trial of each method at the smallest scale, with the middle of each axis; a tuning trial where no steps are given."""
+    for name, method in space.methods.items():
+        parameters = {axis: values_of(given)[len(values_of(given)) // 2] for axis, given in method.axes.items()}
+        spec = make_spec(
+            space,
+            scale=next(iter(space.scales)),
+            method=name,
+            parameters=parameters,
+            total_steps=total_steps or method.budgets.rungs[-1],
+            seed=space.seeds.tuning[0],
+            corpus_fingerprint="",
+            tokenizer_fingerprint="",
+            vocab_size=0,
+            code=code,
+        )
+        assert isinstance(spec, ForeignSpec)
+        yield spec
+
+
+def measured_by_a_dry_run(folder: Path, code: str) -> Mapping[tuple[str, str], float]:
+    """Seconds a step by scale and method that a dry run of this very code left in a sweep's folder."""
+    try:
+        plain = json.loads((folder / FOLDER / MEASURED).read_text(encoding="utf-8"))
+        return {(scale, method): float(seconds) for scale, method, seconds in plain["seconds"] if plain["code"] == code}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+@dataclass
+class DryRun:
+    """The dry run of a file in its sweep's `folder`; `say` is told which command runs."""
+
+    space: ForeignSpace
+    trainer: ForeignTrainer
+    code: str
+    folder: Path
+    say: Callable[[str], None]
+    seconds: list[tuple[str, str, float]] = field(default_factory=list)
+
+    def run(self) -> list[Check]:
+        """Every method in turn."""
+        root = self.folder / FOLDER
+        shutil.rmtree(root, ignore_errors=True)
+        checks = []
+        for spec in example_specs(self.space, self.code, dry_steps(self.space)):
+            checks += list(self._method(spec, root / spec.method))
+        write_atomically(root / MEASURED, json.dumps({"code": self.code, "seconds": self.seconds}))
+        return checks
+
+    def _method(self, spec: ForeignSpec, root: Path) -> Iterator[Check]:
+        name = spec.method
+        self.say(f"{name}: {spec.schedule.total_steps:,} steps")
+        done = self._run(spec, root / "whole")
+        if done.outcome is not None:
+            yield Check("fail", f"{name}: run", done.outcome.reason)
+            return
+        steps, step_seconds = done.timings[0].steps, done.timings[0].median_step_seconds
+        self.seconds.append((spec.scale, name, step_seconds))
+        yield Check(
+            "ok", f"{name}: points", f"{len(done.points)}, the last at step {done.points[-1].step:,} of {steps:,}"
+        )
+        yield Check("ok", f"{name}: final loss", f"{done.points[-1].loss:.6g}")
+        yield Check(
+            "ok", f"{name}: clock", f"{done.clock}, {step_seconds:.3g} s a step; {done.billed_seconds:.3g} s in all"
+        )
+        yield from self._interrupted(spec, root / "interrupted", done)
+
+    def _interrupted(self, spec: ForeignSpec, root: Path, whole: StageResult) -> Iterator[Check]:
+        """Ask it to end once it has said something, then run it again where it claims to go on."""
+        name, stop = spec.method, root / "stop"
+        self.say(f"{name}: SIGTERM in the middle")
+        asked: list[float] = []
+
+        def ask(point: StagePoint) -> None:
+            if not asked:
+                asked.append(time.monotonic())
+                stop.touch()
+
+        first = self._run(spec, root, ask)
+        took = time.monotonic() - asked[0] if asked else 0.0
+        if not isinstance(first.outcome, Stopped):
+            words = "it had ended before it could be asked" if first.outcome is None else first.outcome.reason
+            status: Status = "fail" if isinstance(first.outcome, Failed | Diverged) else "note"
+            yield Check(status, f"{name}: SIGTERM", words)
+            return
+        if took >= self.trainer.grace_seconds:
+            yield Check(
+                "fail", f"{name}: SIGTERM", f"did not end within {self.trainer.grace_seconds:g} s and was killed"
+            )
+        else:
+            yield Check("ok", f"{name}: SIGTERM", f"ended after {took:.2g} s, at step {first.outcome.step:,}")
+        if not self.trainer.resumes:
+            yield Check("note", f"{name}: resumption", "not claimed (resumes: true): a stopped trial begins anew")
+            return
+        stop.unlink()
+        self.say(f"{name}: going on")
+        yield self._resumed(name, self._run(spec, root), whole, root)
+
+    def _resumed(self, name: str, again: StageResult, whole: StageResult, root: Path) -> Check:
+        what = f"{name}: resumption"
+        if again.outcome is not None:
+            return Check("fail", what, again.outcome.reason)
+        spans = json.loads((root / again.node / WATCHED).read_text(encoding="utf-8"))["spans"]
+        first, last = spans[0]["first"], spans[-1]["first"]
+        if len(spans) < 2 or last <= first:
+            return Check("fail", what, f"it began anew: its first point after the interruption is of step {last:,}")
+        apart = abs(again.points[-1].loss - whole.points[-1].loss)
+        return Check("ok", what, f"went on at step {last:,}; final loss {apart:.2g} from that of the uninterrupted run")
+
+    def _run(
+        self, spec: ForeignSpec, root: Path, on_point: Callable[[StagePoint], None] = lambda point: None
+    ) -> StageResult:
+        root.mkdir(parents=True, exist_ok=True)
+        job = StageJob(
+            node="trial",
+            parent=None,
+            start=0,
+            end=spec.schedule.total_steps,
+            spec=spec,
+            booked_by=spec.spec_id,
+            store=str(root.resolve()),
+            corpus="",
+            stop_file=str(root / "stop"),
+            device="",
+            execution="command",
+            evaluate_every=0,
+        )
+        return run_command(self.trainer, job, on_point)

@@ -1,0 +1,139 @@
+"""What a sweep trains with and on: our own worker and a prepared text, or somebody's command.
+
+The only place of a run that asks which of the two it is; engine, ledger and report see trials.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from sweeper.corpora import corpus_request, prepared_text, reread_text
+from sweeper.executors.inline import Train
+from sweeper.foreign.costs import command_cost
+from sweeper.foreign.dry import Check, DryRun, example_specs, measured_by_a_dry_run
+from sweeper.foreign.trainer import code_of, trainer_of
+from sweeper.foreign.worker import TrialFolder, run_command, words_of
+from sweeper.options import CORPORA, STAGES, CorpusFacts, RunOptions, corpus_facts
+from sweeper.plans.costs import Costs, step_cost
+from sweeper.plans.plan import UNPREPARED
+from sweeper.plans.room import Room, find_room
+from sweeper.space.foreign_schema import AnySpace, ForeignSpace
+from sweeper.space.load import load_search_space
+from sweeper.space.schema import SearchSpace
+from trainers.bench.result import FOLDER as BENCH
+from trainers.bench.result import read_figures
+from trainers.contract.errors import InputError, UserError
+from trainers.contract.record import RunRecord
+from trainers.methods import TRAINERS_OWN
+
+COMMAND = "command"
+"""Execution of a trial that is one."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Materials:
+    """`train` trains a stage wherever it is called; `execution` is the form of its step. The rest is what the ledger is told
+    of the text."""
+
+    train: Train
+    corpus: CorpusFacts
+    description: str
+    seen_share: float | None
+    bytes_per_token: float | None
+    execution: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a plan may know before anything is prepared: the text, what steps cost, the commands of another trainer."""
+
+    corpus: CorpusFacts
+    words: str
+    cost: Costs
+    commands: tuple[str, ...] = ()
+
+
+def ranks_of(space: AnySpace) -> int:
+    """Processes of ours that share a trial. A command starts its own."""
+    return space.resources.num_ranks if isinstance(space, SearchSpace) else 1
+
+
+def materials_of(space: AnySpace, options: RunOptions, room: Room, say: Say) -> Materials:
+    """Prepare what `space` needs. Raises `UserError` before anything is trained."""
+    if isinstance(space, ForeignSpace):
+        trainer = trainer_of(space, options.file, room.device)
+        return Materials(partial(run_command, trainer), _no_corpus(space, options), TRAINERS_OWN, None, None, COMMAND)
+    import torch
+
+    from sweeper.executors.worker import train_stage
+    from trainers.training.execution import resolve_execution
+
+    corpus = prepared_text(space, options, say)
+    device = torch.device("cuda" if room.on_gpu else "cpu")
+    execution = resolve_execution(options.execution, device, say, space.resources.num_ranks)
+    facts = corpus_facts(corpus)
+    return Materials(train_stage, facts, corpus.description, corpus.seen_share, corpus.bytes_per_token, execution)
+
+
+def expected(space: AnySpace, options: RunOptions, room: Room, known: Sequence[RunRecord]) -> Expected:
+    """What is known of it all now; prepares nothing."""
+    if isinstance(space, ForeignSpace):
+        facts = _no_corpus(space, options)
+        dry = measured_by_a_dry_run(options.results / space.name, facts.code)
+        cost = command_cost(trainer_of(space, options.file, room.device), known, room.devices, dry)
+        return Expected(facts, TRAINERS_OWN, cost, tuple(_commands(space, options, facts.code)))
+    facts, words = _prepared(space, options)
+    # By what was measured on this very device where there is any; a plan says which of the three sources it used.
+    own = step_cost(
+        known,
+        room.device,
+        on_gpu=room.on_gpu,
+        bench=read_figures(options.results / BENCH, room.device),
+        devices=room.devices,
+        ranks=room.gpus if 0 < room.gpus < 1 else space.resources.num_ranks,
+    )
+    return Expected(facts, words, own)
+
+
+def dry_run(options: RunOptions, say: Say) -> list[Check]:
+    """Run each method's command once at a small budget. Raises `UserError` for a file without a trainer of its own."""
+    space = load_search_space(options.file)
+    if not isinstance(space, ForeignSpace):
+        raise InputError(
+            f"{options.file}: --dry is for a file with a trainer: of its own; `sweeper plan` checks this one"
+        )
+    room = find_room(space, options)
+    trainer, code = trainer_of(space, options.file, room.device), code_of(space, options.file)
+    return DryRun(space, trainer, code, (options.results / space.name).resolve(), say).run()
+
+
+def _no_corpus(space: ForeignSpace, options: RunOptions) -> CorpusFacts:
+    return CorpusFacts("unknown", "unknown", 0, 0, "", code=code_of(space, options.file))
+
+
+def _prepared(space: SearchSpace, options: RunOptions) -> tuple[CorpusFacts, str]:
+    from trainers.data.prepare import find_prepared
+
+    try:
+        manifest = find_prepared(corpus_request(space), options.results / CORPORA)
+    except UserError as error:
+        return UNPREPARED, f"unprepared ({error})"
+    if manifest:
+        said = reread_text(space, manifest.train_tokens)
+        return corpus_facts(manifest), f"{manifest.description}, prepared{f'; {said}' if said else ''}"
+    return UNPREPARED, f"{space.corpus.source}, unprepared"
+
+
+def _commands(space: ForeignSpace, options: RunOptions, code: str) -> list[str]:
+    """A command of each method, as it would run: the folder is that of the trial that it is of."""
+    store = (options.results / space.name / STAGES).resolve()
+    return [
+        f"{spec.method}: {shlex.join(words_of(spec, TrialFolder(Path(store) / 'TRIAL')))}"
+        for spec in example_specs(space, code)
+    ]
