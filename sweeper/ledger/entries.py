@@ -104,9 +104,12 @@ def final_description(about: SweepAbout, headline: str | None) -> str:
     return "\n\n".join([*said, _as_code(about.command)])
 
 
+_NO_MARKDOWN = {ord("\\"): "\\\\", ord("["): "\\[", ord("<"): "&lt;"}
+
+
 def _as_words(text: str) -> str:
     """Text for a place where Markdown is read: no tag, no link and no picture, which would be fetched from somewhere."""
-    return printable(text).translate({ord(sign): f"\\{sign}" for sign in "\\[<"})
+    return printable(text).translate(_NO_MARKDOWN)
 
 
 def _as_code(text: str) -> str:
