@@ -31,6 +31,7 @@ QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_THRESHOLD_S": "60",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -111,6 +112,7 @@ def attach(
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
+    _keep_to_itself()
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
     with contextlib.ExitStack() as stack:
         if address is None:
@@ -132,6 +134,14 @@ def attach(
             _refuse_blind_nodes(nodes, shared)
         stack.enter_context(watched(_servers(nodes), lost))
         yield Cluster(int(resources.get("CPU", 0)), _gpus_by_kind(nodes), len(nodes))
+
+
+def _keep_to_itself() -> None:
+    """Ray prints pages of its servers' logs among our results when one of them ends, and no setting is against it."""
+    from ray._private import worker
+
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda *lines, **options: None
 
 
 def _servers(nodes: list[Any]) -> dict[str, Address]:

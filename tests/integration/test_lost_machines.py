@@ -189,8 +189,9 @@ def test_a_lost_head_is_one_line_with_a_report_and_the_same_command_goes_on(
     process = part_of(run.pid, part)
     assert process is not None
     process.kill()
-    _, err = run.communicate(timeout=DEADLINE)
+    out, err = run.communicate(timeout=DEADLINE)
     assert run.returncode == 1, err
+    assert out == ""
     assert "Traceback" not in err
     assert "***" not in err, "a dump of the C++ side"
     assert len([line for line in err.splitlines() if "Ray is gone" in line]) == 1, err
