@@ -299,9 +299,9 @@ def import_runs(
     """
     from sweeper.cli.screen import import_progress
     from sweeper.imports.tables import import_tables
-    from sweeper.ledger.tables import check_name
+    from sweeper.ledger.location import check_new_name
 
-    check_name(name)
+    check_new_name(name)
     fixed = _with_unit(fixed, unit, bytes_per_token)
     strange = bool(points or mlflow or columns or fixed or runs_filter or source_uri)
     if _no_table(name, runs, run, space, question, results, tracking_uri, strange):

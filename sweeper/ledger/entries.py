@@ -22,6 +22,7 @@ from trainers.contract.errors import InputError
 from trainers.contract.reading import json_value, pairs_of, value_of
 from trainers.contract.record import Diverged, EvalPoint, Failed, Finished, RunRecord, Stopped, outcome_name
 from trainers.contract.spec import AnySpec, Scalar, Spec, spec_from_dict, spec_to_dict
+from trainers.contract.writing import printable
 from trainers.methods import METHODS, PARAMETER_COLUMNS, PARAMETER_TABLE, describe_parameters, facts_of, symbol_of
 
 MAX_POINTS = 500
@@ -102,12 +103,25 @@ def sweep_tags(about: SweepAbout) -> dict[str, str]:
 
 def running_description(about: SweepAbout) -> str:
     """The sweep's description, in Markdown, until it ends."""
-    return f"{about.question}\n\nRunning since {about.started_at}: `{about.command}`"
+    return f"{_as_words(about.question)}\n\nRunning since {about.started_at}: {_as_code(about.command)}"
 
 
 def final_description(about: SweepAbout, headline: str | None) -> str:
     """The sweep's description in the end; the headline is its first line."""
-    return "\n\n".join([*([headline] if headline else []), about.question, f"`{about.command}`"])
+    said = [_as_words(text) for text in (headline, about.question) if text]
+    return "\n\n".join([*said, _as_code(about.command)])
+
+
+_NO_MARKDOWN = {ord("\\"): "\\\\", ord("["): "\\[", ord("<"): "&lt;"}
+
+
+def _as_words(text: str) -> str:
+    """Text for a place where Markdown is read: no tag, no link and no picture, which would be fetched from somewhere."""
+    return printable(text).translate(_NO_MARKDOWN)
+
+
+def _as_code(text: str) -> str:
+    return f"`{printable(text).replace('`', chr(39))}`"
 
 
 def short_number(number: float) -> str:

@@ -48,9 +48,11 @@ from sweeper.ledger.location import (
     DATABASE,
     LedgerError,
     NoSweepError,
+    check_name,
     default_tracking_uri,
     first_line,
     follow_moved_artifacts,
+    is_name,
     is_server,
 )
 from trainers.contract.errors import InputError, given
@@ -80,7 +82,7 @@ def list_sweeps(results: Path, tracking_uri: str | None = None) -> list[str]:
         experiments = [
             experiment
             for experiment in pages(lambda token: client.search_experiments(page_token=token))
-            if SWEEP_TAG in experiment.tags
+            if is_name(experiment.tags.get(SWEEP_TAG, ""))
         ]
     release(client)
     return [experiment.tags[SWEEP_TAG] for experiment in sorted(experiments, key=lambda e: e.creation_time)]
@@ -121,6 +123,7 @@ class Ledger:
 
         Raises `NoSweepError` when it does not exist and `create` is False, `LedgerError` when it cannot be reached or read.
         """
+        check_name(name)
         where = tracking_uri or str(results / DATABASE)
         if tracking_uri is None and not (results / DATABASE).exists():
             if not create:

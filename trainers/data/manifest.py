@@ -181,6 +181,15 @@ def _refuse_other_files(directory: Path, manifest: Manifest) -> None:
             write_atomically(directory / VERIFIED_FILE, json.dumps(known))
 
 
+def look_of(directory: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of change of a corpus's files: another look is a reason to hash them again."""
+    try:
+        found = [(file.name, file.stat()) for file in directory.iterdir() if file.name != VERIFIED_FILE]
+    except OSError:
+        return ()
+    return tuple(sorted((name, state.st_size, state.st_mtime_ns) for name, state in found))
+
+
 def _stamps(directory: Path) -> dict[str, Any]:
     """Of each large file the size, time of change and hash with which it was found whole."""
     try:
