@@ -60,5 +60,6 @@ def _note(scale: ScalePlan, plan: Plan) -> str:
     return (
         f"{scale.scale}: {hours(scale.wall_hours)} of wall time on {plan.workers} "
         f"{'worker' if plan.workers == 1 else 'workers'}, at most {scale.disk_bytes / 1e9:,.3g} GB of checkpoints "
-        f"(budget {plan.disk_budget / 1e9:,.3g} GB); {resolves} ({scale.resolves_reason})."
+        f"(budget {plan.disk_budget / 1e9:,.3g} GB), of which {scale.models_bytes / 1e9:,.3g} GB stay: {scale.models} models "
+        f"to export; {resolves} ({scale.resolves_reason})."
     ) + (f" It {scale.fit.sentence}." if scale.fit is not None else "")

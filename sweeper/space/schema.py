@@ -375,6 +375,10 @@ class Resources(Model):
     ] = "auto"
     cpus: Count = 1
     ranks: Annotated[Count, Field(description="Processes that share a trial where it has no GPU.")] = 1
+    accelerator: Annotated[
+        Annotated[str, Strict(), Field(pattern=r"^[A-Za-z0-9-]{1,40}$")] | None,
+        Field(description="Kind of GPU that every trial runs on, by Ray's name for it, for instance H200."),
+    ] = None
     gpu_memory_gb: Annotated[
         PositiveNumber | None, Field(description="Memory of one GPU, where this machine has none to ask.")
     ] = None
