@@ -123,13 +123,13 @@ def test_ledger_report_and_import_ask_for_no_kind(both: Path, tmp_path: Path) ->
 def shortened(folder: Path, name: str = "your-trainer") -> Path:
     """A shipped file with budgets of a second."""
     text = (SHIPPED / f"{name}.yaml").read_text(encoding="utf-8")
-    longer = {"your-trainer": ("1000", "1500, 2250, 3000"), "transformers": ("500", "800, 1200, 1600")}
-    tuning, ladder = longer[name]
+    budgets = {"your-trainer": ("1000", "1500, 2250, 3000", "1500"), "transformers": ("500", "400, 800, 1600", "800")}
+    tuning, ladder, confirmed = budgets[name]
     for old, new in (
         ("../trainers/examples", str(ROOT / "trainers" / "examples")),
         (f"tuning: {tuning}", "tuning: 40"),
         (f"[{ladder}]", "[40, 60, 80]"),
-        (f"[{ladder.partition(',')[0]}]", "[40]"),
+        (f"[{confirmed}]", "[40]"),
         ('"{boundary_step}"', '"{boundary_step}", --evaluate-every, "10"'),
         ("width: 64", "width: 16"),
         ("trials_per_arm: 4", "trials_per_arm: 2"),
