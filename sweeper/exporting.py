@@ -37,6 +37,7 @@ def export_models(
     """
     from sweeper.reporting import study_of
     from trainers.export import configuration, export_state
+    from trainers.training.checkpoint import CheckpointError
 
     with ImportLedger.open(results, name, tracking_uri, create=False) as ledger:
         if ledger.about().origin != "sweep":
@@ -53,8 +54,13 @@ def export_models(
     for record in chosen.values():
         configuration(record.spec.shape, record.spec.context, 0)
     for folder, (state, corpus) in places.items():
-        with given(folder):
-            export_state(state, corpus, folder)
+        try:
+            with given(folder):
+                export_state(state, corpus, folder)
+        except CheckpointError as error:
+            raise InputError(
+                f"{chosen[folder].spec.spec_id}: its weights in {state.parent} cannot be used: {error}"
+            ) from None
         yield ExportedModel(folder, chosen[folder])
 
 
