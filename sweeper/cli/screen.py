@@ -46,8 +46,10 @@ def seconds(value: float) -> str:
 
 
 def device_time(value: float | None, clock: str) -> str:
-    """Device-hours in words: `9.9 min of CPU time`."""
-    return f"{theme.hours(value)} of {clock.removesuffix('-hours')} time"
+    """Device-hours in words: `9.9 min of GPU time`. On a CPU a worker's wall time is what is spent; the report's clock there is
+    processor time, which is less beside other work."""
+    device = clock.removesuffix("-hours")
+    return f"{theme.hours(value)} of {'worker' if device == 'CPU' else device} time"
 
 
 def size(num_bytes: float) -> str:
