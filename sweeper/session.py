@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -42,7 +43,7 @@ from sweeper.space.foreign_schema import AnySpace
 from sweeper.space.load import load_search_space
 from sweeper.studies.keeper import StudyLedger, place_of
 from trainers.contract.errors import UserError
-from trainers.contract.faults import Terminated
+from trainers.contract.faults import FAULT, Terminated
 from trainers.contract.record import Failed, Provenance, RunRecord
 from trainers.planning.store import DiskStore
 from trainers.training.provenance import provenance
@@ -127,6 +128,22 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class _Lost:
+    """The end when the cluster is gone: whatever waits for Ray waits for ever, so that this thread ends the process."""
+
+    def __init__(self, say: Say) -> None:
+        self.report: Callable[[], object] | None = None
+        self._say = say
+
+    def __call__(self, server: str) -> None:
+        self._say(f"Ray is gone (its {server} does not answer); the same command goes on from here")
+        try:
+            if self.report is not None:
+                self.report()
+        finally:
+            os._exit(FAULT)
+
+
 @contextlib.contextmanager
 def _stopping(folder: Path) -> Iterator[_Stopping]:
     before = {number: signal.getsignal(number) for number in _SIGNALS}
@@ -179,10 +196,11 @@ def run(options: RunOptions, say: Say = lambda line: None, watch: Watch = lambda
     # What does not fit here is said at once. A cluster has to be asked, and is before minutes go into preparing text.
     room = find_room(space, options) if options.address is None else None
     folder = (options.results / space.name).resolve()
+    lost = _Lost(say)
     with (
         driving(folder),
         _stopping(folder) as stopping,
-        _executor(space, options, folder, room) as (executor, room),
+        _executor(space, options, folder, room, lost) as (executor, room),
         contextlib.ExitStack() as stack,
     ):
         stopping.listen()
@@ -197,6 +215,7 @@ def run(options: RunOptions, say: Say = lambda line: None, watch: Watch = lambda
             live = LiveSweep(sweep, ledger, folder / STAGES, 60 * space.resources.stall_minutes)
             seen = _Watching(live, ledger, folder, options.address is not None, say, watch)
             stopping.gently = True
+            lost.report = partial(_end, ledger, options, folder, say, "killed")
             executor.run(live, materials.train, seen)
             watch(view_of(sweep))
             complete = sweep.stopping is None and not sweep.book.paths
@@ -205,8 +224,7 @@ def run(options: RunOptions, say: Say = lambda line: None, watch: Watch = lambda
             # seconds.
             if sweep is not None:
                 StatusFile(live, folder).write(complete=complete, now=True)
-                end = _report(ledger, options, folder, say)
-                ledger.finish("finished" if complete else "killed", end.headline, end.report)
+                end = _end(ledger, options, folder, say, "finished" if complete else "killed")
         ended = sweep.finished.values()
         return replace(
             end,
@@ -217,7 +235,9 @@ def run(options: RunOptions, say: Say = lambda line: None, watch: Watch = lambda
 
 
 @contextlib.contextmanager
-def _executor(space: AnySpace, options: RunOptions, folder: Path, room: Room | None) -> Iterator[tuple[Executor, Room]]:
+def _executor(
+    space: AnySpace, options: RunOptions, folder: Path, room: Room | None, lost: Callable[[str], None]
+) -> Iterator[tuple[Executor, Room]]:
     """The executor, and the room of a trial: the one given, or what the cluster says where there is none."""
     if options.executor == "inline":
         assert room is not None, "options refuse an address without Ray"
@@ -226,14 +246,16 @@ def _executor(space: AnySpace, options: RunOptions, folder: Path, room: Room | N
     from sweeper.executors.cluster import attach
     from sweeper.executors.ray_tune import RayExecutor
 
-    with attach(options.address, num_cpus=len(os.sched_getaffinity(0)), shared=folder) as cluster:
-        room = room or find_room(space, options, cluster.cpus, cluster.gpus)
-        for what, wanted, there in (("gpus", room.gpus, cluster.gpus), ("cpus", room.cpus, cluster.cpus)):
+    with attach(options.address, num_cpus=len(os.sched_getaffinity(0)), shared=folder, lost=lost) as cluster:
+        kind = space.resources.accelerator
+        gpus = cluster.usable_gpus(kind) if space.resources.gpus != 0 else 0.0
+        room = room or find_room(space, options, cluster.cpus, gpus)
+        for what, wanted, there in (("gpus", room.gpus, gpus), ("cpus", room.cpus, cluster.cpus)):
             if wanted > there:
                 raise UserError(f"resources.{what}: {wanted:g} wanted for a trial, the cluster has {there:g}")
         ranks = ranks_of(space)
         workers = room.workers if ranks > 1 else options.workers  # else Ray counts them, also on nodes that join later
-        yield RayExecutor(folder / "ray", room.cpus, room.gpus, workers, ranks=ranks), room
+        yield RayExecutor(folder / "ray", room.cpus, room.gpus, workers, ranks=ranks, accelerator=kind), room
 
 
 class _Watching:
@@ -319,7 +341,8 @@ def _earlier(space: AnySpace, options: RunOptions) -> tuple[RunRecord, ...]:
     return tuple(records)
 
 
-def _report(ledger: SpooledLedger, options: RunOptions, folder: Path, say: Say) -> SessionEnd:
+def _end(ledger: SpooledLedger, options: RunOptions, folder: Path, say: Say, status: str) -> SessionEnd:
+    """Write the report of what there is, and end the sweep's run in the ledger."""
     from reports.summary import summarize, summary_to_json
     from sweeper.reporting import study_from, write_report_files
 
@@ -333,4 +356,5 @@ def _report(ledger: SpooledLedger, options: RunOptions, folder: Path, say: Say) 
             raise
         say(f"{folder / REPORT}: {error.strerror}; `sweeper report {study.context.name}` writes it where there is room")
         summary = summarize(study)
+    ledger.finish(status, summary.headline, folder / REPORT)
     return SessionEnd(None, summary.headline, folder / REPORT, summary_to_json(summary), 0, 0)

@@ -19,6 +19,7 @@ from types import FrameType
 
 from trainers.contract.errors import InputError
 from trainers.contract.faults import end_of
+from trainers.contract.writing import guard_terminal
 
 PROGRAM = "python -m trainers.run"
 
@@ -136,4 +137,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    guard_terminal()
     sys.exit(main())

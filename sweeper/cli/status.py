@@ -44,12 +44,12 @@ def status(
     tracking_uri: Uri = None,
 ) -> None:
     """Show what a sweep has done, which stages run and where, when it may end, and what went wrong."""
-    from rich.console import Console
+    from sweeper.cli.console import PlainConsole
 
     if as_json:
         print_json(status_to_json(*status_of(results, name, tracking_uri)))
         return
-    console = Console(highlight=False)
+    console = PlainConsole()
     if not watch:
         console.print(drawn(*status_of(results, name, tracking_uri), console.width))
         return

@@ -18,6 +18,14 @@ from typing import Protocol
 from sweeper.engine.arms import ROUNDS, Arm, SpecMaker, earlier_points
 from sweeper.engine.probes import is_probed
 from sweeper.engine.site import Site, state_bytes
+from sweeper.engine.states import (
+    EXPORTED_PURPOSE,
+    boundaries,
+    final_node,
+    final_nodes,
+    first_affordable,
+    refuse_weights_without_room,
+)
 from sweeper.options import CorpusFacts
 from sweeper.search import UNLEARNED, Domain, make_strategy
 from sweeper.search.domain import Parameters
@@ -122,6 +130,7 @@ class Sweep:
             # Of failed trials, too: a limit on hours is on what is paid, not on what was useful.
             self.spent_hours += record.timing.incurred_gpu_hours
             self.arm_hours[record.spec.scale, record.spec.method] += record.timing.incurred_gpu_hours
+        self.book.finals = final_nodes(self.finished.values())
         self._optima: list[dict[str, Parameters]] = []
         self._open_scale()
 
@@ -159,18 +168,11 @@ class Sweep:
             self.stopping = f"{spent:.3g} of at most {self.max_hours:g} device-hours are spent"
 
     def _next_in_line(self) -> Segment | None:
-        """The next stage, a tuning trial's where there is one, that leaves no state behind or one for which there is room."""
-        held = sum(self.store.states().values())
-        # A running stage has written nothing yet, but its state will come: else two workers overrun the budget.
-        held += sum(state_bytes(s.spec) for s in self.book.running.values() if self.book.keeps_state(s))
-        room, first, searching = self.site.disk_bytes - held, None, any(arm.round for arm in self.arms)
-        for segment in self.book.in_line():
-            best = not searching or self._purpose_of[segment.trials[0]] == "tuning"
-            if (best or first is None) and (not self.book.keeps_state(segment) or state_bytes(segment.spec) <= room):
-                if best:
-                    return segment
-                first = segment
-        return first
+        """The next stage for which there is room, a tuning trial's where there is one."""
+        searching = any(arm.round for arm in self.arms)
+        return first_affordable(
+            self.book, self.site.disk_bytes, lambda s: not searching or self._purpose_of[s.trials[0]] == "tuning"
+        )
 
     def _wait_for_disk(self, segment: Segment) -> Idle:
         """A running stage may free a state; where none runs, the budget is too small and the sweep stops with that word."""
@@ -182,6 +184,10 @@ class Sweep:
         return Idle.WAIT if self.book.running else Idle.OVER
 
     def _start(self, segment: Segment) -> StageJob:
+        if refuse_weights_without_room(self.book, segment, self.site.disk_bytes):
+            self.latest = (
+                f"resources.disk_gb: no room to keep the final weights of {segment.spec.scale} {segment.spec.method}"
+            )
         self.book.start(segment)
         for spec_id in segment.trials:
             if spec_id not in self._begun:
@@ -205,6 +211,7 @@ class Sweep:
             micro_sequences=self.site.micro_sequences,
             checkpoint_activations=self.site.checkpoint_activations,
             keep_state=self.book.keeps_state(segment),
+            keep_weights=segment.node in self.book.finals,
             devices=self.site.devices_per_trial,
         )
 
@@ -243,7 +250,7 @@ class Sweep:
             if arm.probing:
                 return True
         trials = arm.confirm()
-        self.book.protected -= self._boundaries(arm.asked.values())
+        self.book.protected -= boundaries(arm.asked.values(), self.space, self.site.execution)
         self._want(trials)
         self.latest = (
             f"{arm.scale} {arm.method}: confirming the winner" if trials else f"{arm.method}: every trial failed"
@@ -327,7 +334,7 @@ class Sweep:
         # Cut to the number of trials: a file that asks for fewer than an earlier run did is tuned alike in both arms.
         arm.replay(finished[: arm.trials], pending[: max(0, arm.trials - len(finished))])
         if not arm.tuning_done:
-            self.book.protected |= self._boundaries(arm.asked.values())
+            self.book.protected |= boundaries(arm.asked.values(), self.space, self.site.execution)
         self._want([(spec, "tuning") for spec in arm.asked.values() if spec.spec_id not in arm.tuned])
 
     def _want(self, trials: Iterable[tuple[AnySpec, str]]) -> None:
@@ -336,20 +343,11 @@ class Sweep:
             self.ledger.schedule(spec, purpose)
             self._purpose_of[spec.spec_id] = purpose
         self.book.add(path_of(spec, self.site.execution) for spec, _ in new)
-        self.book.protected |= self._boundaries(spec for spec, purpose in new if purpose == "tuning")
+        tuning = (spec for spec, purpose in new if purpose == "tuning")
+        self.book.protected |= boundaries(tuning, self.space, self.site.execution)
+        winners = (spec for spec, purpose in new if purpose == EXPORTED_PURPOSE)
+        self.book.finals |= {final_node(spec, self.site.execution) for spec in winners}
         self._settle([spec.spec_id for spec, _ in new])
-
-    def _boundaries(self, specs: Iterable[AnySpec]) -> set[str]:
-        """States of tuning trials that a later round of the search may go on from: at the boundary, and without one
-        where the decay begins, as long as there is a higher rung."""
-        nodes = set()
-        for spec in specs:
-            path = path_of(spec, self.site.execution)
-            steps = [phase.end for phase in path.phases[:-1]]
-            if not steps and spec.schedule.total_steps < self.space.methods[spec.method].budgets.rungs[-1]:
-                steps = [spec.schedule.decay_start]
-            nodes |= {path.node(step) for step in steps if step}
-        return nodes
 
     # what happened
 

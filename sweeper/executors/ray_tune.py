@@ -12,16 +12,18 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sweeper.engine.sweep import Idle
+from sweeper.executors.cluster import KIND
 from sweeper.executors.inline import MAX_FAILURES, StageSource, Train
 from sweeper.executors.ray_train import RankResources, train_on_ranks
 from sweeper.executors.workers import failure_file
 from trainers.contract.record import reason_of
+from trainers.contract.spec import TrialSpec
 from trainers.contract.stage import (
     ParentLostError,
     StageJob,
@@ -31,13 +33,14 @@ from trainers.contract.stage import (
     result_from_dict,
     result_to_dict,
 )
+from trainers.planning.footprint import footprint
 from trainers.planning.life import first_sign, write_life
 
-MEMORY_WORDS = "running low on memory"
-MEMORY_USED = re.compile(r"was ([\d.]+ ?[kMGT]?i?B / [\d.]+ ?[kMGT]?i?B)")
+A_LITTLE = 0.001
+"""Of a node's kind: so that as many trials as there are GPUs can ask for it."""
 
 
-def _searcher(source: StageSource, trials: Mapping[str, Any]) -> Any:
+def _searcher(source: StageSource) -> Any:
     from ray.tune.search import Searcher
 
     class StageSearcher(Searcher):
@@ -48,6 +51,7 @@ def _searcher(source: StageSource, trials: Mapping[str, Any]) -> Any:
             self.source = source
             self.jobs: dict[str, StageJob] = {}
             self.said: dict[str, str] = {}
+            self.trials: dict[str, Any] = {}
 
         def __getstate__(self) -> dict[str, Any]:
             return {}
@@ -69,10 +73,11 @@ def _searcher(source: StageSource, trials: Mapping[str, Any]) -> Any:
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
             # Exactly one of the four ways to end a stage is told for every job that was given out.
-            job = self.jobs.pop(trial_id)
+            job, trial = self.jobs.pop(trial_id), self.trials.pop(trial_id, None)
             end = (result or {}).get("end")
             if error or end is None:
-                self.source.fail(job.node, self.said.pop(trial_id, "") or _reason(job, trials.get(trial_id)))
+                said = self.said.pop(trial_id, "") or _reason(job, getattr(trial, "error_file", None))
+                self.source.fail(job.node, said)
             elif end == "lost":
                 self.source.lose_parent(job)
             else:
@@ -87,27 +92,24 @@ def _searcher(source: StageSource, trials: Mapping[str, Any]) -> Any:
     return StageSearcher(source)
 
 
-def _callback(watch: Callable[[], None], raised: list[Exception], trials: dict[str, Any]) -> Any:
+def _callback(watch: Callable[[], None], searcher: Any, raised: list[Exception]) -> Any:
     from ray.tune import Callback
 
-    known = trials
-
     class Watch(Callback):
-        """Looks after the sweep. What that raises ends it; Tune would make another exception of it."""
+        """Looks after the sweep, and shows the searcher its trials: they know the file in which Tune writes why one failed.
 
-        def __init__(self, watch: Callable[[], None]) -> None:
-            self.watch = watch
-            self.seen = 0
+        What looking after raises ends the sweep; Tune would make another exception of it."""
+
+        def __init__(self, watch: Callable[[], None], searcher: Any) -> None:
+            self.watch, self.searcher, self.seen = watch, searcher, 0
 
         def __getstate__(self) -> dict[str, Any]:
             return {}
 
         def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-            known.update({trial.trial_id: trial for trial in trials[self.seen :]})
+            # Not when a trial starts: one whose worker is killed at once never does.
+            self.searcher.trials.update({trial.trial_id: trial for trial in trials[self.seen :]})
             self.seen = len(trials)
-
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            known.pop(trial.trial_id, None)
 
         def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
             try:
@@ -116,30 +118,45 @@ def _callback(watch: Callable[[], None], raised: list[Exception], trials: dict[s
                 raised.append(error)
                 raise
 
-    return Watch(watch)
+    return Watch(watch, searcher)
 
 
 def _failure_file(job: StageJob) -> Path:
     return failure_file(Path(job.store), job.node)
 
 
-def _reason(job: StageJob, trial: Any) -> str:
-    """Why a stage failed: what the worker left, or who ended it, or that nobody knows."""
-    try:
+_MEMORY = re.compile(r"Memory on the node .*?was ([\d.]+)GB used / ([\d.]+)GB limit", re.DOTALL)
+"""In the words of Ray's memory monitor, which ends workers for what anybody on their machine uses."""
+
+
+def _reason(job: StageJob, told: str | None) -> str:
+    """Why a stage failed: what the worker left, or Tune was told of its end, or that nobody knows."""
+    with contextlib.suppress(OSError):
         return _failure_file(job).read_text(encoding="utf-8")
-    except OSError:
-        return _words_of_death(trial)
-
-
-def _words_of_death(trial: Any) -> str:
-    """What Ray says of a worker that died without a word."""
     said = ""
-    with contextlib.suppress(OSError, TypeError, AttributeError):
-        said = Path(trial.error_file).read_text(encoding="utf-8").rpartition("Failure # ")[2]
-    if MEMORY_WORDS not in said:
-        return "the worker process died"
-    used = MEMORY_USED.search(said)
-    return "the worker was killed for memory" + (f": {used[1]} of its node's were in use" if used else "")
+    if told is not None:
+        with contextlib.suppress(OSError):
+            said = Path(told).read_text(encoding="utf-8", errors="replace")
+    if found := _MEMORY.findall(said):
+        used, limit = found[-1]
+        return (
+            f"out of memory: ended while {used} of {limit} GB were in use on its machine, by this trial or others there"
+            + _needed(job)
+        )
+    return "the worker process died"
+
+
+def _needed(job: StageJob) -> str:
+    if not isinstance(job.spec, TrialSpec):
+        return ""
+    everything = job.spec.tokens_per_step // job.spec.context
+    needs = footprint(
+        job.spec,
+        job.micro_sequences or everything,
+        checkpoint_activations=job.checkpoint_activations,
+        device_kind=job.device,
+    )
+    return f"; a trial of {job.spec.scale} takes about {needs.total / 1e9:.2g} GB"
 
 
 def _trainable(train: Train, ranks: RankResources) -> Callable[[dict[str, Any]], None]:
@@ -176,7 +193,8 @@ class RayExecutor:
     """Stages on a Ray cluster that `attach` has joined. `scratch` must be seen by every node.
 
     `workers` is the number of stages at once; 0 means as many as the cluster has room for. With several `ranks` a stage is
-    that many processes, which share its CPUs and have a GPU each; `workers` has then to be given.
+    that many processes, which share its CPUs and have a GPU each; `workers` has then to be given. `accelerator` is the kind of
+    GPU, under Ray's name, that stages run on.
     """
 
     scratch: Path
@@ -185,21 +203,24 @@ class RayExecutor:
     workers: int = 0
     max_failures: int = MAX_FAILURES
     ranks: int = 1
+    accelerator: str | None = None
 
     def run(self, source: StageSource, train: Train, watch: Callable[[], None]) -> None:
         """See `Executor`."""
         from ray import tune
 
         self.scratch.mkdir(parents=True, exist_ok=True)
+        searcher = _searcher(source)
         storage = Path(tempfile.mkdtemp(prefix="tune-", dir=self.scratch)).resolve()
         assert self.ranks == 1 or self.workers, "ranks hold the resources, so that Tune cannot see how many stages fit"
         resources: dict[str, float] = {"cpu": self.cpus, "gpu": self.gpus} if self.gpus else {"cpu": self.cpus}
+        if self.accelerator is not None:
+            resources[f"{KIND}{self.accelerator}"] = A_LITTLE
         if self.ranks > 1:
             resources = {"cpu": 0, "memory": 1}  # one byte: Tune refuses a trial without any resources
         raised: list[Exception] = []
-        trials: dict[str, Any] = {}
-        searcher = _searcher(source, trials)
-        ranks = RankResources(self.ranks, self.cpus / self.ranks, int(self.gpus > 0), str(storage))
+        searcher = _searcher(source)
+        ranks = RankResources(self.ranks, self.cpus / self.ranks, int(self.gpus > 0), str(storage), self.accelerator)
         # Tune restores nothing: a new Tuner with a folder of its own, so that what an earlier run left cannot be in
         # the way.
         tuner = tune.Tuner(
@@ -216,7 +237,7 @@ class RayExecutor:
                 storage_path=str(self.scratch.resolve()),
                 failure_config=tune.FailureConfig(max_failures=self.max_failures),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                callbacks=[_callback(watch, raised, trials)],
+                callbacks=[_callback(watch, searcher, raised)],
                 verbose=0,
             ),
         )

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.ledger.about import SweepAbout
-from sweeper.ledger.tables import Imported, check_name
+from sweeper.ledger.location import check_new_name
+from sweeper.ledger.tables import Imported
 from trainers.contract.errors import InputError, given
 from trainers.contract.reading import json_value
 from trainers.contract.record import RunRecord
@@ -43,7 +44,7 @@ def import_records(
     from sweeper.options import CORPORA, REPORT
     from sweeper.reporting import refuse_unwritable, study_from, study_in, write_report_files
 
-    check_name(name)
+    check_new_name(name)
     records = read_records(path)
     if not records:
         raise InputError(f"{path.name}: holds no record")

@@ -9,16 +9,20 @@ was imported is kept as the text that it came in.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from reports.evidence.runs import FinishedRun
 from reports.html.theme import method_style
 from sweeper.ledger.about import SweepAbout
-from trainers.contract.reading import json_value
+from trainers.contract.errors import InputError
+from trainers.contract.reading import json_value, pairs_of, value_of
 from trainers.contract.record import Diverged, EvalPoint, Failed, Finished, RunRecord, Stopped, outcome_name
 from trainers.contract.spec import AnySpec, Scalar, Spec, spec_from_dict, spec_to_dict
+from trainers.contract.writing import printable
 from trainers.methods import METHODS, PARAMETER_COLUMNS, PARAMETER_TABLE, describe_parameters, facts_of, symbol_of
 
 MAX_POINTS = 500
@@ -42,9 +46,14 @@ UNFINISHED_TAG = "sweeper.unfinished_import"
 """File and number of records of an import into a sweep that has begun and not ended."""
 ROW_TAG = "sweeper.row"
 """An imported run's name or its line in the file."""
+SCORES_TAG = "sweeper.scores"
+"""The last file from which a trial's model has downstream scores."""
 _LONGEST_REASON = 2_000
 _LONGEST_FOREIGN = 500
 """Characters of a text from outside that go into the dashboard's columns."""
+
+Scores = tuple[tuple[str, float], ...]
+"""Downstream scores by the name of their task and metric."""
 
 RUN_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "diverged": "FAILED", "failed": "FAILED"}
 """Our outcomes in MLflow's words."""
@@ -101,12 +110,25 @@ def sweep_tags(about: SweepAbout) -> dict[str, str]:
 
 def running_description(about: SweepAbout) -> str:
     """The sweep's description, in Markdown, until it ends."""
-    return f"{about.question}\n\nRunning since {about.started_at}: `{about.command}`"
+    return f"{_as_words(about.question)}\n\nRunning since {about.started_at}: {_as_code(about.command)}"
 
 
 def final_description(about: SweepAbout, headline: str | None) -> str:
     """The sweep's description in the end; the headline is its first line."""
-    return "\n\n".join([*([headline] if headline else []), about.question, f"`{about.command}`"])
+    said = [_as_words(text) for text in (headline, about.question) if text]
+    return "\n\n".join([*said, _as_code(about.command)])
+
+
+_NO_MARKDOWN = {ord("\\"): "\\\\", ord("["): "\\[", ord("<"): "&lt;"}
+
+
+def _as_words(text: str) -> str:
+    """Text for a place where Markdown is read: no tag, no link and no picture, which would be fetched from somewhere."""
+    return printable(text).translate(_NO_MARKDOWN)
+
+
+def _as_code(text: str) -> str:
+    return f"`{printable(text).replace('`', chr(39))}`"
 
 
 def short_number(number: float) -> str:
@@ -243,6 +265,24 @@ def metric_points(
     points.append(MetricPoint("standalone_gpu_hours", record.timing.billed_gpu_hours, 0, started))
     points.append(MetricPoint("incurred_gpu_hours", record.timing.incurred_gpu_hours, 0, started))
     return tuple(points)
+
+
+def score_points(scores: Scores, run_started: int) -> tuple[MetricPoint, ...]:
+    """Downstream scores as totals of a run."""
+    return tuple(MetricPoint(f"score/{name}", value, 0, run_started) for name, value in scores)
+
+
+def scores_of(plain: Any) -> Scores:
+    """Raises `InputError` for what is no object of finite numbers."""
+    pairs = value_of(_Kept, {"scores": pairs_of(plain, "scores")}, "scores").scores
+    if not all(math.isfinite(value) for _, value in pairs):
+        raise InputError("not scores: a number is not finite")
+    return pairs
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    scores: Scores
 
 
 def milliseconds(moment: str) -> int | None:

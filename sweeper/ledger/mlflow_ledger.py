@@ -26,8 +26,10 @@ from sweeper.ledger.entries import (
     LOSS_KEY,
     OUTCOME_TAG,
     REASON_TAG,
-    ForeignRun,
+    SCORES_TAG,
+    SPEC_ID_TAG,
     MetricPoint,
+    Scores,
     Trial,
     final_description,
     metric_points,
@@ -36,6 +38,8 @@ from sweeper.ledger.entries import (
     run_name,
     run_status,
     running_description,
+    score_points,
+    scores_of,
     sweep_tags,
     trial_of,
     trial_tags,
@@ -45,9 +49,11 @@ from sweeper.ledger.location import (
     DATABASE,
     LedgerError,
     NoSweepError,
+    check_name,
     default_tracking_uri,
     first_line,
     follow_moved_artifacts,
+    is_name,
     is_server,
 )
 from trainers.contract.errors import InputError, given
@@ -58,6 +64,7 @@ from trainers.contract.spec import AnySpec
 SWEEP_TAG = "sweeper.sweep"
 RECORD_FILE = "record.json"
 ABOUT_FILE = "about.json"
+SCORES_FILE = "scores.json"
 
 _BATCH = 1_000
 """Entities that MLflow takes in one `log_batch`."""
@@ -76,27 +83,10 @@ def list_sweeps(results: Path, tracking_uri: str | None = None) -> list[str]:
         experiments = [
             experiment
             for experiment in pages(lambda token: client.search_experiments(page_token=token))
-            if SWEEP_TAG in experiment.tags
+            if is_name(experiment.tags.get(SWEEP_TAG, ""))
         ]
     release(client)
     return [experiment.tags[SWEEP_TAG] for experiment in sorted(experiments, key=lambda e: e.creation_time)]
-
-
-def runs_of_experiment(uri: str, experiment: str, filter_string: str = "") -> list[ForeignRun]:
-    """The runs that others logged under `experiment`, the oldest first. Raises `LedgerError` in one line."""
-    client = connect(uri)
-    with one_line(uri):
-        found = client.get_experiment_by_name(experiment)
-        if found is None:
-            names = [one.name for one in pages(lambda token: client.search_experiments(page_token=token))]
-            raise LedgerError(f"{experiment}: no experiment of that name in {uri}; it holds: {', '.join(names)}")
-        identity = [found.experiment_id]
-        runs = list(pages(lambda token: client.search_runs(identity, filter_string, page_token=token)))
-    release(client)
-    return [
-        ForeignRun(run.info.run_id, run.info.run_name or "", run.info.status, run.data.params, run.data.metrics, run.data.tags)
-        for run in sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
-    ]  # fmt: skip
 
 
 class Ledger:
@@ -118,6 +108,7 @@ class Ledger:
 
         Raises `NoSweepError` when it does not exist and `create` is False, `LedgerError` when it cannot be reached or read.
         """
+        check_name(name)
         where = tracking_uri or str(results / DATABASE)
         if tracking_uri is None and not (results / DATABASE).exists():
             if not create:
@@ -261,6 +252,15 @@ class Ledger:
             return {}
         return {point.step: point.value for point in self._client.get_metric_history(trial.run_id, LOSS_KEY)}
 
+    def add_scores(self, spec: AnySpec, source: str, scores: Scores) -> Scores:
+        """Keep what the file `source` says about a trial's model beside what was kept before; returns all of it. They are no
+        part of its record, which training alone decides."""
+        trial = self._known()[spec.spec_id]
+        together = dict(self.scores().get(spec.spec_id, ())) | dict(scores)
+        self._store(trial.run_id, SCORES_FILE, json.dumps(together, indent=1, allow_nan=False))
+        self._batch(trial.run_id, metrics=score_points(scores, trial.started), tags={SCORES_TAG: source})
+        return tuple(sorted(together.items()))
+
     def finish(self, status: str, headline: str | None, report: Path | None) -> None:
         """End the sweep's run with `status` (finished, failed or killed).
 
@@ -297,6 +297,17 @@ class Ledger:
             if problem:
                 _logger.warning("%s", problem)
         return [record for record, _ in found if record is not None]
+
+    def scores(self) -> Mapping[str, Scores]:
+        """Downstream scores by spec id, of the trials that have any. What cannot be read is left out, with a logged line."""
+        found: dict[str, Scores] = {}
+        for run in self._search(f"tags.`{SCORES_TAG}` != ''"):
+            try:
+                plain = json_value(self._load(run.info.run_id, run.info.artifact_uri, SCORES_FILE))
+                found[run.data.tags[SPEC_ID_TAG]] = scores_of(plain)
+            except (OSError, UnicodeError, InputError, KeyError) as error:
+                _logger.warning("%s: %s of %s is unreadable: %s", self.name, SCORES_FILE, run.info.run_name, error)
+        return found
 
     def damaged(self) -> list[str]:
         """One line for each trial that ended but whose record cannot be read; it is pending again."""

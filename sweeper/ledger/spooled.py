@@ -207,7 +207,7 @@ class SpooledLedger:
                     if self._given_up.is_set():
                         return
                     failures += 1
-                    self._fall_behind(first_line(error))
+                    self._fall_behind(_words_of(error))
                     if self._ending.is_set():
                         time.sleep(PAUSES[0])
 
@@ -250,6 +250,12 @@ class SpooledLedger:
                 self._ledger.write(record_from_dict(entry["record"]))
             case "points":
                 self._ledger.chart(entry["spec_id"], [MetricPoint(*point) for point in entry["points"]])
+
+
+def _words_of(error: Exception) -> str:
+    """What went wrong in one line; a database's own words stand in brackets behind those of whoever asked it."""
+    lines = str(error).splitlines()
+    return next((line for line in lines if line.startswith("(sqlite3.")), first_line(error))
 
 
 def _together(entries: list[dict[str, Any]]) -> list[dict[str, Any] | None]:

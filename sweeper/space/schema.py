@@ -375,14 +375,15 @@ class Resources(Model):
     ] = "auto"
     cpus: Count = 1
     ranks: Annotated[Count, Field(description="Processes that share a trial where it has no GPU.")] = 1
+    accelerator: Annotated[
+        Annotated[str, Strict(), Field(pattern=r"^[A-Za-z0-9-]{1,40}$")] | None,
+        Field(description="Kind of GPU that every trial runs on, by Ray's name for it, for instance H200."),
+    ] = None
     gpu_memory_gb: Annotated[
         PositiveNumber | None, Field(description="Memory of one GPU, where this machine has none to ask.")
     ] = None
     disk_gb: Annotated[PositiveNumber, Field(description="Most disk for checkpoints, in gigabytes.")] = 20.0
-    stall_minutes: Annotated[
-        PositiveNumber,
-        Field(description="Silence after which a worker is ended and its stage goes on from the last state."),
-    ] = 10.0
+    stall_minutes: Annotated[PositiveNumber, Field(description="Silence after which a worker is ended.")] = 10.0
 
     @property
     def num_ranks(self) -> int:
@@ -414,8 +415,7 @@ class Space(Model):
     budget: Budget | None = None
     price: Price | None = None
     target_loss: Annotated[
-        PositiveNumber | None,
-        Field(description="A loss of interest in nats per token: the report says what every arm pays for it."),
+        PositiveNumber | None, Field(description="Nats per token: the report says what every arm pays for this loss.")
     ] = None
 
 

@@ -41,12 +41,14 @@ class _Family:
 
 @dataclass
 class StageBook:
-    """The stages of one sweep. `protected` nodes keep their state as long as the disk budget allows."""
+    """The stages of one sweep. As long as the disk budget allows, `protected` nodes keep their state, since trials may go on
+    from them, and `finals` their weights, since those are a result."""
 
     store: StageStore
     paths: dict[str, TrialPath] = field(default_factory=dict)
     running: dict[str, Segment] = field(default_factory=dict)
     protected: set[str] = field(default_factory=set)
+    finals: set[str] = field(default_factory=set)
     _families: dict[Trunk, _Family] = field(default_factory=dict)
     _home: dict[str, Trunk] = field(default_factory=dict)
     _adopted: dict[str, int] = field(default_factory=dict)
@@ -157,7 +159,7 @@ class StageBook:
         return [], False
 
     def sweep_out(self, disk_bytes: float, states: Mapping[str, int] | None = None) -> None:
-        """Delete the states that nothing goes on from; protected ones too when the disk budget is exceeded.
+        """Delete the states that nothing goes on from; when the disk budget is exceeded protected and final ones, too.
 
         `states` (sizes by node) are those that may go, for a store that holds other states as well: all of it where not given.
         """
@@ -166,11 +168,12 @@ class StageBook:
         parents = {segment.parent for segment in self.running.values()}
         spare = states.keys() - self._parents.keys() - self.running.keys() - parents
         total = sum(states.values())
-        for node in spare - self.protected:
+        for node in spare - self.protected - self.finals:
             total -= self._drop(node, states)
-        # Protected states last: they cost a search its next fan, the others cost nothing.
+        # The protected ones cost a search its next fan, the final ones a model that was paid for, the others nothing.
         if total > disk_bytes:
-            for node in [node for node in states if node in spare and node in self.protected]:
+            kept = [node for node in states if node in spare and (node in self.protected or node in self.finals)]
+            for node in sorted(kept, key=lambda node: node in self.finals):
                 if total <= disk_bytes:
                     return
                 total -= self._drop(node, states)
