@@ -38,6 +38,7 @@ def export_models(
     """
     from sweeper.reporting import study_of
     from trainers.export import configuration, export_state
+    from trainers.training.checkpoint import CheckpointError
 
     with ImportLedger.open(results, name, tracking_uri, create=False) as ledger:
         if ledger.about().origin != "sweep":
@@ -55,8 +56,13 @@ def export_models(
         configuration(spec.shape, spec.context, 0)
     places = {folder: (_state_of(results, name, r), _corpus_of(results, r)) for folder, r in chosen.items()}
     for folder, (state, corpus) in places.items():
-        with given(folder):
-            export_state(state, corpus, folder)
+        try:
+            with given(folder):
+                export_state(state, corpus, folder)
+        except CheckpointError as error:
+            raise InputError(
+                f"{chosen[folder].spec.spec_id}: its weights in {state.parent} cannot be used: {error}"
+            ) from None
         yield ExportedModel(folder, chosen[folder])
 
 

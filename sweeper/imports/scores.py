@@ -20,8 +20,10 @@ from sweeper.ledger.mlflow_ledger import Ledger
 from sweeper.lock import driving
 from trainers.contract.errors import InputError, given
 
-_STRANGE = re.compile(r"[^\w.:/-]+")
-"""Characters that neither a metric of MLflow nor a cell of a table of runs can bear in a name."""
+MOST_NAME = 200
+"""Characters in the name of a score, which MLflow bounds."""
+_STRANGE = re.compile(r"[^\w.:-]+|^\.*$")
+"""What a part of a metric's name in MLflow cannot be, or a cell of a table of runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +88,11 @@ def read_results(path: Path) -> Results:
             metric, _, how = str(key).partition(",")
             if how and _is_number(value) and not metric.endswith("_stderr"):
                 parts = (named, metric, *([how] if how != "none" else []))
-                scores[_STRANGE.sub("_", "/".join(parts))] = float(value)
+                scores["/".join(_STRANGE.sub("_", part) for part in parts)] = float(value)
     if not scores:
         raise InputError(f"{path}: holds no score")
+    if too_long := [name for name in scores if len(name) > MOST_NAME]:
+        raise InputError(f"{path}: a score's name has {len(too_long[0])} characters; {MOST_NAME} are allowed")
     limit = config.get("limit")
     remarks = (f"{path.name}: scored on a part of the samples only (limit {limit:g})",) if _is_number(limit) else ()
     return Results(tuple(scores.items()), _model_of(config.get("model_args")), remarks)

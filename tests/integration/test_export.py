@@ -22,6 +22,7 @@ from sweeper.options import CORPORA
 from tests.support.ledger_factory import MLFLOW_WARNINGS, empty_results
 from tests.support.places import ROOT
 from trainers.contract.record import RunRecord
+from trainers.planning.lineage import path_of
 
 pytestmark = [MLFLOW_WARNINGS, pytest.mark.slow]
 FILE = """
@@ -135,6 +136,20 @@ def test_what_cannot_be_exported_is_one_line(results: Path, tmp_path: Path) -> N
     assert str(out) in refused(results, "export", "small", out)
 
 
+def test_damaged_weights_are_one_line(results: Path, tmp_path: Path) -> None:
+    wanted = of(records_of(results), "pico", "tst")[0]
+    node = path_of(wanted.spec, wanted.provenance.execution).node(wanted.spec.schedule.total_steps)
+    (file,) = (results / "small" / "stages" / node / "state").glob("*.safetensors")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    try:
+        line = refused(results, "export", "small", wanted.spec.spec_id, tmp_path / "m")
+    finally:
+        file.write_bytes(whole)
+    assert line.startswith(f"{wanted.spec.spec_id}: its weights in ")
+    assert "SHA-256 differs" in line
+
+
 def test_without_its_text_a_model_has_no_tokenizer(results: Path, tmp_path: Path) -> None:
     (results / CORPORA).rename(results / "elsewhere")
     try:
@@ -206,6 +221,7 @@ def test_scores_stand_beside_the_loss_and_change_no_number(results: Path, tmp_pa
             "holds no score",
         ),
         (b'{"results": {"words": {"acc,none": 1%s}}}' % (b"0" * 400), "holds no score"),
+        (b'{"results": {"%s": {"acc,none": 1}}}' % (b"w" * 400), "a score's name has 404 characters"),
         (b'{"results": {"words": {"acc,none": 1}}}', "name the run with --run"),
         (
             b'{"results": {"words": {"acc,none": 1}}, "config": {"model_args": {"pretrained": "gpt2"}}}',
@@ -219,6 +235,16 @@ def test_what_is_no_results_file_is_one_line(content: bytes, said: str, results:
     line = refused(results, "import", file, "--name", "small")
     assert line.startswith(f"{file}: ")
     assert said in line
+
+
+def test_strange_names_of_tasks_become_names_that_the_ledger_takes(results: Path, tmp_path: Path) -> None:
+    tasks = {name: {"acc,none": 0.5} for name in ("", "..", "a/../b", "with space=1", "größe")}
+    file = results_file(tmp_path / "results.json", tasks)
+    run = of(records_of(results), "nano-moe", "tst")[0].spec.spec_id
+    (said, _) = done(results, "import", file, "--name", "small", "--run", run)
+    assert said == f"small: run {run} has _/acc 0.5, a_.._b/acc 0.5, größe/acc 0.5, with_space_1/acc 0.5"
+    with Ledger.open(results, "small", create=False) as ledger:
+        assert [name for name, _ in ledger.scores()[run]] == ["_/acc", "a_.._b/acc", "größe/acc", "with_space_1/acc"]
 
 
 def test_scores_need_a_run_of_the_sweep(results: Path, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def point(record: RunRecord) -> tuple[object, ...]:
 
 
 def with_tuning(written: str) -> str:
-    return QUICKSTART.replace("tuning: 4000", f"tuning: {written}")
+    return QUICKSTART.replace("tuning: 3500", f"tuning: {written}")
 
 
 def test_one_number_is_one_rung_and_a_list_is_as_many() -> None:
@@ -70,7 +70,7 @@ def test_one_number_is_one_rung_and_a_list_is_as_many() -> None:
 def test_a_bad_rung_is_named_with_its_line(written: str, said: str) -> None:
     with pytest.raises(SearchSpaceError) as caught:
         parse_search_space(with_tuning(written), Path("q.yaml"))
-    line = next(number for number, text in enumerate(QUICKSTART.splitlines(), 1) if "tuning: 4000" in text)
+    line = next(number for number, text in enumerate(QUICKSTART.splitlines(), 1) if "tuning: 3500" in text)
     assert str(caught.value).splitlines()[0].startswith(f"q.yaml:{line}: {said}")
 
 
