@@ -7,7 +7,7 @@ are kept where there is room. What is deleted, and when, is the book's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from sweeper.engine.site import state_bytes, weights_bytes
@@ -67,10 +67,17 @@ def disk_left(book: StageBook, disk_bytes: float) -> float:
     return disk_bytes - sum(book.store.states().values()) - coming
 
 
-def affordable(book: StageBook, ready: Sequence[Segment], disk_bytes: float) -> list[Segment]:
-    """Stages that leave no state that anything goes on from, or one for which the budget has room."""
-    room = disk_left(book, disk_bytes)
-    return [one for one in ready if not book.keeps_state(one) or state_bytes(one.spec) <= room]
+def first_affordable(book: StageBook, disk_bytes: float, preferred: Callable[[Segment], bool]) -> Segment | None:
+    """The first stage in line that leaves no state that anything goes on from, or one for which the budget has room; a
+    `preferred` one where there is any."""
+    room, first = disk_left(book, disk_bytes), None
+    for segment in book.in_line():
+        best = preferred(segment)
+        if (best or first is None) and (not book.keeps_state(segment) or state_bytes(segment.spec) <= room):
+            if best:
+                return segment
+            first = segment
+    return first
 
 
 def refuse_weights_without_room(book: StageBook, segment: Segment, disk_bytes: float) -> bool:
