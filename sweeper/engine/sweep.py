@@ -19,12 +19,11 @@ from sweeper.engine.arms import ROUNDS, Arm, SpecMaker, earlier_points
 from sweeper.engine.probes import is_probed
 from sweeper.engine.site import Site, state_bytes
 from sweeper.engine.states import (
-    EXPORTED_PURPOSE,
     boundaries,
-    final_node,
     final_nodes,
     first_affordable,
     refuse_weights_without_room,
+    winners_ends,
 )
 from sweeper.options import CorpusFacts
 from sweeper.search import UNLEARNED, Domain, make_strategy
@@ -345,8 +344,7 @@ class Sweep:
         self.book.add(path_of(spec, self.site.execution) for spec, _ in new)
         tuning = (spec for spec, purpose in new if purpose == "tuning")
         self.book.protected |= boundaries(tuning, self.space, self.site.execution)
-        winners = (spec for spec, purpose in new if purpose == EXPORTED_PURPOSE)
-        self.book.finals |= {final_node(spec, self.site.execution) for spec in winners}
+        self.book.finals |= winners_ends(new, self.site.execution)
         self._settle([spec.spec_id for spec, _ in new])
 
     # what happened
