@@ -248,7 +248,8 @@ class BareSweep:
             evaluate_tokens=site.evaluate_tokens,
             micro_sequences=site.micro_sequences,
             checkpoint_activations=site.checkpoint_activations,
-            keep_state=self.book.keeps_state(segment) or self._exported(segment),
+            keep_state=self.book.keeps_state(segment),
+            keep_weights=self._exported(segment),
         )
         name, total = self._name(spec), spec.schedule.total_steps
         return run_stage(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sweeper.cli.bench import bench
+from sweeper.cli.export import export
 from sweeper.cli.options import RESULTS, Json, Results, Uri, guarded, print_json
 from sweeper.cli.prepare import prepare
 from sweeper.cli.replay import replay
@@ -295,5 +296,6 @@ def doctor(
 app.command()(prepare)
 app.command()(report)
 app.command("import")(import_runs)
+app.command()(export)
 app.command()(replay)
 app.command()(bench)

@@ -46,8 +46,10 @@ def seconds(value: float) -> str:
 
 
 def device_time(value: float | None, clock: str) -> str:
-    """Device-hours in words: `9.9 min of CPU time`."""
-    return f"{theme.hours(value)} of {clock.removesuffix('-hours')} time"
+    """Device-hours in words: `9.9 min of GPU time`. On a CPU a worker's wall time is what is spent; the report's clock there is
+    processor time, which is less beside other work."""
+    device = clock.removesuffix("-hours")
+    return f"{theme.hours(value)} of {'worker' if device == 'CPU' else device} time"
 
 
 def size(num_bytes: float) -> str:
@@ -177,7 +179,7 @@ def show_plan(console: Console, plan: Plan) -> None:
         resolves = f"can resolve a speedup of {scale.resolves:.2f}x or more" if scale.resolves else "gives no interval"
         console.print(
             f"{theme.hours(scale.wall_hours)} of wall time on {plan.workers} worker{'s' if plan.workers > 1 else ''}, "
-            f"at most {size(scale.disk_bytes)} of checkpoints (budget {size(plan.disk_budget)}); "
+            f"at most {size(scale.disk_bytes)} of checkpoints (budget {size(plan.disk_budget)}){_kept(scale)}; "
             f"{resolves} ({scale.resolves_reason})."
         )
         if scale.fit is not None:
@@ -196,6 +198,10 @@ def show_plan(console: Console, plan: Plan) -> None:
         f"In all {device_time(plan.hours_shared, plan.clock)}{price}; sharing prefixes saves {theme.hours(saved)} "
         f"({plan.steps_saved:.0%} of the steps)."
     )
+
+
+def _kept(scale: ScalePlan) -> str:
+    return f", of which {size(scale.models_bytes)} stay: {scale.models} models to export" if scale.models else ""
 
 
 def stage_tree(plan: Plan) -> Tree:

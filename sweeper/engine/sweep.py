@@ -18,6 +18,14 @@ from typing import Protocol
 from sweeper.engine.arms import ROUNDS, Arm, SpecMaker, earlier_points
 from sweeper.engine.probes import is_probed
 from sweeper.engine.site import Site, state_bytes
+from sweeper.engine.states import (
+    EXPORTED_PURPOSE,
+    affordable,
+    boundaries,
+    final_node,
+    final_nodes,
+    refuse_weights_without_room,
+)
 from sweeper.options import CorpusFacts
 from sweeper.search import UNLEARNED, Domain, make_strategy
 from sweeper.search.domain import Parameters
@@ -119,6 +127,7 @@ class Sweep:
             # Of failed trials, too: a limit on hours is on what is paid, not on what was useful.
             self.spent_hours += record.timing.incurred_gpu_hours
             self.arm_hours[record.spec.scale, record.spec.method] += record.timing.incurred_gpu_hours
+        self.book.finals = final_nodes(self.finished.values())
         self._optima: list[dict[str, Parameters]] = []
         self._open_scale()
 
@@ -132,12 +141,12 @@ class Sweep:
             return Idle.WAIT if self.book.running else Idle.OVER
         while True:
             waiting = self.book.ready()
-            ready = self._affordable(waiting)
+            ready = affordable(self.book, waiting, self.site.disk_bytes)
             # States that no open trial needs are kept as long as there is room, since a later trial of the search may
             # start from them. Only when nothing else can start are they given up.
             if waiting and not ready:
                 self.book.sweep_out(self.site.disk_bytes - state_bytes(waiting[0].spec))
-                ready = self._affordable(waiting)
+                ready = affordable(self.book, waiting, self.site.disk_bytes)
             if waiting and not ready:
                 return self._wait_for_disk(waiting[0])
             # Tuning first: every later proposal of a search waits for its losses, a confirmation holds nobody up.
@@ -153,15 +162,6 @@ class Sweep:
                 break
         return Idle.WAIT if self.book.running else Idle.OVER
 
-    def _affordable(self, ready: list[Segment]) -> list[Segment]:
-        """Stages that leave no state behind, or one for which the disk budget has room."""
-        held = sum(self.store.states().values())
-        # A running stage has written nothing yet, but its state will come: without this, two workers overrun the
-        # budget.
-        held += sum(state_bytes(s.spec) for s in self.book.running.values() if self.book.keeps_state(s))
-        room = self.site.disk_bytes - held
-        return [s for s in ready if not self.book.keeps_state(s) or state_bytes(s.spec) <= room]
-
     def _wait_for_disk(self, segment: Segment) -> Idle:
         """A running stage may free a state; where none runs, the budget is too small and the sweep stops with that word."""
         if not self.book.running:
@@ -172,6 +172,10 @@ class Sweep:
         return Idle.WAIT if self.book.running else Idle.OVER
 
     def _start(self, segment: Segment) -> StageJob:
+        if refuse_weights_without_room(self.book, segment, self.site.disk_bytes):
+            self.latest = (
+                f"resources.disk_gb: no room to keep the final weights of {segment.spec.scale} {segment.spec.method}"
+            )
         self.book.start(segment)
         for spec_id in segment.trials:
             if spec_id not in self._begun:
@@ -195,6 +199,7 @@ class Sweep:
             micro_sequences=self.site.micro_sequences,
             checkpoint_activations=self.site.checkpoint_activations,
             keep_state=self.book.keeps_state(segment),
+            keep_weights=segment.node in self.book.finals,
             devices=self.site.devices_per_trial,
         )
 
@@ -236,7 +241,7 @@ class Sweep:
             if arm.probing:
                 return True
         trials = arm.confirm()
-        self.book.protected -= self._boundaries(arm.asked.values())
+        self.book.protected -= boundaries(arm.asked.values(), self.space, self.site.execution)
         self._want(trials)
         self.latest = (
             f"{arm.scale} {arm.method}: confirming the winner" if trials else f"{arm.method}: every trial failed"
@@ -324,7 +329,7 @@ class Sweep:
         # Cut to the number of trials: a file that asks for fewer than an earlier run did is tuned alike in both arms.
         arm.replay(finished[: arm.trials], pending[: max(0, arm.trials - len(finished))])
         if not arm.tuning_done:
-            self.book.protected |= self._boundaries(arm.asked.values())
+            self.book.protected |= boundaries(arm.asked.values(), self.space, self.site.execution)
         self._want([(spec, "tuning") for spec in arm.asked.values() if spec.spec_id not in arm.tuned])
 
     def _want(self, trials: Iterable[tuple[AnySpec, str]]) -> None:
@@ -333,20 +338,11 @@ class Sweep:
             self.ledger.schedule(spec, purpose)
             self._purpose_of[spec.spec_id] = purpose
         self.book.add(path_of(spec, self.site.execution) for spec, _ in new)
-        self.book.protected |= self._boundaries(spec for spec, purpose in new if purpose == "tuning")
+        tuning = (spec for spec, purpose in new if purpose == "tuning")
+        self.book.protected |= boundaries(tuning, self.space, self.site.execution)
+        winners = (spec for spec, purpose in new if purpose == EXPORTED_PURPOSE)
+        self.book.finals |= {final_node(spec, self.site.execution) for spec in winners}
         self._settle([spec.spec_id for spec, _ in new])
-
-    def _boundaries(self, specs: Iterable[AnySpec]) -> set[str]:
-        """States of tuning trials that a later round of the search may go on from: at the boundary, and without one
-        where the decay begins, as long as there is a higher rung."""
-        nodes = set()
-        for spec in specs:
-            path = path_of(spec, self.site.execution)
-            steps = [phase.end for phase in path.phases[:-1]]
-            if not steps and spec.schedule.total_steps < self.space.methods[spec.method].budgets.rungs[-1]:
-                steps = [spec.schedule.decay_start]
-            nodes |= {path.node(step) for step in steps if step}
-        return nodes
 
     # what happened
 

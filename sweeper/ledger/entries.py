@@ -9,14 +9,17 @@ was imported is kept as the text that it came in.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from reports.evidence.runs import FinishedRun
 from reports.html.theme import method_style
 from sweeper.ledger.about import SweepAbout
-from trainers.contract.reading import json_value
+from trainers.contract.errors import InputError
+from trainers.contract.reading import json_value, pairs_of, value_of
 from trainers.contract.record import Diverged, EvalPoint, Failed, Finished, RunRecord, Stopped, outcome_name
 from trainers.contract.spec import AnySpec, Scalar, Spec, spec_from_dict, spec_to_dict
 from trainers.contract.writing import printable
@@ -41,9 +44,14 @@ UNFINISHED_TAG = "sweeper.unfinished_import"
 """File and number of records of an import into a sweep that has begun and not ended."""
 ROW_TAG = "sweeper.row"
 """An imported run's name or its line in the file."""
+SCORES_TAG = "sweeper.scores"
+"""The last file from which a trial's model has downstream scores."""
 _LONGEST_REASON = 2_000
 _LONGEST_FOREIGN = 500
 """Characters of a text from outside that go into the dashboard's columns."""
+
+Scores = tuple[tuple[str, float], ...]
+"""Downstream scores by the name of their task and metric."""
 
 RUN_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "diverged": "FAILED", "failed": "FAILED"}
 """Our outcomes in MLflow's words."""
@@ -232,6 +240,24 @@ def metric_points(record: RunRecord, run_started: int) -> tuple[MetricPoint, ...
     points.append(MetricPoint("standalone_gpu_hours", record.timing.billed_gpu_hours, 0, started))
     points.append(MetricPoint("incurred_gpu_hours", record.timing.incurred_gpu_hours, 0, started))
     return tuple(points)
+
+
+def score_points(scores: Scores, run_started: int) -> tuple[MetricPoint, ...]:
+    """Downstream scores as totals of a run."""
+    return tuple(MetricPoint(f"score/{name}", value, 0, run_started) for name, value in scores)
+
+
+def scores_of(plain: Any) -> Scores:
+    """Raises `InputError` for what is no object of finite numbers."""
+    pairs = value_of(_Kept, {"scores": pairs_of(plain, "scores")}, "scores").scores
+    if not all(math.isfinite(value) for _, value in pairs):
+        raise InputError("not scores: a number is not finite")
+    return pairs
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    scores: Scores
 
 
 def milliseconds(moment: str) -> int | None:

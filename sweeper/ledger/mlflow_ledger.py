@@ -25,7 +25,10 @@ from sweeper.ledger.entries import (
     KIND_TAG,
     OUTCOME_TAG,
     REASON_TAG,
+    SCORES_TAG,
+    SPEC_ID_TAG,
     ForeignRun,
+    Scores,
     Trial,
     final_description,
     metric_points,
@@ -34,6 +37,8 @@ from sweeper.ledger.entries import (
     run_name,
     run_status,
     running_description,
+    score_points,
+    scores_of,
     sweep_tags,
     trial_of,
     trial_tags,
@@ -58,6 +63,7 @@ from trainers.contract.spec import AnySpec
 SWEEP_TAG = "sweeper.sweep"
 RECORD_FILE = "record.json"
 ABOUT_FILE = "about.json"
+SCORES_FILE = "scores.json"
 
 _BATCH = 1_000
 """Entities that MLflow takes in one `log_batch`."""
@@ -238,6 +244,15 @@ class Ledger:
         self._known()[record.spec.spec_id] = replace(trial, purpose=record.purpose, complete=True)
         self._records[trial.run_id] = record
 
+    def add_scores(self, spec: AnySpec, source: str, scores: Scores) -> Scores:
+        """Keep what the file `source` says about a trial's model beside what was kept before; returns all of it. They are no
+        part of its record, which training alone decides."""
+        trial = self._known()[spec.spec_id]
+        together = dict(self.scores().get(spec.spec_id, ())) | dict(scores)
+        self._store(trial.run_id, SCORES_FILE, json.dumps(together, indent=1, allow_nan=False))
+        self._batch(trial.run_id, metrics=score_points(scores, trial.started), tags={SCORES_TAG: source})
+        return tuple(sorted(together.items()))
+
     def finish(self, status: str, headline: str | None, report: Path | None) -> None:
         """End the sweep's run with `status` (finished, failed or killed).
 
@@ -274,6 +289,17 @@ class Ledger:
             if problem:
                 _logger.warning("%s", problem)
         return [record for record, _ in found if record is not None]
+
+    def scores(self) -> Mapping[str, Scores]:
+        """Downstream scores by spec id, of the trials that have any. What cannot be read is left out, with a logged line."""
+        found: dict[str, Scores] = {}
+        for run in self._search(f"tags.`{SCORES_TAG}` != ''"):
+            try:
+                plain = json_value(self._load(run.info.run_id, run.info.artifact_uri, SCORES_FILE))
+                found[run.data.tags[SPEC_ID_TAG]] = scores_of(plain)
+            except (OSError, UnicodeError, InputError, KeyError) as error:
+                _logger.warning("%s: %s of %s is unreadable: %s", self.name, SCORES_FILE, run.info.run_name, error)
+        return found
 
     def damaged(self) -> list[str]:
         """One line for each trial that ended but whose record cannot be read; it is pending again."""

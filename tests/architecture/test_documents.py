@@ -176,7 +176,20 @@ def objection(words: list[str]) -> str | None:
     return (
         None
         if program
-        in ("pytest", "ruff", "mypy", "lint-imports", "pip", "python3", "uv", "uvx", "git", "bash", *MACHINES_OWN)
+        in (
+            "pytest",
+            "ruff",
+            "mypy",
+            "lint-imports",
+            "pip",
+            "python3",
+            "uv",
+            "uvx",
+            "git",
+            "bash",
+            "lm_eval",
+            *MACHINES_OWN,
+        )
         else program
     )
 

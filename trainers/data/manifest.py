@@ -168,6 +168,8 @@ def _refuse_other_files(directory: Path, manifest: Manifest) -> None:
                 continue
             if file_entry(path) != entry:
                 raise BrokenCorpus(f"{path}: the content is not what was written")
+        except BrokenCorpus:
+            raise
         except FileNotFoundError:
             raise BrokenCorpus(f"{directory}: {entry.name} is missing") from None
         except (IsADirectoryError, ValueError) as error:  # a name with a null in it

@@ -17,12 +17,14 @@ from trainers.planning.store import StageStore
 
 @dataclass
 class StageBook:
-    """The stages of one sweep. `protected` nodes keep their state as long as the disk budget allows."""
+    """The stages of one sweep. As long as the disk budget allows, `protected` nodes keep their state, since trials may go on
+    from them, and `finals` their weights, since those are a result."""
 
     store: StageStore
     paths: dict[str, TrialPath] = field(default_factory=dict)
     running: dict[str, Segment] = field(default_factory=dict)
     protected: set[str] = field(default_factory=set)
+    finals: set[str] = field(default_factory=set)
     _tree: Tree | None = None
     _steps: dict[str, int] = field(default_factory=dict)
 
@@ -145,7 +147,7 @@ class StageBook:
         return chain[::-1]
 
     def sweep_out(self, disk_bytes: float, states: Mapping[str, int] | None = None) -> None:
-        """Delete the states that nothing goes on from; protected ones too when the disk budget is exceeded.
+        """Delete the states that nothing goes on from; when the disk budget is exceeded protected and final ones, too.
 
         `states` (sizes by node) are those that may go, for a store that holds other states as well: all of it where not given.
         """
@@ -153,9 +155,10 @@ class StageBook:
         parents = {segment.parent for segment in self.needed()} | {segment.parent for segment in self.running.values()}
         spare = [node for node in states if node not in parents and node not in self.running]
         total = sum(states.values())
-        # Protected states last: they cost a search its next fan, the others cost nothing.
-        for node in sorted(spare, key=lambda node: node in self.protected):
-            if node in self.protected and total <= disk_bytes:
+        # The protected ones cost a search its next fan, the final ones a model that was paid for, the others nothing.
+        worth = {node: 2 if node in self.finals else int(node in self.protected) for node in spare}
+        for node in sorted(spare, key=worth.__getitem__):
+            if worth[node] and total <= disk_bytes:
                 continue
             self.store.drop_state(node)
             total -= states[node]

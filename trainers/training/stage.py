@@ -47,6 +47,7 @@ from trainers.training.checkpoint import (
     load_checkpoint,
     read_note,
     save_checkpoint,
+    save_weights,
 )
 from trainers.training.devices import device_name
 from trainers.training.loop import LoopArguments, PhaseClock, Progress, train
@@ -191,8 +192,9 @@ def _close_stage(
     `billed_seconds` is asked when the state has been written.
     """
     folder = Path(job.store) / job.node
-    if outcome is None and job.keep_state:
-        save_checkpoint(folder / STATE, state, {"spec": spec_to_dict(job.spec)})
+    if outcome is None and (job.keep_state or job.keep_weights):
+        save = save_checkpoint if job.keep_state else save_weights
+        save(folder / STATE, state, {"spec": spec_to_dict(job.spec)})
     result = _result(job, outcome, progress, billed_seconds(), state.skipped_steps)
     if not isinstance(outcome, Stopped) and state.ranks.rank == 0:
         # After the state: whoever finds a result may rely on the state beside it.
