@@ -254,6 +254,7 @@ def _executor(
         for what, wanted, there in (("gpus", room.gpus, gpus), ("cpus", room.cpus, cluster.cpus)):
             if wanted > there:
                 raise UserError(f"resources.{what}: {wanted:g} wanted for a trial, the cluster has {there:g}")
+        kind = kind or cluster.only_kind if room.on_gpu else None
         ranks = ranks_of(space)
         workers = room.workers if ranks > 1 else options.workers  # else Ray counts them, also on nodes that join later
         yield RayExecutor(folder / "ray", room.cpus, room.gpus, workers, ranks=ranks, accelerator=kind), room
