@@ -20,6 +20,7 @@ from sweeper.cli.options import RESULTS, Json, Results, Uri, guarded, print_json
 from sweeper.cli.prepare import prepare
 from sweeper.cli.replay import replay
 from sweeper.cli.reports import import_runs, report
+from sweeper.cli.status import status
 from trainers.contract.errors import UserError, given
 from trainers.contract.faults import FAULT, without_login
 
@@ -138,7 +139,10 @@ def run(
     checkpoint_activations: Annotated[
         bool, typer.Option("--checkpoint-activations", help="Compute activations again instead of keeping them.")
     ] = False,
-    max_gpu_hours: Annotated[float | None, typer.Option(min=0, help="Start nothing new once this is spent.")] = None,
+    max_gpu_hours: Annotated[
+        float | None,
+        typer.Option(min=0, help="Instead of the file's `budget`: start nothing new, save and end once this is spent."),
+    ] = None,
     dry: Annotated[
         bool, typer.Option("--dry", help="Only try each method's command of your trainer, at a small budget.")
     ] = False,
@@ -218,17 +222,6 @@ def submit(
 
 @app.command()
 @guarded
-def status(name: Name, results: Results = RESULTS, tracking_uri: Uri = None) -> None:
-    """Show what a sweep has done, what runs and what went wrong."""
-    from sweeper.cli.console import PlainConsole
-    from sweeper.cli.screen import show_status
-    from sweeper.cli.status import status_of
-
-    show_status(PlainConsole(), status_of(results, name, tracking_uri))
-
-
-@app.command()
-@guarded
 def recipe(
     name: Name,
     results: Results = RESULTS,
@@ -293,6 +286,7 @@ def doctor(
         raise typer.Exit(1)
 
 
+app.command()(status)
 app.command()(prepare)
 app.command()(report)
 app.command("import")(import_runs)

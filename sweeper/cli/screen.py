@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from reports.pages.plan import PlannedArm, PlannedStage
     from reports.pages.replay import ReplayResult, Standing
     from sweeper.cli.doctor import Finding
-    from sweeper.cli.status import SweepStatus
     from sweeper.engine.view import ArmView, SweepView
     from sweeper.foreign.dry import Check
     from sweeper.plans.plan import Plan, ScalePlan
@@ -219,23 +218,6 @@ def stage_tree(plan: Plan) -> Tree:
 
     grow(root, None, 0)
     return root
-
-
-def show_status(console: Console, status: SweepStatus) -> None:
-    """Print it."""
-    console.print(Text.assemble((status.name, "bold"), f"  {status.question}"))
-    driver = status.driver
-    console.print(f"running: process {driver.pid} on {driver.host}" if driver else "not running")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for index, column in enumerate(("arm", "finished", "diverged", "failed", "open", "hours", "best confirmed")):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
-    for arm in status.arms:
-        best = f"{arm.best_confirmed:.4f}" if arm.best_confirmed is not None else "-"
-        counts = (arm.finished, arm.diverged, arm.failed, arm.open)
-        table.add_row(f"{arm.scale} {arm.method}", *map(str, counts), theme.hours(arm.hours), best)
-    console.print(table)
-    for line in (*status.reasons, *status.damaged):
-        console.print(line)
 
 
 def show_table(columns: list[str], rows: list[list[str]]) -> None:

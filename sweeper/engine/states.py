@@ -7,13 +7,13 @@ are kept where there is room. What is deleted, and when, is the book's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from sweeper.engine.site import state_bytes, weights_bytes
 from sweeper.space.foreign_schema import AnySpace
 from trainers.contract.record import RunRecord
-from trainers.contract.spec import AnySpec
+from trainers.contract.spec import AnySpec, TrialSpec
 from trainers.planning.lineage import Segment, path_of
 from trainers.planning.stages import StageBook
 
@@ -34,18 +34,22 @@ def boundaries(specs: Iterable[AnySpec], space: AnySpace, execution: str) -> set
     return nodes
 
 
-def final_node(spec: AnySpec, execution: str) -> str:
-    """The state at a trial's end."""
-    return path_of(spec, execution).node(spec.schedule.total_steps)
+def winners_ends(trials: Iterable[tuple[AnySpec, str]], execution: str) -> set[str]:
+    """Where the weights of the confirmed trials lie, of trials with their purpose. Another trainer's are its own affair."""
+    return {
+        path_of(spec, execution).node(spec.schedule.total_steps)
+        for spec, purpose in trials
+        if purpose == EXPORTED_PURPOSE and isinstance(spec, TrialSpec)
+    }
 
 
 def final_nodes(records: Iterable[RunRecord]) -> set[str]:
-    """Where the weights of the confirmed trials lie that have ended."""
-    nodes = set()
+    """The same of trials that have ended."""
+    nodes: set[str] = set()
     for record in records:
-        if record.purpose == EXPORTED_PURPOSE and record.final_loss is not None:
+        if record.final_loss is not None:
             with suppress(ValueError):  # of a method that this version does not know
-                nodes.add(final_node(record.spec, record.provenance.execution))
+                nodes |= winners_ends([(record.spec, record.purpose)], record.provenance.execution)
     return nodes
 
 
@@ -63,10 +67,17 @@ def disk_left(book: StageBook, disk_bytes: float) -> float:
     return disk_bytes - sum(book.store.states().values()) - coming
 
 
-def affordable(book: StageBook, ready: Sequence[Segment], disk_bytes: float) -> list[Segment]:
-    """Stages that leave no state that anything goes on from, or one for which the budget has room."""
-    room = disk_left(book, disk_bytes)
-    return [one for one in ready if not book.keeps_state(one) or state_bytes(one.spec) <= room]
+def first_affordable(book: StageBook, disk_bytes: float, preferred: Callable[[Segment], bool]) -> Segment | None:
+    """The first stage in line that leaves no state that anything goes on from, or one for which the budget has room; a
+    `preferred` one where there is any."""
+    room, first = disk_left(book, disk_bytes), None
+    for segment in book.in_line():
+        best = preferred(segment)
+        if (best or first is None) and (not book.keeps_state(segment) or state_bytes(segment.spec) <= room):
+            if best:
+                return segment
+            first = segment
+    return first
 
 
 def refuse_weights_without_room(book: StageBook, segment: Segment, disk_bytes: float) -> bool:

@@ -14,6 +14,8 @@ import logging
 import os
 import secrets
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +24,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from sweeper.executors.alive import Address, answers, watched
 from trainers.contract.errors import InputError, UserError
@@ -51,6 +55,9 @@ ANSWER_SECONDS, PATIENT_SECONDS = 15, 90
 LONGEST_FOLDER = 30
 """Of the 107 characters of a socket's name Ray needs 77 behind its folder."""
 AUTH_MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+WORKER_BYTES = 1e9
+BUSY = 8
+"""Processes for each core that are waiting to run."""
 PACKAGES = ("sweeper", "trainers", "reports")
 KIND = "accelerator_type:"
 """How Ray names the resource that a node with GPUs of a kind has."""
@@ -117,6 +124,7 @@ def attach(
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a worker that dies is a page of traceback there
     _keep_to_itself()
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
     with contextlib.ExitStack() as stack:
@@ -259,3 +267,40 @@ def _refuse_blind_nodes(nodes: list[Any], shared: Path) -> None:
         raise UserError(
             f"{shared}: not seen by {', '.join(blind)}; --results has to lie on a path that all nodes share"
         )
+
+
+def kill_process(host: str, pid: int) -> None:
+    """End a worker of this cluster on whichever node it is, also one that was stopped; nothing where it has gone."""
+    if host == socket.gethostname():
+        _kill_worker(pid)
+        return
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    for node in ray.nodes():  # type: ignore[no-untyped-call]
+        if node["Alive"] and node["NodeManagerHostname"] == host:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ray.remote(num_cpus=0, max_retries=0)(_kill_worker).options(scheduling_strategy=there).remote(pid)
+
+
+def _kill_worker(pid: int) -> None:
+    with contextlib.suppress(OSError):
+        # A number is used again some day: only what is a worker of Ray's is ended.
+        if b"ray::" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGKILL)
+
+
+def missing_worker_reason() -> str:
+    """Why no worker may have come on this machine, as far as can be seen from here."""
+    if os.environ.get("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0") != "0" and "UV" in os.environ:
+        return "under `uv run` Ray builds its workers anew; set RAY_ENABLE_UV_RUN_RUNTIME_ENV=0"
+    memory, load = psutil.virtual_memory(), os.getloadavg()[0] / (os.cpu_count() or 1)
+    if memory.available < WORKER_BYTES:
+        return (
+            f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB of memory are free, a worker takes about 0.5"
+        )
+    if load > BUSY:
+        return (
+            f"the machine has {load:.0f} processes to run for each of its cores; fewer `--workers`, or another machine"
+        )
+    return "something else holds its cores or devices, or a firewall or proxy keeps its processes from 127.0.0.1"

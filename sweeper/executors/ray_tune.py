@@ -21,6 +21,7 @@ from sweeper.engine.sweep import Idle
 from sweeper.executors.cluster import KIND
 from sweeper.executors.inline import MAX_FAILURES, StageSource, Train
 from sweeper.executors.ray_train import RankResources, train_on_ranks
+from sweeper.executors.workers import failure_file
 from trainers.contract.record import reason_of
 from trainers.contract.spec import TrialSpec
 from trainers.contract.stage import (
@@ -33,6 +34,7 @@ from trainers.contract.stage import (
     result_to_dict,
 )
 from trainers.planning.footprint import footprint
+from trainers.planning.life import first_sign, write_life
 
 A_LITTLE = 0.001
 """Of a node's kind: so that as many trials as there are GPUs can ask for it."""
@@ -48,6 +50,7 @@ def _searcher(source: StageSource) -> Any:
             super().__init__(metric=None, mode=None)
             self.source = source
             self.jobs: dict[str, StageJob] = {}
+            self.said: dict[str, str] = {}
             self.trials: dict[str, Any] = {}
 
         def __getstate__(self) -> dict[str, Any]:
@@ -65,13 +68,16 @@ def _searcher(source: StageSource) -> Any:
         def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
             if "loss" in result and trial_id in self.jobs:
                 self.source.point(self.jobs[trial_id].node, result["step"], result["loss"])
+            elif "failed" in result:
+                self.said[trial_id] = result["failed"]
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
             # Exactly one of the four ways to end a stage is told for every job that was given out.
             job, trial = self.jobs.pop(trial_id), self.trials.pop(trial_id, None)
             end = (result or {}).get("end")
             if error or end is None:
-                self.source.fail(job.node, _reason(job, getattr(trial, "error_file", None)))
+                said = self.said.pop(trial_id, "") or _reason(job, getattr(trial, "error_file", None))
+                self.source.fail(job.node, said)
             elif end == "lost":
                 self.source.lose_parent(job)
             else:
@@ -86,29 +92,37 @@ def _searcher(source: StageSource) -> Any:
     return StageSearcher(source)
 
 
-def _callback(watch: Callable[[], None], searcher: Any) -> Any:
+def _callback(watch: Callable[[], None], searcher: Any, raised: list[Exception]) -> Any:
     from ray.tune import Callback
 
     class Watch(Callback):
-        """Redraws the screen, and shows the searcher its trials: they know the file in which Tune writes why one failed."""
+        """Looks after the sweep, and shows the searcher its trials: they know the file in which Tune writes why one failed.
+
+        What looking after raises ends the sweep; Tune would make another exception of it."""
 
         def __init__(self, watch: Callable[[], None], searcher: Any) -> None:
-            self.watch, self.searcher = watch, searcher
-
-        def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self.searcher.trials[trial.trial_id] = trial
+            self.watch, self.searcher, self.seen = watch, searcher, 0
 
         def __getstate__(self) -> dict[str, Any]:
             return {}
 
+        def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            # Not when a trial starts: one whose worker is killed at once never does.
+            self.searcher.trials.update({trial.trial_id: trial for trial in trials[self.seen :]})
+            self.seen = len(trials)
+
         def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-            self.watch()
+            try:
+                self.watch()
+            except Exception as error:
+                raised.append(error)
+                raise
 
     return Watch(watch, searcher)
 
 
 def _failure_file(job: StageJob) -> Path:
-    return Path(job.store) / job.node / "failure.txt"
+    return failure_file(Path(job.store), job.node)
 
 
 _MEMORY = re.compile(r"Memory on the node .*?was ([\d.]+)GB used / ([\d.]+)GB limit", re.DOTALL)
@@ -151,6 +165,7 @@ def _trainable(train: Train, ranks: RankResources) -> Callable[[dict[str, Any]],
 
         job = job_from_dict(json.loads(config["job"]))
         _failure_file(job).unlink(missing_ok=True)  # of an earlier attempt; this one may die without a word
+        write_life(Path(job.store), first_sign(job))
 
         def on_point(point: StagePoint) -> None:
             tune.report({"step": point.step, "loss": point.loss})
@@ -162,8 +177,11 @@ def _trainable(train: Train, ranks: RankResources) -> Callable[[dict[str, Any]],
         except ParentLostError:
             end = "lost"
         except Exception as error:
-            _failure_file(job).parent.mkdir(parents=True, exist_ok=True)
-            _failure_file(job).write_text(reason_of(error), encoding="utf-8")
+            try:
+                _failure_file(job).parent.mkdir(parents=True, exist_ok=True)
+                _failure_file(job).write_text(reason_of(error), encoding="utf-8")
+            except OSError:  # the disk that is full, most likely
+                tune.report({"failed": reason_of(error)})
             raise
         tune.report({"end": end})
 
@@ -200,6 +218,8 @@ class RayExecutor:
             resources[f"{KIND}{self.accelerator}"] = A_LITTLE
         if self.ranks > 1:
             resources = {"cpu": 0, "memory": 1}  # one byte: Tune refuses a trial without any resources
+        raised: list[Exception] = []
+        searcher = _searcher(source)
         ranks = RankResources(self.ranks, self.cpus / self.ranks, int(self.gpus > 0), str(storage), self.accelerator)
         # Tune restores nothing: a new Tuner with a folder of its own, so that what an earlier run left cannot be in
         # the way.
@@ -217,9 +237,16 @@ class RayExecutor:
                 storage_path=str(self.scratch.resolve()),
                 failure_config=tune.FailureConfig(max_failures=self.max_failures),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                callbacks=[_callback(watch, searcher)],
+                callbacks=[_callback(watch, searcher, raised)],
                 verbose=0,
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        except Exception:
+            if raised:
+                raise raised[0] from None
+            # Tune reads its own files again when all has ended, and on a full disk they are cut: none of them is missed.
+            if searcher.jobs or source.next_job() is not Idle.OVER:
+                raise
         shutil.rmtree(storage, ignore_errors=True)

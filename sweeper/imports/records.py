@@ -38,6 +38,7 @@ def import_records(
     before anything is stored.
     """
     from reports.evidence.runs import run_from_record
+    from sweeper.engine.status import FILE as STATUS
     from sweeper.ledger.imports import ImportLedger
     from sweeper.lock import driving
     from sweeper.options import CORPORA, REPORT
@@ -59,6 +60,7 @@ def import_records(
         ledger.store_records(about, new, path.name)
         headline = write_report_files(study_in(ledger, f"sweeper report {name}"), results / name).headline
         ledger.finish("finished", headline, results / name / REPORT)
+        (results / name / STATUS).unlink(missing_ok=True)  # what the last driver knew: the ledger knows more now
     runs = tuple(run_from_record(record) for record in records)
     return Imported(runs, len(new), headline, (results / name / REPORT).resolve())
 

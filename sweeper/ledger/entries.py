@@ -28,6 +28,8 @@ from trainers.methods import METHODS, PARAMETER_COLUMNS, PARAMETER_TABLE, descri
 MAX_POINTS = 500
 """Points of a curve that are sent to the dashboard; `record.json` keeps them all."""
 
+LOSS_KEY = "validation_loss"
+"""The metric that every point of a curve has."""
 KIND_TAG = "sweeper.kind"
 ORDER_TAG = "sweeper.order"
 SPEC_TAG = "sweeper.spec"
@@ -70,7 +72,8 @@ class MetricPoint:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A trial's run as it was found; `started` in milliseconds, `complete` once its outcome is known."""
+    """A trial's run as it was found; `started` in milliseconds, `complete` once its outcome is known, `charted` where some
+    points of its curve are there."""
 
     run_id: str
     artifact_uri: str
@@ -79,12 +82,16 @@ class Trial:
     spec: AnySpec
     purpose: str
     complete: bool
+    charted: bool = False
 
 
-def trial_of(run_id: str, artifact_uri: str, started: int, tags: Mapping[str, str]) -> Trial:
+def trial_of(
+    run_id: str, artifact_uri: str, started: int, tags: Mapping[str, str], metrics: Mapping[str, float]
+) -> Trial:
     """Rebuild a trial from its run. Raises `KeyError` or `ValueError` where its tags do not hold one."""
     spec = spec_from_dict(json_value(tags[SPEC_TAG]))
-    return Trial(run_id, artifact_uri, started, int(tags[ORDER_TAG]), spec, tags[PURPOSE_TAG], OUTCOME_TAG in tags)
+    complete, charted = OUTCOME_TAG in tags, LOSS_KEY in metrics
+    return Trial(run_id, artifact_uri, started, int(tags[ORDER_TAG]), spec, tags[PURPOSE_TAG], complete, charted)
 
 
 def sweep_tags(about: SweepAbout) -> dict[str, str]:
@@ -207,22 +214,40 @@ def thinned(points: tuple[EvalPoint, ...], limit: int) -> tuple[EvalPoint, ...]:
     return tuple(points[round(index * last / (limit - 1))] for index in range(limit))
 
 
-def metric_points(record: RunRecord, run_started: int) -> tuple[MetricPoint, ...]:
+def live_points(
+    step: int, loss: float, tokens: int, flops: float, device_seconds: float, moment: int
+) -> tuple[MetricPoint, ...]:
+    """A point of a curve while its trial trains, with the keys and numbers that the record will have; its hours are by the
+    clock so far. `moment` is in milliseconds."""
+    return (
+        MetricPoint(LOSS_KEY, loss, step, moment),
+        MetricPoint("gpu_hours", device_seconds / 3_600, step, moment),
+        MetricPoint("tokens", float(tokens), step, moment),
+        MetricPoint("flops", flops, step, moment),
+    )
+
+
+def metric_points(
+    record: RunRecord, run_started: int, charted: Mapping[int, float] | None = None
+) -> tuple[MetricPoint, ...]:
     """Loss, GPU-hours, tokens and FLOPs at the same steps (so that any of them can be an axis), then the totals: the
     final loss, and the trial's two costs, as if trained alone and as this sweep paid it (billed device-hours both).
     Of a mixture of experts also the least even layer's routing, and the largest shift of the load at a change of phase.
 
     `run_started`, in milliseconds, is used where the record does not say when it started. The totals stand at step 0:
-    the dashboard draws a metric with later steps as a line.
+    the dashboard draws a metric with later steps as a line. `charted` are the steps, with their losses, that the dashboard has
+    had while the trial trained: they are not drawn twice.
     """
     started = milliseconds(record.provenance.started_at)
     started = run_started if started is None else started
     devices = record.timing.devices
     points: list[MetricPoint] = []
-    for point in thinned(record.curve.points, MAX_POINTS):
+    there = charted or {}
+    missing = tuple(point for point in record.curve.points if there.get(point.step) != point.loss)
+    for point in thinned(missing, max(2, MAX_POINTS - len(there))):
         at = started + round(1_000 * point.seconds)
         points += [
-            MetricPoint("validation_loss", point.loss, point.step, at),
+            MetricPoint(LOSS_KEY, point.loss, point.step, at),
             MetricPoint("gpu_hours", devices * point.seconds / 3_600, point.step, at),
         ]
         counted = (("tokens", float(point.tokens)), ("flops", point.flops))

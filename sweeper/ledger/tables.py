@@ -161,8 +161,8 @@ def tables_of_experiment(experiment: Experiment) -> tuple[ImportedTables, tuple[
 
     Raises `LedgerError` or `InputError` where that cannot be done.
     """
+    from sweeper.ledger.connection import runs_of_experiment
     from sweeper.ledger.imports import ImportedTables, ImportedText
-    from sweeper.ledger.mlflow_ledger import runs_of_experiment
 
     everything = runs_of_experiment(experiment.uri, experiment.name, experiment.filter)
     found = _without_parents(everything, experiment)
