@@ -401,6 +401,7 @@ def test_a_tour_of_a_processor(tmp_path: Path) -> None:
     ]
     specs.write_text(trials_to_text([TrialLine(trial) for trial in trials]))
     given = ("--seconds", "540", "--out", out, "--resume", out, "--specs", specs, "--corpus", small.corpus().directory)
+    given += ("--evaluate-every", "4", "--evaluate-tokens", "64")
     done = tour(*given)
     assert done.returncode == 0, done.stdout + done.stderr
     names = ["machine", "loss", "boundary", "steps", "rivals", "training"]
@@ -412,7 +413,10 @@ def test_a_tour_of_a_processor(tmp_path: Path) -> None:
     assert found["boundary"]["line"].startswith("captured is eager within")
     assert {"baseline s=1 eager", "superposition s=16 eager", "kernels"} <= found["steps"]["figures"].keys()
     assert found["rivals"]["figures"]["paper s=6 eager"]["over_ours"] > 0
-    assert len(read_records(out / "records.jsonl")) == 2
+    records = read_records(out / "records.jsonl")
+    assert [[point.step for point in record.curve.points if point.step % 4 == 0] for record in records] == [
+        [4, 8, 12]
+    ] * 2
     assert len(done.stdout) < 12_000
     assert (out / CACHES).exists()
     again = tour(*given)
