@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.ledger.about import SweepAbout
+from sweeper.ledger.entries import Scores
 from sweeper.ledger.imports import ImportLedger
 from sweeper.ledger.mlflow_ledger import Ledger
 from sweeper.ledger.tables import imported_runs
@@ -45,13 +46,17 @@ def searched_values(space: AnySpace) -> Mapping[str, Mapping[str, tuple[Scalar, 
 
 def study_of(ledger: Ledger, command: str) -> Study:
     """The study of a sweep in the ledger. `command` reproduces its page."""
-    return study_from(ledger.about(), ledger.records(), command, ledger.run_links())
+    return study_from(ledger.about(), ledger.records(), command, ledger.run_links(), ledger.scores())
 
 
 def study_from(
-    about: SweepAbout, records: Sequence[RunRecord], command: str, run_links: Mapping[str, str] | None = None
+    about: SweepAbout,
+    records: Sequence[RunRecord],
+    command: str,
+    run_links: Mapping[str, str] | None = None,
+    scores: Mapping[str, Scores] | None = None,
 ) -> Study:
-    """The study of a sweep's records. `run_links` lead into the dashboard, by spec id."""
+    """The study of a sweep's records. By spec id `run_links` lead into the dashboard, and `scores` are of downstream tasks."""
     from reports.evidence.runs import run_from_record
     from reports.evidence.study import build_study
 
@@ -60,7 +65,11 @@ def study_from(
     context = replace(_context(about, space, command, run_links or {}), of_file=asked)
     own = _own_units(space)
     runs = [run_from_record(record) for record in records]
-    return build_study(context, [replace(run, own_learning_rate=run.method in own) for run in runs])
+    found = scores or {}
+    return build_study(
+        context,
+        [replace(r, own_learning_rate=r.method in own, scores=found.get(r.run_id, ())) for r in runs],
+    )
 
 
 def _file_of(about: SweepAbout) -> AnySpace | None:

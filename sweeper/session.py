@@ -7,12 +7,14 @@ time; a stop request, Ctrl-C and SIGTERM all let running stages save their state
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import shlex
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,13 +22,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from sweeper.engine.live import LiveSweep
 from sweeper.engine.site import Site
+from sweeper.engine.status import StatusFile
 from sweeper.engine.sweep import Sweep
-from sweeper.engine.view import SweepView, view_of
+from sweeper.engine.view import SweepView, not_done, view_of
 from sweeper.executors.inline import Executor, InlineExecutor
+from sweeper.executors.workers import Workers
 from sweeper.ledger.about import SweepAbout
 from sweeper.ledger.location import LedgerError
 from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
+from sweeper.ledger.spooled import SpooledLedger
 from sweeper.lock import STOP, driving
 from sweeper.materials import Materials, expected, materials_of, ranks_of
 from sweeper.options import REPORT, STAGES, RunOptions
@@ -37,7 +43,7 @@ from sweeper.space.foreign_schema import AnySpace
 from sweeper.space.load import load_search_space
 from sweeper.studies.keeper import StudyLedger, place_of
 from trainers.contract.errors import UserError
-from trainers.contract.faults import Terminated
+from trainers.contract.faults import FAULT, Terminated
 from trainers.contract.record import Failed, Provenance, RunRecord
 from trainers.planning.store import DiskStore
 from trainers.training.provenance import provenance
@@ -116,7 +122,26 @@ class _Stopping:
             raise Terminated if self._asked[0] == signal.SIGTERM else KeyboardInterrupt
 
 
+VIEW_SHARE = 20
+"""Times as long as a view took, until the next one."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Lost:
+    """The end when the cluster is gone: whatever waits for Ray waits for ever, so that this thread ends the process."""
+
+    def __init__(self, say: Say) -> None:
+        self.report: Callable[[], object] | None = None
+        self._say = say
+
+    def __call__(self, server: str) -> None:
+        self._say(f"Ray is gone (its {server} does not answer); the same command goes on from here")
+        try:
+            if self.report is not None:
+                self.report()
+        finally:
+            os._exit(FAULT)
 
 
 @contextlib.contextmanager
@@ -171,41 +196,48 @@ def run(options: RunOptions, say: Say = lambda line: None, watch: Watch = lambda
     # What does not fit here is said at once. A cluster has to be asked, and is before minutes go into preparing text.
     room = find_room(space, options) if options.address is None else None
     folder = (options.results / space.name).resolve()
+    lost = _Lost(say)
     with (
         driving(folder),
         _stopping(folder) as stopping,
-        _executor(space, options, folder, room) as (executor, room),
+        _executor(space, options, folder, room, lost) as (executor, room),
         contextlib.ExitStack() as stack,
     ):
         stopping.listen()
         materials = materials_of(space, options, room, say)
-        ledger = stack.enter_context(Ledger.open(options.results, space.name, options.tracking_uri, create=True))
+        plain = stack.enter_context(Ledger.open(options.results, space.name, options.tracking_uri, create=True))
+        ledger = stack.enter_context(SpooledLedger(plain, folder, say))
         kept = stack.enter_context(StudyLedger(ledger, place_of(folder, options.study_storage), say))
         sweep: Sweep | None = None
         complete = False
         try:
             sweep = _sweep(space, options, folder, ledger, kept, materials, room)
+            live = LiveSweep(sweep, ledger, folder / STAGES, 60 * space.resources.stall_minutes)
+            seen = _Watching(live, ledger, folder, options.address is not None, say, watch)
             stopping.gently = True
-            executor.run(sweep, materials.train, partial(_look, sweep, folder, watch))
+            lost.report = partial(_end, ledger, options, folder, say, "killed")
+            executor.run(live, materials.train, seen)
             watch(view_of(sweep))
             complete = sweep.stopping is None and not sweep.book.paths
         finally:
             # Also after an interruption or a fault: what was paid for is in the ledger, and a page of it costs
             # seconds.
             if sweep is not None:
-                end = _report(ledger, options, folder, say)
-                ledger.finish("finished" if complete else "killed", end.headline, end.report)
+                StatusFile(live, folder).write(complete=complete, now=True)
+                end = _end(ledger, options, folder, say, "finished" if complete else "killed")
         ended = sweep.finished.values()
         return replace(
             end,
-            reason=None if complete else sweep.stopping or "trials are left",
+            reason=None if complete else f"{sweep.stopping or 'trials are left'}; {not_done(view_of(sweep))}",
             unfinished=sum(record.final_loss is None for record in ended),
             failed=sum(isinstance(record.outcome, Failed) for record in ended),
         )
 
 
 @contextlib.contextmanager
-def _executor(space: AnySpace, options: RunOptions, folder: Path, room: Room | None) -> Iterator[tuple[Executor, Room]]:
+def _executor(
+    space: AnySpace, options: RunOptions, folder: Path, room: Room | None, lost: Callable[[str], None]
+) -> Iterator[tuple[Executor, Room]]:
     """The executor, and the room of a trial: the one given, or what the cluster says where there is none."""
     if options.executor == "inline":
         assert room is not None, "options refuse an address without Ray"
@@ -214,27 +246,53 @@ def _executor(space: AnySpace, options: RunOptions, folder: Path, room: Room | N
     from sweeper.executors.cluster import attach
     from sweeper.executors.ray_tune import RayExecutor
 
-    with attach(options.address, num_cpus=len(os.sched_getaffinity(0)), shared=folder) as cluster:
-        room = room or find_room(space, options, cluster.cpus, cluster.gpus)
-        for what, wanted, there in (("gpus", room.gpus, cluster.gpus), ("cpus", room.cpus, cluster.cpus)):
+    with attach(options.address, num_cpus=len(os.sched_getaffinity(0)), shared=folder, lost=lost) as cluster:
+        kind = space.resources.accelerator
+        gpus = cluster.usable_gpus(kind) if space.resources.gpus != 0 else 0.0
+        room = room or find_room(space, options, cluster.cpus, gpus)
+        for what, wanted, there in (("gpus", room.gpus, gpus), ("cpus", room.cpus, cluster.cpus)):
             if wanted > there:
                 raise UserError(f"resources.{what}: {wanted:g} wanted for a trial, the cluster has {there:g}")
         ranks = ranks_of(space)
         workers = room.workers if ranks > 1 else options.workers  # else Ray counts them, also on nodes that join later
-        yield RayExecutor(folder / "ray", room.cpus, room.gpus, workers, ranks=ranks), room
+        yield RayExecutor(folder / "ray", room.cpus, room.gpus, workers, ranks=ranks, accelerator=kind), room
 
 
-def _look(sweep: Sweep, folder: Path, watch: Watch) -> None:
-    if sweep.stopping is None and (folder / STOP).exists():
-        sweep.stopping = "stop requested"
-    watch(view_of(sweep))
+class _Watching:
+    """What is done again and again while stages train: who asks for a stop, whose workers are silent, what is shown."""
+
+    def __init__(
+        self, live: LiveSweep, ledger: SpooledLedger, folder: Path, joined: bool, say: Say, watch: Watch
+    ) -> None:
+        self._live, self._ledger, self._folder, self._say, self._watch = live, ledger, folder, say, watch
+        self._workers = Workers(live, say, joined)
+        self._status = StatusFile(live, folder)
+        self._next_view = 0.0
+
+    def __call__(self) -> None:
+        sweep = self._live.sweep
+        if sweep.stopping is None and (self._folder / STOP).exists():
+            sweep.stopping = "stop requested"
+        sweep.stopping = sweep.stopping or self._ledger.full
+        self._ledger.speak()
+        self._live.look()
+        if sweep.stopping is not None and self._live.running:
+            # Stages that run save their state and end: a long one would spend far more than was given.
+            (self._folder / STOP).touch()
+        self._workers.look()
+        self._status.write()
+        # A view goes through all trials: of ten thousand it is not made at every event.
+        began = time.monotonic()
+        if began >= self._next_view:
+            self._watch(view_of(sweep))
+            self._next_view = time.monotonic() + VIEW_SHARE * (time.monotonic() - began)
 
 
 def _sweep(
     space: AnySpace,
     options: RunOptions,
     folder: Path,
-    ledger: Ledger,
+    ledger: SpooledLedger,
     kept: StudyLedger,
     materials: Materials,
     room: Room,
@@ -261,9 +319,16 @@ def _sweep(
         DiskStore(store),
         site,
         where,
-        max_hours=options.max_gpu_hours,
+        max_hours=_limit(space, options),
         earlier=_earlier(space, options) if space.search.warm_start else (),
     )
+
+
+def _limit(space: AnySpace, options: RunOptions) -> float | None:
+    """Device-hours that all runs of the sweep may spend: the option's, else the file's."""
+    if options.max_gpu_hours is not None or space.budget is None:
+        return options.max_gpu_hours
+    return space.budget.gpu_hours
 
 
 def _earlier(space: AnySpace, options: RunOptions) -> tuple[RunRecord, ...]:
@@ -276,11 +341,20 @@ def _earlier(space: AnySpace, options: RunOptions) -> tuple[RunRecord, ...]:
     return tuple(records)
 
 
-def _report(ledger: Ledger, options: RunOptions, folder: Path, say: Say) -> SessionEnd:
-    from reports.summary import summary_to_json
-    from sweeper.reporting import study_of, write_report_files
+def _end(ledger: SpooledLedger, options: RunOptions, folder: Path, say: Say, status: str) -> SessionEnd:
+    """Write the report of what there is, and end the sweep's run in the ledger."""
+    from reports.summary import summarize, summary_to_json
+    from sweeper.reporting import study_from, write_report_files
 
     say("writing the report")
-    study = study_of(ledger, shlex.join(["sweeper", "run", str(options.file)]))
-    summary = write_report_files(study, folder)
+    command = shlex.join(["sweeper", "run", str(options.file)])
+    study = study_from(ledger.about(), ledger.records(), command, ledger.run_links())
+    try:
+        summary = write_report_files(study, folder)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        say(f"{folder / REPORT}: {error.strerror}; `sweeper report {study.context.name}` writes it where there is room")
+        summary = summarize(study)
+    ledger.finish(status, summary.headline, folder / REPORT)
     return SessionEnd(None, summary.headline, folder / REPORT, summary_to_json(summary), 0, 0)

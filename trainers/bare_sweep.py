@@ -227,8 +227,8 @@ class BareSweep:
 
     def _next_stage(self, spec_id: str) -> Segment:
         """The first of the trial's stages that has to be trained."""
-        way = self.book.tree.ways[spec_id]
-        return next(segment for segment in self.book.ready() if segment.node in way)
+        way = self.book.way(spec_id)
+        return next(segment for segment in self.book.in_line() if segment.node in way)
 
     def _stage(self, segment: Segment) -> StageResult:
         spec, site = own(segment.spec), self.site
@@ -248,7 +248,8 @@ class BareSweep:
             evaluate_tokens=site.evaluate_tokens,
             micro_sequences=site.micro_sequences,
             checkpoint_activations=site.checkpoint_activations,
-            keep_state=self.book.keeps_state(segment) or self._exported(segment),
+            keep_state=self.book.keeps_state(segment),
+            keep_weights=self._exported(segment),
         )
         name, total = self._name(spec), spec.schedule.total_steps
         return run_stage(
@@ -258,14 +259,14 @@ class BareSweep:
         )
 
     def _exported(self, segment: Segment) -> bool:
-        ways = self.book.tree.ways
-        return self.site.export is not None and any(ways[trial][-1] == segment.node for trial in segment.trials)
+        ends = (self.book.way(trial)[-1] for trial in segment.trials)
+        return self.site.export is not None and segment.node in ends
 
     def _export(self, spec: TrialSpec, out: Path) -> None:
         """Write the model of a trial that has just finished."""
         from trainers.export import export_state
 
-        state = self.site.scratch / self.book.tree.ways[spec.spec_id][-1] / STATE
+        state = self.site.scratch / self.book.way(spec.spec_id)[-1] / STATE
         try:
             export_state(state, self.corpus.directory, out)
         except (ValueError, OSError) as error:  # the record is safe, and the other trials wait

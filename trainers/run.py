@@ -20,6 +20,7 @@ from types import FrameType
 
 from trainers.contract.errors import InputError
 from trainers.contract.faults import end_of
+from trainers.contract.writing import guard_terminal
 
 PROGRAM = "python -m trainers.run"
 
@@ -143,4 +144,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    guard_terminal()
     sys.exit(main())

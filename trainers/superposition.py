@@ -221,12 +221,15 @@ class _MultiHot(torch.autograd.Function):
         return _scaled(grad_NV, grad_outputs[0].view(1)), None, None
 
 
-def multi_hot_cross_entropy(logits_NV: Tensor, targets_NS: Tensor, weights_S: Tensor) -> Tensor:
+def multi_hot_cross_entropy(logits_NV: Tensor, targets_NS: Tensor, weights_S: Tensor | None = None) -> Tensor:
     """Mean loss of whole logits against weighted bags of targets, float32 scalar: for a model that hands out its logits.
 
-    `targets_NS` int64, `weights_S` float32 summing to one. The logits stay as they are; a second derivative is refused. One
-    more buffer of their size is kept until the backward, whatever T is. `chunked_multi_hot` does without the logits.
+    `targets_NS` int64, `weights_S` float32 summing to one, None for equal ones. The logits stay as they are; a second
+    derivative is refused. One more buffer of their size is kept until the backward, whatever S is. `chunked_multi_hot` does
+    without the logits.
     """
+    if weights_S is None:
+        weights_S = torch.full(targets_NS.shape[1:], 1 / targets_NS.shape[1], device=targets_NS.device)
     loss: Tensor = _MultiHot.apply(logits_NV, targets_NS, weights_S)  # type: ignore[no-untyped-call]
     return loss
 

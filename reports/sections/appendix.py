@@ -100,16 +100,20 @@ def _methods(study: Study) -> tuple[str, ...]:
 
 
 def _scores(study: Study) -> tuple[tuple[str, ...], ...]:
-    """Downstream scores as the table stated them: the tasks behind `Run`, then a line for each run that has any."""
+    """Downstream scores as they were stated, beside the loss: the names of the columns, then a line for each run with any."""
     tasks = dict.fromkeys(task for run in study.runs for task, _ in run.scores)
     if not tasks:
         return ()
     lines = [
-        (_name(run), *(f"{scores[task]:g}" if task in scores else "–" for task in tasks))
+        (
+            _name(run),
+            theme.number(run.final_loss, 4),
+            *(f"{scores[task]:g}" if task in scores else "–" for task in tasks),
+        )
         for run in study.runs
         if (scores := dict(run.scores))
     ]
-    return (("Run", *tasks), *lines)
+    return (("Run", "Final loss", *tasks), *lines)
 
 
 def _name(run: FinishedRun) -> str:

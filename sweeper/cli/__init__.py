@@ -4,5 +4,7 @@
 def main() -> None:
     """Entry point of the `sweeper` command."""
     from sweeper.cli.app import app
+    from trainers.contract.writing import guard_terminal
 
+    guard_terminal()
     app()

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sweeper.cli.bench import bench
+from sweeper.cli.export import export
 from sweeper.cli.options import RESULTS, Json, Results, Uri, guarded, print_json
 from sweeper.cli.prepare import prepare
 from sweeper.cli.replay import replay
 from sweeper.cli.reports import import_runs, report
+from sweeper.cli.status import status
 from trainers.contract.errors import UserError, given
-from trainers.contract.faults import FAULT
+from trainers.contract.faults import FAULT, without_login
 
 if TYPE_CHECKING:
     from sweeper.options import RunOptions
@@ -104,13 +106,12 @@ def plan(
     if specs is not None:
         _list_specs(_options(file, results, tracking_uri=tracking_uri), specs)
         return
-    from rich.console import Console
-
     from sweeper import session
+    from sweeper.cli.console import PlainConsole
     from sweeper.cli.screen import show_plan, stage_tree
     from sweeper.plans.page import plan_to_json, write_plan_page
 
-    console = Console(highlight=False)
+    console = PlainConsole()
     made = session.plan(_options(file, results, workers=workers, tracking_uri=tracking_uri))
     if html is not None:
         with given(html):
@@ -138,7 +139,10 @@ def run(
     checkpoint_activations: Annotated[
         bool, typer.Option("--checkpoint-activations", help="Compute activations again instead of keeping them.")
     ] = False,
-    max_gpu_hours: Annotated[float | None, typer.Option(min=0, help="Start nothing new once this is spent.")] = None,
+    max_gpu_hours: Annotated[
+        float | None,
+        typer.Option(min=0, help="Instead of the file's `budget`: start nothing new, save and end once this is spent."),
+    ] = None,
     dry: Annotated[
         bool, typer.Option("--dry", help="Only try each method's command of your trainer, at a small budget.")
     ] = False,
@@ -151,9 +155,8 @@ def run(
     ] = None,
 ) -> None:
     """Run a sweep to its report. The same command again goes on where it stopped."""
-    from rich.console import Console
-
     from sweeper import session
+    from sweeper.cli.console import PlainConsole
     from sweeper.cli.screen import progress
 
     options = _options(
@@ -172,7 +175,7 @@ def run(
     if dry:
         _dry_run(options)
         return
-    with progress(Console(stderr=True, highlight=False)) as (say, show):
+    with progress(PlainConsole(stderr=True)) as (say, show):
         end = session.run(options, say, show)
     print(end.headline)
     print(end.report)
@@ -187,13 +190,12 @@ def run(
 
 def _dry_run(options: RunOptions) -> None:
     """Try the contract and print what held; exit code 1 where something did not."""
-    from rich.console import Console
-
+    from sweeper.cli.console import PlainConsole
     from sweeper.cli.screen import show_findings
     from sweeper.materials import dry_run
 
     checks = dry_run(options, lambda line: print(line, file=sys.stderr))
-    show_findings(Console(highlight=False), checks)
+    show_findings(PlainConsole(), checks)
     if any(check.status == "fail" for check in checks):
         raise typer.Exit(FAULT)
     print("the contract holds; `sweeper plan` reckons with these step times")
@@ -201,14 +203,21 @@ def _dry_run(options: RunOptions) -> None:
 
 @app.command()
 @guarded
-def status(name: Name, results: Results = RESULTS, tracking_uri: Uri = None) -> None:
-    """Show what a sweep has done, what runs and what went wrong."""
-    from rich.console import Console
+def submit(
+    file: File,
+    results: Annotated[Path, typer.Option("--results", help="Folder that all nodes share, from / on.")],
+    address: Annotated[str, typer.Option(help="The cluster's dashboard.")] = "http://127.0.0.1:8265",
+    workers: Annotated[int | None, typer.Option(min=0, help="Trials at once.")] = None,
+    max_gpu_hours: Annotated[float | None, typer.Option(min=0, help="Start nothing new once this is spent.")] = None,
+    tracking_uri: Uri = None,
+) -> None:
+    """Run a sweep as a job of a Ray cluster, which goes on when this terminal is closed."""
+    from sweeper.executors.jobs import submit as start
 
-    from sweeper.cli.screen import show_status
-    from sweeper.cli.status import status_of
-
-    show_status(Console(highlight=False), status_of(results, name, tracking_uri))
+    options = {"workers": workers, "max-gpu-hours": max_gpu_hours, "tracking-uri": tracking_uri}
+    job = start(file, results, address, options)
+    print(job)
+    print(f"its output: ray job logs {job} --follow --address {without_login(address)}", file=sys.stderr)
 
 
 @app.command()
@@ -235,8 +244,10 @@ def recipe(
 @guarded
 def stop(name: Name, results: Results = RESULTS) -> None:
     """Ask a running sweep to save its state and end. Run it again to go on."""
+    from sweeper.ledger.location import check_name
     from sweeper.lock import request_stop
 
+    check_name(name)
     driver = request_stop(results / name)
     if driver is None:
         raise UserError(f"{name}: no driver runs this sweep in {results}")
@@ -265,19 +276,20 @@ def doctor(
     no_ray: Annotated[bool, typer.Option("--no-ray", help="Do not try to start Ray.")] = False,
 ) -> None:
     """Say what this machine has, and whether everything that a sweep needs works."""
-    from rich.console import Console
-
+    from sweeper.cli.console import PlainConsole
     from sweeper.cli.doctor import examine
     from sweeper.cli.screen import show_findings
 
     findings = examine(results, start_ray=not no_ray)
-    show_findings(Console(highlight=False), findings)
+    show_findings(PlainConsole(), findings)
     if any(finding.status == "fail" for finding in findings):
         raise typer.Exit(1)
 
 
+app.command()(status)
 app.command()(prepare)
 app.command()(report)
 app.command("import")(import_runs)
+app.command()(export)
 app.command()(replay)
 app.command()(bench)

@@ -68,8 +68,7 @@ def _say(line: str) -> None:
 
 def _bench(options: BenchOptions, folder: Path, as_json: bool) -> bool:
     """Measure, keep after every scale, and show; returns whether all checks passed."""
-    from rich.console import Console
-
+    from sweeper.cli.console import PlainConsole
     from sweeper.cli.screen import show_bench
     from trainers.bench.result import keep_result, result_to_json
     from trainers.bench.run import run_bench
@@ -79,6 +78,6 @@ def _bench(options: BenchOptions, folder: Path, as_json: bool) -> bool:
     if as_json:
         print_json(result_to_json(result))
     else:
-        show_bench(Console(highlight=False), result)
+        show_bench(PlainConsole(), result)
     _say(str(keep(result)))
     return result.passed

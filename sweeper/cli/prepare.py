@@ -31,14 +31,13 @@ def prepare(
     """Prepare the text of a sweep, as `run` does by itself. Killed and repeated, it goes on."""
     from dataclasses import asdict
 
-    from rich.console import Console
-
+    from sweeper.cli.console import PlainConsole
     from sweeper.corpora import prepared_text
     from sweeper.options import RunOptions
     from sweeper.space.load import load_own_space
     from trainers.data.manifest import read_manifest
 
-    with _progress(Console(stderr=True, highlight=False)) as (say, watch):
+    with _progress(PlainConsole(stderr=True)) as (say, watch):
         options = RunOptions(file, results)
         corpus = prepared_text(load_own_space(file), options, say, watch=watch, processes=processes)
     manifest = read_manifest(corpus.directory)
@@ -71,7 +70,7 @@ def _progress(console: Console) -> Iterator[tuple[Callable[[str], None], Callabl
         return
     from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = (BarColumn(), TextColumn("{task.description}"))
+    columns = (BarColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None)
 

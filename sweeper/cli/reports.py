@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 Table = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[RUNS]", help="Table of finished runs, folder of logs, or records.jsonl.", show_default=False
+        metavar="[RUNS]",
+        help="Table of finished runs, folder of logs, records.jsonl, or results of lm-eval.",
+        show_default=False,
     ),
 ]
 Points = Annotated[
@@ -53,6 +55,10 @@ Filter = Annotated[str, typer.Option("--filter", help="With --mlflow: only these
 SpaceFile = Annotated[
     Path | None, typer.Option("--space", help="With records: the search-space file that asked for them.")
 ]
+Scored = Annotated[
+    str | None,
+    typer.Option("--run", help="With scores: the run's id; default: the folder that was evaluated says it."),
+]
 Source = Annotated[
     str | None, typer.Option("--source-uri", help="With --mlflow: where it is; default: --tracking-uri.")
 ]
@@ -67,7 +73,7 @@ Against = Annotated[
     typer.Option("--against", metavar="METHOD", help="Hold the methods against this one, not the baseline."),
 ]
 PUBLISHED = "published"
-RECORDS = ".jsonl"
+RECORDS, SCORES = ".jsonl", ".json"
 MISSED_GATE = 4
 
 
@@ -262,6 +268,7 @@ def import_runs(
     runs_filter: Filter = "",
     source_uri: Source = None,
     space: SpaceFile = None,
+    run: Scored = None,
     question: Annotated[str | None, typer.Option(help="What the report answers, for people.")] = None,
     results: Results = RESULTS,
     tracking_uri: Uri = None,
@@ -283,23 +290,22 @@ def import_runs(
       --map final_loss=val/loss --set scale=3B --name theirs
     sweeper import logs/ --set scale=124M --set devices=8 --name theirs
     sweeper import records.jsonl --space search_spaces/gpu-1m.yaml --name gpu-1m
+    sweeper import results_2026-11-27.json --name quickstart
 
     Logs: a folder for each method, one file a run. Records of `python -m
     trainers.run` become the sweep's own trials. One bad row, and nothing is
     imported. The same name again replaces; the same table changes nothing.
+    Results of lm-eval (.json) stand beside the loss of an exported run.
     """
     from sweeper.cli.screen import import_progress
     from sweeper.imports.tables import import_tables
-    from sweeper.ledger.tables import check_name
+    from sweeper.ledger.location import check_new_name
 
-    check_name(name)
+    check_new_name(name)
     fixed = _with_unit(fixed, unit, bytes_per_token)
-    if runs is not None and runs.suffix == RECORDS:
-        strange = bool(points or mlflow or columns or fixed or runs_filter or source_uri)
-        _show_import(name, _records(name, runs, space, question, results, tracking_uri, strange))
+    strange = bool(points or mlflow or columns or fixed or runs_filter or source_uri)
+    if _no_table(name, runs, run, space, question, results, tracking_uri, strange):
         return
-    if space is not None:
-        raise UserError("--space: is for records (a file that ends in .jsonl)")
     tables, remarks = (
         _tables_of_files(runs, points, columns, fixed, bool(runs_filter or source_uri))
         if mlflow is None
@@ -321,20 +327,45 @@ def _command() -> str:
     return without_login(shlex.join(["sweeper", *sys.argv[1:]]))
 
 
-def _records(
+def _no_table(
     name: str,
-    path: Path,
+    path: Path | None,
+    run: str | None,
     space: Path | None,
     question: str | None,
     results: Path,
     tracking_uri: str | None,
     strange: bool,
-) -> Imported:
-    from sweeper.imports.records import import_records
+) -> bool:
+    """Take in a file of records or of scores; whether it was one. `strange`: options are given that only tables take."""
+    kind = None if path is None else path.suffix
+    if run is not None and kind != SCORES:
+        raise UserError(f"--run: is for scores (a file that ends in {SCORES})")
+    if space is not None and kind != RECORDS:
+        raise UserError(f"--space: is for records (a file that ends in {RECORDS})")
+    if path is not None and kind == RECORDS:
+        from sweeper.imports.records import import_records
 
-    if strange:
-        raise UserError(f"{path}: records take no option for tables or experiments; --space and --question only")
-    return import_records(results, name, path, space, question, _command(), tracking_uri)
+        if strange:
+            raise UserError(f"{path}: records take no option for tables or experiments; --space and --question only")
+        _show_import(name, import_records(results, name, path, space, question, _command(), tracking_uri))
+        return True
+    if path is not None and kind == SCORES:
+        if strange or question:
+            raise UserError(f"{path}: results of lm-eval take no option for tables, experiments or records; --run only")
+        _scores(name, path, run, results, tracking_uri)
+        return True
+    return False
+
+
+def _scores(name: str, path: Path, run: str | None, results: Path, tracking_uri: str | None) -> None:
+    from sweeper.imports.scores import attach_scores
+
+    done = attach_scores(results, name, path, run, tracking_uri)
+    for remark in done.remarks:
+        print(remark, file=sys.stderr)
+    print(f"{name}: run {done.run} has {', '.join(f'{task} {value:g}' for task, value in done.scores)}")
+    print(done.report)
 
 
 def _show_import(name: str, done: Imported, remarks: Sequence[str] = ()) -> None:

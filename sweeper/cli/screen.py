@@ -19,6 +19,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from reports.html import theme
+from sweeper.cli.console import PlainConsole
 from trainers.bench.result import FAIL, OK, BenchResult
 from trainers.bench.words import TextTable, check_cells, opening, tables
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from reports.pages.plan import PlannedArm, PlannedStage
     from reports.pages.replay import ReplayResult, Standing
     from sweeper.cli.doctor import Finding
-    from sweeper.cli.status import SweepStatus
     from sweeper.engine.view import ArmView, SweepView
     from sweeper.foreign.dry import Check
     from sweeper.plans.plan import Plan, ScalePlan
@@ -45,8 +45,10 @@ def seconds(value: float) -> str:
 
 
 def device_time(value: float | None, clock: str) -> str:
-    """Device-hours in words: `9.9 min of CPU time`."""
-    return f"{theme.hours(value)} of {clock.removesuffix('-hours')} time"
+    """Device-hours in words: `9.9 min of GPU time`. On a CPU a worker's wall time is what is spent; the report's clock there is
+    processor time, which is less beside other work."""
+    device = clock.removesuffix("-hours")
+    return f"{theme.hours(value)} of {'worker' if device == 'CPU' else device} time"
 
 
 def size(num_bytes: float) -> str:
@@ -176,7 +178,7 @@ def show_plan(console: Console, plan: Plan) -> None:
         resolves = f"can resolve a speedup of {scale.resolves:.2f}x or more" if scale.resolves else "gives no interval"
         console.print(
             f"{theme.hours(scale.wall_hours)} of wall time on {plan.workers} worker{'s' if plan.workers > 1 else ''}, "
-            f"at most {size(scale.disk_bytes)} of checkpoints (budget {size(plan.disk_budget)}); "
+            f"at most {size(scale.disk_bytes)} of checkpoints (budget {size(plan.disk_budget)}){_kept(scale)}; "
             f"{resolves} ({scale.resolves_reason})."
         )
         if scale.fit is not None:
@@ -197,6 +199,10 @@ def show_plan(console: Console, plan: Plan) -> None:
     )
 
 
+def _kept(scale: ScalePlan) -> str:
+    return f", of which {size(scale.models_bytes)} stay: {scale.models} models to export" if scale.models else ""
+
+
 def stage_tree(plan: Plan) -> Tree:
     """The stages of a plan: what is trained once, and what goes on from where."""
     root = Tree(f"{plan.name}: {len(plan.stages)} stages")
@@ -214,49 +220,32 @@ def stage_tree(plan: Plan) -> Tree:
     return root
 
 
-def show_status(console: Console, status: SweepStatus) -> None:
-    """Print it."""
-    console.print(f"[bold]{status.name}[/bold]  {status.question}", markup=True)
-    driver = status.driver
-    console.print(f"running: process {driver.pid} on {driver.host}" if driver else "not running", markup=False)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for index, column in enumerate(("arm", "finished", "diverged", "failed", "open", "hours", "best confirmed")):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
-    for arm in status.arms:
-        best = f"{arm.best_confirmed:.4f}" if arm.best_confirmed is not None else "-"
-        counts = (arm.finished, arm.diverged, arm.failed, arm.open)
-        table.add_row(f"{arm.scale} {arm.method}", *map(str, counts), theme.hours(arm.hours), best)
-    console.print(table)
-    for line in (*status.reasons, *status.damaged):
-        console.print(line, markup=False)
-
-
 def show_table(columns: list[str], rows: list[list[str]]) -> None:
     """Print a table of texts; in a pipe, lines are as long as they need to be."""
-    console = Console(highlight=False)
+    console = PlainConsole()
     if not console.is_terminal:
         console.width = 1_000
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*row)
     console.print(table)
 
 
 def show_findings(console: Console, findings: Sequence[Finding | Check]) -> None:
     """One line each."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    marks = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "fail": "[red]fail[/red]"}
+    styles = {"ok": "green", "note": "yellow", "fail": "red"}
     for finding in findings:
-        table.add_row(marks[finding.status], finding.what, Text(finding.found))
+        table.add_row(Text(finding.status, style=styles[finding.status]), finding.what, finding.found)
     console.print(table)
 
 
 @contextmanager
 def import_progress() -> Iterator[Callable[[int, int], None]]:
     """A function to call with how many runs are written and how many there are; a bar on a terminal, nothing in a pipe."""
-    console = Console(stderr=True, highlight=False)
+    console = PlainConsole(stderr=True)
     columns = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None)
@@ -270,7 +259,7 @@ def import_progress() -> Iterator[Callable[[int, int], None]]:
 @contextmanager
 def replay_progress(races: int) -> Iterator[Callable[[int], None]]:
     """A function to call with the number of races that have ended, out of `races`: a bar, on a terminal only."""
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("races"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("races", total=races)
@@ -285,12 +274,11 @@ def _spent(standing: Standing | None, trials: int) -> str:
 
 def show_replay(result: ReplayResult) -> None:
     """Medians of every strategy, one table of losses after the other."""
-    console = Console(highlight=False)
+    console = PlainConsole()
     console.print(
         f"Replay on tables of finished runs, nothing trained: {result.seeds} seeds, noise {result.seed_deviation:g} nats. "
         f"Full-budget equivalents (medians) until the recommended cell is within {result.tolerance:g} nats of the "
-        "smoothed table's best; raw regret in 0.001 nats.",
-        markup=False,
+        "smoothed table's best; raw regret in 0.001 nats."
     )
     for name in dict.fromkeys((standing.table, standing.params) for standing in result.standings):
         mine = [standing for standing in result.standings if (standing.table, standing.params) == name]
@@ -322,7 +310,7 @@ def _rich_table(table: TextTable, width: int) -> Table:
 def show_bench(console: Console, result: BenchResult) -> None:
     """Checks first, then every table, the headline ratios last."""
     for line in opening(result):
-        console.print(line, markup=False)
+        console.print(line)
     console.print()
     checks = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for status, name, found in map(check_cells, result.checks):

@@ -29,12 +29,21 @@ class Site:
     disk_bytes: float = math.inf
 
 
-STATE_BYTES = 12
-"""Per parameter in a checkpoint: weight and two moments, float32."""
+STATE_BYTES, WEIGHT_BYTES = 12, 4
+"""Per parameter in a checkpoint: weight and two moments, float32; and of the weights alone."""
 
 
 def state_bytes(spec: AnySpec) -> int:
     """Size of a trial's state on disk; what another trainer leaves there is its own affair."""
+    return STATE_BYTES * _parameters(spec)
+
+
+def weights_bytes(spec: AnySpec) -> int:
+    """Size of a trial's weights on disk."""
+    return WEIGHT_BYTES * _parameters(spec)
+
+
+def _parameters(spec: AnySpec) -> int:
     if isinstance(spec, ForeignSpec):
         return 0
-    return STATE_BYTES * count_parameters(spec.shape, number_of_heads(phases_of(spec))).total
+    return count_parameters(spec.shape, number_of_heads(phases_of(spec))).total

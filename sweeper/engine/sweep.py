@@ -18,6 +18,13 @@ from typing import Protocol
 from sweeper.engine.arms import ROUNDS, Arm, SpecMaker, earlier_points
 from sweeper.engine.probes import is_probed
 from sweeper.engine.site import Site, state_bytes
+from sweeper.engine.states import (
+    boundaries,
+    final_nodes,
+    first_affordable,
+    refuse_weights_without_room,
+    winners_ends,
+)
 from sweeper.options import CorpusFacts
 from sweeper.search import UNLEARNED, Domain, make_strategy
 from sweeper.search.domain import Parameters
@@ -80,7 +87,7 @@ class Sweep:
 
     `earlier` are records of other sweeps, for warm starts. `at_once` asks every search for all of its trials before it knows
     a result, as a list for a machine without a sweep has to. `refusal` says why a trial cannot be run, None where it can: what
-    a replay's table lacks is never asked for.
+    a replay's table lacks is never asked for. `open_hours` are spent on stages without a result; whoever watches sets them.
     """
 
     space: AnySpace
@@ -97,6 +104,7 @@ class Sweep:
     stopping: str | None = None
     latest: str = ""
     spent_hours: float = 0.0
+    open_hours: float = 0.0
     losses: dict[str, tuple[int, float]] = field(default_factory=dict)
     arm_hours: defaultdict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
     arm_steps: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -109,7 +117,9 @@ class Sweep:
         self._purpose_of: dict[str, str] = {}
         self._begun: set[str] = set()
         self._damages: Counter[str] = Counter()
-        for record in self.ledger.records():
+        records = self.ledger.records()
+        self.spent_hours += self.store.device_seconds({record.spec.spec_id for record in records}) / 3600
+        for record in records:
             # A failure says nothing about the method, so another run of the sweep tries again. A divergence is a
             # result.
             if isinstance(record.outcome, Failed):
@@ -119,6 +129,7 @@ class Sweep:
             # Of failed trials, too: a limit on hours is on what is paid, not on what was useful.
             self.spent_hours += record.timing.incurred_gpu_hours
             self.arm_hours[record.spec.scale, record.spec.method] += record.timing.incurred_gpu_hours
+        self.book.finals = final_nodes(self.finished.values())
         self._optima: list[dict[str, Parameters]] = []
         self._open_scale()
 
@@ -126,41 +137,41 @@ class Sweep:
 
     def next_job(self) -> StageJob | Idle:
         """The stage that a free worker should train now. The worker has it from here on."""
-        if self.max_hours is not None and self.spent_hours >= self.max_hours and self.stopping is None:
-            self.stopping = f"{self.spent_hours:.3g} of at most {self.max_hours:g} device-hours are spent"
+        self.stop_when_spent()
         if self.stopping is not None:
             return Idle.WAIT if self.book.running else Idle.OVER
         while True:
-            waiting = self.book.ready()
-            ready = self._affordable(waiting)
+            found = self._next_in_line()
             # States that no open trial needs are kept as long as there is room, since a later trial of the search may
             # start from them. Only when nothing else can start are they given up.
-            if waiting and not ready:
-                self.book.sweep_out(self.site.disk_bytes - state_bytes(waiting[0].spec))
-                ready = self._affordable(waiting)
-            if waiting and not ready:
-                return self._wait_for_disk(waiting[0])
+            if found is None and (waiting := next(self.book.in_line(), None)) is not None:
+                self.book.sweep_out(self.site.disk_bytes - state_bytes(waiting.spec))
+                if (found := self._next_in_line()) is None:
+                    return self._wait_for_disk(waiting)
             # Tuning first: every later proposal of a search waits for its losses, a confirmation holds nobody up.
-            tuning = [segment for segment in ready if self._purpose_of[segment.trials[0]] == "tuning"]
-            if tuning:
-                return self._start(tuning[0])
+            if found is not None and self._purpose_of[found.trials[0]] == "tuning":
+                return self._start(found)
             # Then ask the searches for more, before a confirmation takes the worker.
             if self._ask_tuning():
                 continue
-            if ready:
-                return self._start(ready[0])
+            if found is not None:
+                return self._start(found)
             if not self._confirm_or_move_on():
                 break
         return Idle.WAIT if self.book.running else Idle.OVER
 
-    def _affordable(self, ready: list[Segment]) -> list[Segment]:
-        """Stages that leave no state behind, or one for which the disk budget has room."""
-        held = sum(self.store.states().values())
-        # A running stage has written nothing yet, but its state will come: without this, two workers overrun the
-        # budget.
-        held += sum(state_bytes(s.spec) for s in self.book.running.values() if self.book.keeps_state(s))
-        room = self.site.disk_bytes - held
-        return [s for s in ready if not self.book.keeps_state(s) or state_bytes(s.spec) <= room]
+    def stop_when_spent(self) -> None:
+        """Start nothing more once the hours that were given are spent, those of stages that run among them."""
+        spent = self.spent_hours + self.open_hours
+        if self.max_hours is not None and spent >= self.max_hours and self.stopping is None:
+            self.stopping = f"{spent:.3g} of at most {self.max_hours:g} device-hours are spent"
+
+    def _next_in_line(self) -> Segment | None:
+        """The next stage for which there is room, a tuning trial's where there is one."""
+        searching = any(arm.round for arm in self.arms)
+        return first_affordable(
+            self.book, self.site.disk_bytes, lambda s: not searching or self._purpose_of[s.trials[0]] == "tuning"
+        )
 
     def _wait_for_disk(self, segment: Segment) -> Idle:
         """A running stage may free a state; where none runs, the budget is too small and the sweep stops with that word."""
@@ -172,6 +183,10 @@ class Sweep:
         return Idle.WAIT if self.book.running else Idle.OVER
 
     def _start(self, segment: Segment) -> StageJob:
+        if refuse_weights_without_room(self.book, segment, self.site.disk_bytes):
+            self.latest = (
+                f"resources.disk_gb: no room to keep the final weights of {segment.spec.scale} {segment.spec.method}"
+            )
         self.book.start(segment)
         for spec_id in segment.trials:
             if spec_id not in self._begun:
@@ -195,18 +210,16 @@ class Sweep:
             micro_sequences=self.site.micro_sequences,
             checkpoint_activations=self.site.checkpoint_activations,
             keep_state=self.book.keeps_state(segment),
+            keep_weights=segment.node in self.book.finals,
             devices=self.site.devices_per_trial,
         )
 
     def _ask_tuning(self) -> bool:
-        """Ask the arm that is least far for more trials; False when none has any to ask for now.
-
-        Before anything is confirmed: each trial of a search waits for the one before, confirmations wait for nothing.
-        """
+        """Ask the arm that is least far for more trials; False when none has any to ask for now. Before anything is confirmed:
+        each trial of a search waits for the one before, confirmations wait for nothing."""
         searching = (arm for arm in self.arms if arm.winner is None)
         for arm in sorted(searching, key=lambda arm: len(arm.asked) / arm.trials):
-            specs = arm.ask()
-            if specs:
+            if specs := arm.ask():
                 self._want([(spec, "tuning") for spec in specs])
                 # A file whose tuning budget was raised may ask for what was a probe.
                 for record in [self.finished[s.spec_id] for s in specs if s.spec_id in self.finished]:
@@ -236,7 +249,7 @@ class Sweep:
             if arm.probing:
                 return True
         trials = arm.confirm()
-        self.book.protected -= self._boundaries(arm.asked.values())
+        self.book.protected -= boundaries(arm.asked.values(), self.space, self.site.execution)
         self._want(trials)
         self.latest = (
             f"{arm.scale} {arm.method}: confirming the winner" if trials else f"{arm.method}: every trial failed"
@@ -277,13 +290,9 @@ class Sweep:
         example = make(dict(domain.points[0]), domain.rungs[-1], domain.seeds[0])
         found = earlier_points(self.earlier, example)
         starts = starting_points(domain, smaller_scale=smaller, finished=found) if space.search.warm_start else ()
+        search = space.search
         strategy = make_strategy(
-            space.search.sampler,
-            domain,
-            trials=trials,
-            fan=space.search.fan,
-            seed=space.search.seed,
-            warm_start=starts,
+            search.sampler, domain, trials=trials, fan=search.fan, seed=search.seed, warm_start=starts
         )
         return Arm(
             scale=scale,
@@ -324,7 +333,7 @@ class Sweep:
         # Cut to the number of trials: a file that asks for fewer than an earlier run did is tuned alike in both arms.
         arm.replay(finished[: arm.trials], pending[: max(0, arm.trials - len(finished))])
         if not arm.tuning_done:
-            self.book.protected |= self._boundaries(arm.asked.values())
+            self.book.protected |= boundaries(arm.asked.values(), self.space, self.site.execution)
         self._want([(spec, "tuning") for spec in arm.asked.values() if spec.spec_id not in arm.tuned])
 
     def _want(self, trials: Iterable[tuple[AnySpec, str]]) -> None:
@@ -333,28 +342,16 @@ class Sweep:
             self.ledger.schedule(spec, purpose)
             self._purpose_of[spec.spec_id] = purpose
         self.book.add(path_of(spec, self.site.execution) for spec, _ in new)
-        self.book.protected |= self._boundaries(spec for spec, purpose in new if purpose == "tuning")
+        tuning = (spec for spec, purpose in new if purpose == "tuning")
+        self.book.protected |= boundaries(tuning, self.space, self.site.execution)
+        self.book.finals |= winners_ends(new, self.site.execution)
         self._settle([spec.spec_id for spec, _ in new])
-
-    def _boundaries(self, specs: Iterable[AnySpec]) -> set[str]:
-        """States of tuning trials that a later round of the search may go on from: at the boundary, and without one
-        where the decay begins, as long as there is a higher rung."""
-        nodes = set()
-        for spec in specs:
-            path = path_of(spec, self.site.execution)
-            steps = [phase.end for phase in path.phases[:-1]]
-            if not steps and spec.schedule.total_steps < self.space.methods[spec.method].budgets.rungs[-1]:
-                steps = [spec.schedule.decay_start]
-            nodes |= {path.node(step) for step in steps if step}
-        return nodes
 
     # what happened
 
     def finish(self, result: StageResult) -> None:
         """A worker has trained a stage to its end, or to a divergence, or was stopped (`outcome`)."""
         segment = self.book.running[result.node]
-        # A stopped stage has left a partial state and is billed when it has ended: counting it here would count it
-        # twice.
         if isinstance(result.outcome, Stopped):
             self.book.abandon(result.node)
             self.stopping = self.stopping or "stop requested"
@@ -366,7 +363,7 @@ class Sweep:
         self.arm_hours[arm] += hours
         self.arm_steps[arm] += segment.steps
         self.step_hours[arm] += hours
-        self._settle([spec_id for spec_id, way in self.book.tree.ways.items() if result.node in way])
+        self._settle(self.book.trials_through(result.node))
         self.book.sweep_out(self.site.disk_bytes)
         if isinstance(result.outcome, Diverged):
             self.latest = f"{segment.spec.method} diverged at step {result.outcome.step}: {result.outcome.reason}"
@@ -376,7 +373,7 @@ class Sweep:
     def fail(self, node: str, reason: str) -> None:
         """A stage failed for good: its trials are recorded as failed, the rest of the sweep goes on."""
         self.book.abandon(node)
-        for spec_id in [spec_id for spec_id, way in self.book.tree.ways.items() if node in way]:
+        for spec_id in self.book.trials_through(node):
             self._record(spec_id, failure=reason)
         self.latest = f"a stage failed: {reason}"
 
@@ -386,9 +383,8 @@ class Sweep:
             self._damages[job.parent] += 1
             # A disk that damages whatever is written would otherwise have the same steps trained for ever.
             if self._damages[job.parent] > MAX_DAMAGES:
-                self.fail(
-                    job.node, f"the state at step {job.start} was damaged {MAX_DAMAGES + 1} times; check the disk"
-                )
+                times = f"{MAX_DAMAGES + 1} times; check the disk"
+                self.fail(job.node, f"the state at step {job.start} was damaged {times}")
                 return
             self.book.lose(job.parent)
         self.book.abandon(job.node)

@@ -107,7 +107,13 @@ def view_of(sweep: Sweep) -> SweepView:
         name=sweep.space.name,
         clock="GPU-hours" if sweep.site.on_gpu else "CPU-hours",
         arms=arms,
-        hours_spent=sweep.spent_hours,
+        hours_spent=sweep.spent_hours + sweep.open_hours,
         hours_left=None if None in left else sum(hours for hours in left if hours is not None),
         latest=sweep.latest,
     )
+
+
+def not_done(view: SweepView) -> str:
+    """What a sweep that stopped early did not do, in words."""
+    left = [f"{arm.left + arm.running} of {arm.scale} {arm.method}" for arm in view.arms if arm.left + arm.running]
+    return f"not done: {', '.join(left)}" if left else "nothing is left to start"

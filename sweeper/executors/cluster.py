@@ -9,54 +9,89 @@ that every node has to see.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import os
 import secrets
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainers.contract.errors import UserError
+import psutil
+
+from sweeper.executors.alive import Address, watched
+from trainers.contract.errors import InputError, UserError
 from trainers.contract.record import reason_of
 
 QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_THRESHOLD_S": "60",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
     "RAY_worker_niceness": "0",
     "MALLOC_ARENA_MAX": "2",
 }
 """Set where the user has not. Tune runs every trial of a reused worker in a new thread; without a limit each leaves an
 arena of 50 MB behind in the C library (1.4 GB a worker after twenty stages, measured). Under `uv run` Ray would build its
 workers anew in a copy of the checkout without our environment, and wait for them for ever. Its workers' niceness of 15 would
-let any other program starve a sweep."""
+let any other program starve a sweep. A driver that is itself a job of Ray names the same code again, which is no conflict."""
 OBJECT_STORE_BYTES = 100 * 2**20
 """Stages travel as short JSON and states through the shared folder, so Ray's store stays almost empty."""
 ANSWER_SECONDS = 15
 LONGEST_FOLDER = 30
 """Of the 107 characters of a socket's name Ray needs 77 behind its folder."""
 AUTH_MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+WORKER_BYTES = 1e9
+BUSY = 8
+"""Processes for each core that are waiting to run."""
 PACKAGES = ("sweeper", "trainers", "reports")
+KIND = "accelerator_type:"
+"""How Ray names the resource that a node with GPUs of a kind has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What Ray offers: CPUs and GPUs over all nodes."""
+    """What Ray offers over all nodes: CPUs, and GPUs by kind under Ray's name for it (empty where it knows none)."""
 
     cpus: int
-    gpus: float
+    gpus_of: Mapping[str, float]
     nodes: int
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of all kinds."""
+        return sum(self.gpus_of.values())
+
+    def usable_gpus(self, accelerator: str | None) -> float:
+        """GPUs that trials may use: those of `accelerator`, or all where there is one kind.
+
+        Trials that are compared run on one kind. Raises `InputError` where the choice is open, or the one made is not there.
+        """
+        there = (
+            ", ".join(f"{kind or 'others'} ({gpus:g} GPUs)" for kind, gpus in sorted(self.gpus_of.items())) or "none"
+        )
+        if accelerator is None and len(self.gpus_of) > 1:
+            raise InputError(
+                f"resources.accelerator: not given, and this cluster has several kinds: {there}; trials that are compared "
+                "run on one"
+            )
+        if accelerator is not None and accelerator not in self.gpus_of:
+            raise InputError(f"resources.accelerator: {accelerator!r} is on no node; there are: {there}")
+        return self.gpus if accelerator is None else self.gpus_of[accelerator]
 
 
 @contextlib.contextmanager
@@ -66,10 +101,12 @@ def attach(
     num_cpus: int | None = None,
     num_gpus: float | None = None,
     shared: Path | None = None,
+    lost: Callable[[str], None] = lambda name: None,
 ) -> Iterator[Cluster]:
     """Join the Ray cluster at `address` (`auto` for the one of this machine), or start one here and end it afterwards.
 
-    `shared` is the folder in which every node of a joined cluster has to see this process's files. Raises `UserError` with
+    `shared` is the folder in which every node of a joined cluster has to see this process's files; `lost` is told, from a
+    thread, which server is gone: nothing that Ray is asked returns then. Raises `UserError` with
     one line when the cluster cannot be reached, asks for a token that is not there, or does not see the folder.
     """
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
@@ -82,6 +119,8 @@ def attach(
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a worker that dies is a page of traceback there
+    _keep_to_itself()
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
     with contextlib.ExitStack() as stack:
         if address is None:
@@ -90,10 +129,10 @@ def attach(
             options |= {"object_store_memory": OBJECT_STORE_BYTES, "_node_ip_address": "127.0.0.1"}
             options |= {"_temp_dir": str(stack.enter_context(_short_folder()))}
         else:
-            options |= {"address": address, "runtime_env": {"py_modules": _our_packages()}}
+            options |= {"address": address, "runtime_env": {"py_modules": our_packages()}}
         try:
             ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
+        except Exception as error:  # a busy machine's is a bare one: "timed out during startup"
             where = f"no Ray cluster at {address}" if address else "Ray does not start on this machine"
             raise UserError(f"{where}: {reason_of(error)}") from error
         stack.callback(ray.shutdown)
@@ -101,13 +140,44 @@ def attach(
         nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         if address is not None and shared is not None:
             _refuse_blind_nodes(nodes, shared)
-        yield Cluster(int(resources.get("CPU", 0)), float(resources.get("GPU", 0)), len(nodes))
+        stack.enter_context(watched(_servers(nodes), lost))
+        yield Cluster(int(resources.get("CPU", 0)), _gpus_by_kind(nodes), len(nodes))
 
 
-def _our_packages() -> list[str]:
+def _keep_to_itself() -> None:
+    """Ray prints pages of its servers' logs among our results when one of them ends, and no setting is against it."""
+    from ray._private import worker
+
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda *lines, **options: None
+
+
+def _servers(nodes: list[Any]) -> dict[str, Address]:
+    """The head, and the raylet of this machine that our calls go through."""
+    import ray
+
+    context = ray.get_runtime_context()
+    host, _, port = context.gcs_address.rpartition(":")
+    (mine,) = [node for node in nodes if node["NodeID"] == context.get_node_id()]
+    raylet = (mine["NodeManagerAddress"], int(mine["NodeManagerPort"]))
+    return {"head": (host.strip("[]"), int(port)), "raylet of this machine": raylet}
+
+
+def _gpus_by_kind(nodes: list[Any]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for node in nodes:
+        has = node["Resources"]
+        if has.get("GPU"):
+            kind = next((name.removeprefix(KIND) for name in has if name.startswith(KIND)), "")
+            found[kind] = found.get(kind, 0.0) + has["GPU"]
+    return found
+
+
+def our_packages() -> list[str]:
     """Folders of our code, which travel to the nodes: they may have another version of it, or none."""
-    home = Path(__file__).parents[2]
-    return [str(home / name) for name in PACKAGES]
+    # Asked one by one: in a job that brought them, each lies in a folder of its own.
+    found = [importlib.util.find_spec(name) for name in PACKAGES]
+    return [place for spec in found if spec for place in spec.submodule_search_locations or ()]
 
 
 @contextlib.contextmanager
@@ -185,3 +255,40 @@ def _refuse_blind_nodes(nodes: list[Any], shared: Path) -> None:
         raise UserError(
             f"{shared}: not seen by {', '.join(blind)}; --results has to lie on a path that all nodes share"
         )
+
+
+def kill_process(host: str, pid: int) -> None:
+    """End a worker of this cluster on whichever node it is, also one that was stopped; nothing where it has gone."""
+    if host == socket.gethostname():
+        _kill_worker(pid)
+        return
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    for node in ray.nodes():  # type: ignore[no-untyped-call]
+        if node["Alive"] and node["NodeManagerHostname"] == host:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ray.remote(num_cpus=0, max_retries=0)(_kill_worker).options(scheduling_strategy=there).remote(pid)
+
+
+def _kill_worker(pid: int) -> None:
+    with contextlib.suppress(OSError):
+        # A number is used again some day: only what is a worker of Ray's is ended.
+        if b"ray::" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGKILL)
+
+
+def missing_worker_reason() -> str:
+    """Why no worker may have come on this machine, as far as can be seen from here."""
+    if os.environ.get("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0") != "0" and "UV" in os.environ:
+        return "under `uv run` Ray builds its workers anew; set RAY_ENABLE_UV_RUN_RUNTIME_ENV=0"
+    memory, load = psutil.virtual_memory(), os.getloadavg()[0] / (os.cpu_count() or 1)
+    if memory.available < WORKER_BYTES:
+        return (
+            f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB of memory are free, a worker takes about 0.5"
+        )
+    if load > BUSY:
+        return (
+            f"the machine has {load:.0f} processes to run for each of its cores; fewer `--workers`, or another machine"
+        )
+    return "something else holds its cores or devices, or a firewall or proxy keeps its processes from 127.0.0.1"

@@ -32,12 +32,14 @@ class RankLostError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class RankResources:
-    """`size` ranks with `cpus` CPUs and `gpus` GPUs (none or one) each; `storage` is seen by every node."""
+    """`size` ranks with `cpus` CPUs and `gpus` GPUs (none or one, of the kind `accelerator`) each; `storage` is seen by every
+    node."""
 
     size: int
     cpus: float
     gpus: int
     storage: str
+    accelerator: str | None = None
 
 
 def train_on_ranks(
@@ -81,7 +83,12 @@ def _trainer(train: Train, job: StageJob, ranks: RankResources, reports: Any) ->
     return TorchTrainer(
         _rank(train, reports),
         train_loop_config={"job": json.dumps(job_to_dict(job))},
-        scaling_config=ScalingConfig(num_workers=ranks.size, use_gpu=ranks.gpus > 0, resources_per_worker=resources),
+        scaling_config=ScalingConfig(
+            num_workers=ranks.size,
+            use_gpu=ranks.gpus > 0,
+            resources_per_worker=resources,
+            accelerator_type=ranks.accelerator,
+        ),
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if ranks.gpus else "gloo"),
         run_config=RunConfig(name=f"ranks-{job.node}-{secrets.token_hex(4)}", storage_path=ranks.storage),
     )

@@ -7,7 +7,9 @@ What to train and how are handed in.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -16,9 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.engine.sweep import Idle
+from sweeper.executors.cluster import KIND
 from sweeper.executors.inline import MAX_FAILURES, StageSource, Train
 from sweeper.executors.ray_train import RankResources, train_on_ranks
+from sweeper.executors.workers import failure_file
 from trainers.contract.record import reason_of
+from trainers.contract.spec import TrialSpec
 from trainers.contract.stage import (
     ParentLostError,
     StageJob,
@@ -28,6 +33,11 @@ from trainers.contract.stage import (
     result_from_dict,
     result_to_dict,
 )
+from trainers.planning.footprint import footprint
+from trainers.planning.life import first_sign, write_life
+
+A_LITTLE = 0.001
+"""Of a node's kind: so that as many trials as there are GPUs can ask for it."""
 
 
 def _searcher(source: StageSource) -> Any:
@@ -40,6 +50,8 @@ def _searcher(source: StageSource) -> Any:
             super().__init__(metric=None, mode=None)
             self.source = source
             self.jobs: dict[str, StageJob] = {}
+            self.said: dict[str, str] = {}
+            self.trials: dict[str, Any] = {}
 
         def __getstate__(self) -> dict[str, Any]:
             return {}
@@ -56,13 +68,16 @@ def _searcher(source: StageSource) -> Any:
         def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
             if "loss" in result and trial_id in self.jobs:
                 self.source.point(self.jobs[trial_id].node, result["step"], result["loss"])
+            elif "failed" in result:
+                self.said[trial_id] = result["failed"]
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
             # Exactly one of the four ways to end a stage is told for every job that was given out.
-            job = self.jobs.pop(trial_id)
+            job, trial = self.jobs.pop(trial_id), self.trials.pop(trial_id, None)
             end = (result or {}).get("end")
             if error or end is None:
-                self.source.fail(job.node, _reason(job))
+                said = self.said.pop(trial_id, "") or _reason(job, getattr(trial, "error_file", None))
+                self.source.fail(job.node, said)
             elif end == "lost":
                 self.source.lose_parent(job)
             else:
@@ -77,34 +92,71 @@ def _searcher(source: StageSource) -> Any:
     return StageSearcher(source)
 
 
-def _callback(watch: Callable[[], None]) -> Any:
+def _callback(watch: Callable[[], None], searcher: Any, raised: list[Exception]) -> Any:
     from ray.tune import Callback
 
     class Watch(Callback):
-        """Redraws the screen."""
+        """Looks after the sweep, and shows the searcher its trials: they know the file in which Tune writes why one failed.
 
-        def __init__(self, watch: Callable[[], None]) -> None:
-            self.watch = watch
+        What looking after raises ends the sweep; Tune would make another exception of it."""
+
+        def __init__(self, watch: Callable[[], None], searcher: Any) -> None:
+            self.watch, self.searcher, self.seen = watch, searcher, 0
 
         def __getstate__(self) -> dict[str, Any]:
             return {}
 
-        def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-            self.watch()
+        def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            # Not when a trial starts: one whose worker is killed at once never does.
+            self.searcher.trials.update({trial.trial_id: trial for trial in trials[self.seen :]})
+            self.seen = len(trials)
 
-    return Watch(watch)
+        def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            try:
+                self.watch()
+            except Exception as error:
+                raised.append(error)
+                raise
+
+    return Watch(watch, searcher)
 
 
 def _failure_file(job: StageJob) -> Path:
-    return Path(job.store) / job.node / "failure.txt"
+    return failure_file(Path(job.store), job.node)
 
 
-def _reason(job: StageJob) -> str:
-    """Why a stage failed: what the worker left, or that it left nothing."""
-    try:
+_MEMORY = re.compile(r"Memory on the node .*?was ([\d.]+)GB used / ([\d.]+)GB limit", re.DOTALL)
+"""In the words of Ray's memory monitor, which ends workers for what anybody on their machine uses."""
+
+
+def _reason(job: StageJob, told: str | None) -> str:
+    """Why a stage failed: what the worker left, or Tune was told of its end, or that nobody knows."""
+    with contextlib.suppress(OSError):
         return _failure_file(job).read_text(encoding="utf-8")
-    except OSError:
-        return "the worker process died"
+    said = ""
+    if told is not None:
+        with contextlib.suppress(OSError):
+            said = Path(told).read_text(encoding="utf-8", errors="replace")
+    if found := _MEMORY.findall(said):
+        used, limit = found[-1]
+        return (
+            f"out of memory: ended while {used} of {limit} GB were in use on its machine, by this trial or others there"
+            + _needed(job)
+        )
+    return "the worker process died"
+
+
+def _needed(job: StageJob) -> str:
+    if not isinstance(job.spec, TrialSpec):
+        return ""
+    everything = job.spec.tokens_per_step // job.spec.context
+    needs = footprint(
+        job.spec,
+        job.micro_sequences or everything,
+        checkpoint_activations=job.checkpoint_activations,
+        device_kind=job.device,
+    )
+    return f"; a trial of {job.spec.scale} takes about {needs.total / 1e9:.2g} GB"
 
 
 def _trainable(train: Train, ranks: RankResources) -> Callable[[dict[str, Any]], None]:
@@ -113,6 +165,7 @@ def _trainable(train: Train, ranks: RankResources) -> Callable[[dict[str, Any]],
 
         job = job_from_dict(json.loads(config["job"]))
         _failure_file(job).unlink(missing_ok=True)  # of an earlier attempt; this one may die without a word
+        write_life(Path(job.store), first_sign(job))
 
         def on_point(point: StagePoint) -> None:
             tune.report({"step": point.step, "loss": point.loss})
@@ -124,8 +177,11 @@ def _trainable(train: Train, ranks: RankResources) -> Callable[[dict[str, Any]],
         except ParentLostError:
             end = "lost"
         except Exception as error:
-            _failure_file(job).parent.mkdir(parents=True, exist_ok=True)
-            _failure_file(job).write_text(reason_of(error), encoding="utf-8")
+            try:
+                _failure_file(job).parent.mkdir(parents=True, exist_ok=True)
+                _failure_file(job).write_text(reason_of(error), encoding="utf-8")
+            except OSError:  # the disk that is full, most likely
+                tune.report({"failed": reason_of(error)})
             raise
         tune.report({"end": end})
 
@@ -137,7 +193,8 @@ class RayExecutor:
     """Stages on a Ray cluster that `attach` has joined. `scratch` must be seen by every node.
 
     `workers` is the number of stages at once; 0 means as many as the cluster has room for. With several `ranks` a stage is
-    that many processes, which share its CPUs and have a GPU each; `workers` has then to be given.
+    that many processes, which share its CPUs and have a GPU each; `workers` has then to be given. `accelerator` is the kind of
+    GPU, under Ray's name, that stages run on.
     """
 
     scratch: Path
@@ -146,24 +203,30 @@ class RayExecutor:
     workers: int = 0
     max_failures: int = MAX_FAILURES
     ranks: int = 1
+    accelerator: str | None = None
 
     def run(self, source: StageSource, train: Train, watch: Callable[[], None]) -> None:
         """See `Executor`."""
         from ray import tune
 
         self.scratch.mkdir(parents=True, exist_ok=True)
+        searcher = _searcher(source)
         storage = Path(tempfile.mkdtemp(prefix="tune-", dir=self.scratch)).resolve()
         assert self.ranks == 1 or self.workers, "ranks hold the resources, so that Tune cannot see how many stages fit"
         resources: dict[str, float] = {"cpu": self.cpus, "gpu": self.gpus} if self.gpus else {"cpu": self.cpus}
+        if self.accelerator is not None:
+            resources[f"{KIND}{self.accelerator}"] = A_LITTLE
         if self.ranks > 1:
             resources = {"cpu": 0, "memory": 1}  # one byte: Tune refuses a trial without any resources
-        ranks = RankResources(self.ranks, self.cpus / self.ranks, int(self.gpus > 0), str(storage))
+        raised: list[Exception] = []
+        searcher = _searcher(source)
+        ranks = RankResources(self.ranks, self.cpus / self.ranks, int(self.gpus > 0), str(storage), self.accelerator)
         # Tune restores nothing: a new Tuner with a folder of its own, so that what an earlier run left cannot be in
         # the way.
         tuner = tune.Tuner(
             tune.with_resources(_trainable(train, ranks), resources),
             tune_config=tune.TuneConfig(
-                search_alg=_searcher(source),
+                search_alg=searcher,
                 num_samples=-1,
                 max_concurrent_trials=self.workers or None,
                 reuse_actors=True,
@@ -174,9 +237,16 @@ class RayExecutor:
                 storage_path=str(self.scratch.resolve()),
                 failure_config=tune.FailureConfig(max_failures=self.max_failures),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                callbacks=[_callback(watch)],
+                callbacks=[_callback(watch, searcher, raised)],
                 verbose=0,
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        except Exception:
+            if raised:
+                raise raised[0] from None
+            # Tune reads its own files again when all has ended, and on a full disk they are cut: none of them is missed.
+            if searcher.jobs or source.next_job() is not Idle.OVER:
+                raise
         shutil.rmtree(storage, ignore_errors=True)

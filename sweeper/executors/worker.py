@@ -1,19 +1,21 @@
-"""One stage on one worker process: opens the corpus once, then trains what it is given. Runs under any executor."""
+"""One stage on one worker process: opens the corpus where its files have changed, then trains. Runs under any executor."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from trainers.contract.stage import StageJob, StagePoint, StageResult
+from trainers.data.manifest import look_of
 from trainers.training.stage import run_stage
 
 
-@cache
-def _corpus(directory: str) -> Any:
+@lru_cache(maxsize=1)
+def _corpus(directory: str, look: tuple[object, ...]) -> Any:
+    """Open, with every hash checked, once for as long as its files look the same: a sweep lasts for days."""
     from trainers.data.shards import open_corpus
 
     return open_corpus(Path(directory))
@@ -30,4 +32,4 @@ def train_stage(job: StageJob, on_point: Callable[[StagePoint], None]) -> StageR
     # trials that run side by side wait for each other, and the order of its sums, hence the loss, depend on the
     # machine.
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    return run_stage(job, _corpus(job.corpus), on_point)
+    return run_stage(job, _corpus(job.corpus, look_of(Path(job.corpus))), on_point)

@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +27,8 @@ from trainers.contract.writing import write_atomically
 FOLDER, MEASURED = "dry", "measured.json"
 LEAST_STEPS, SHARE = 20, 20
 """A dry run has a twentieth of the shortest tuning budget's steps, and twenty at least where there are as many."""
+LONGER = 10
+"""Times as many, where a command ends before it can be asked to."""
 
 Status = Literal["ok", "note", "fail"]
 
@@ -115,37 +117,47 @@ class DryRun:
         yield from self._interrupted(spec, root / "interrupted", done)
 
     def _interrupted(self, spec: ForeignSpec, root: Path, whole: StageResult) -> Iterator[Check]:
-        """Ask it to end once it has said something, then run it again where it claims to go on."""
+        """Ask it to end once it has said something, then run it again where it claims to go on. One that is too quick to be
+        asked is tried again over more steps."""
         name, stop = spec.method, root / "stop"
-        self.say(f"{name}: SIGTERM in the middle")
-        asked: list[float] = []
+        for longer in (1, LONGER):
+            total = longer * spec.schedule.total_steps
+            tried = replace(spec, schedule=replace(spec.schedule, total_steps=total))
+            shutil.rmtree(root, ignore_errors=True)
+            self.say(f"{name}: SIGTERM in the middle{f' of {total:,} steps' if longer > 1 else ''}")
+            asked: list[float] = []
 
-        def ask(point: StagePoint) -> None:
-            if not asked:
-                asked.append(time.monotonic())
-                stop.touch()
+            def ask(point: StagePoint, asked: list[float] = asked) -> None:
+                if not asked:
+                    asked.append(time.monotonic())
+                    stop.touch()
 
-        first = self._run(spec, root, ask)
-        took = time.monotonic() - asked[0] if asked else 0.0
-        if not isinstance(first.outcome, Stopped):
-            words = "it had ended before it could be asked" if first.outcome is None else first.outcome.reason
-            status: Status = "fail" if isinstance(first.outcome, Failed | Diverged) else "note"
-            yield Check(status, f"{name}: SIGTERM", words)
+            first = self._run(tried, root, ask)
+            took = time.monotonic() - asked[0] if asked else 0.0
+            outcome = first.outcome
+            in_the_middle = isinstance(outcome, Stopped) and outcome.step < total - 1
+            if in_the_middle or isinstance(outcome, Failed | Diverged):
+                break
+        if isinstance(outcome, Failed | Diverged):
+            yield Check("fail", f"{name}: SIGTERM", outcome.reason)
+            return
+        if outcome is None or not in_the_middle:
+            yield Check("note", f"{name}: SIGTERM", "it had ended before it could be asked")
             return
         if took >= self.trainer.grace_seconds:
             yield Check(
                 "fail", f"{name}: SIGTERM", f"did not end within {self.trainer.grace_seconds:g} s and was killed"
             )
         else:
-            yield Check("ok", f"{name}: SIGTERM", f"ended after {took:.2g} s, at step {first.outcome.step:,}")
+            yield Check("ok", f"{name}: SIGTERM", f"ended after {took:.2g} s, at step {outcome.step:,}")
         if not self.trainer.resumes:
             yield Check("note", f"{name}: resumption", "not claimed (resumes: true): a stopped trial begins anew")
             return
         stop.unlink()
         self.say(f"{name}: going on")
-        yield self._resumed(name, self._run(spec, root), whole, root)
+        yield self._resumed(name, self._run(tried, root), whole if longer == 1 else None, root)
 
-    def _resumed(self, name: str, again: StageResult, whole: StageResult, root: Path) -> Check:
+    def _resumed(self, name: str, again: StageResult, whole: StageResult | None, root: Path) -> Check:
         what = f"{name}: resumption"
         if again.outcome is not None:
             return Check("fail", what, again.outcome.reason)
@@ -153,8 +165,11 @@ class DryRun:
         first, last = spans[0]["first"], spans[-1]["first"]
         if len(spans) < 2 or last <= first:
             return Check("fail", what, f"it began anew: its first point after the interruption is of step {last:,}")
-        apart = abs(again.points[-1].loss - whole.points[-1].loss)
-        return Check("ok", what, f"went on at step {last:,}; final loss {apart:.2g} from that of the uninterrupted run")
+        said = f"went on at step {last:,}"
+        if whole is not None:
+            apart = abs(again.points[-1].loss - whole.points[-1].loss)
+            said += f"; final loss {apart:.2g} from that of the uninterrupted run"
+        return Check("ok", what, said)
 
     def _run(
         self, spec: ForeignSpec, root: Path, on_point: Callable[[StagePoint], None] = lambda point: None

@@ -26,6 +26,7 @@ from trainers.contract.stage import RESULT, PointCost, StageJob, StagePoint, Sta
 from trainers.contract.writing import write_atomically
 from trainers.methods import phases_of
 from trainers.planning.command import command_line, trial_to_dict
+from trainers.planning.life import SignOfLife
 
 MOST_ATTEMPTS = 3
 """Of a trainer that resumes and was killed or fell silent. One that exits by itself has said what it had to say."""
@@ -141,6 +142,10 @@ class CommandRun:
 
     def run(self) -> StageResult:
         """Attempt after attempt, as long as a further one may help."""
+        with SignOfLife(self.job) as self.life:
+            return self._run()
+
+    def _run(self) -> StageResult:
         for attempt in range(1, MOST_ATTEMPTS + 1):
             ended = self._attempt()
             outcome = self._outcome(ended)
@@ -190,6 +195,7 @@ class CommandRun:
             written = self.folder.log.stat().st_size if self.folder.log.exists() else 0
             if seen or written != size:
                 heard, size = now, written
+            self.life.moved()  # that of this process: the command's own silence is told of below
             if seen:
                 save()
                 self._tell(now)
@@ -212,6 +218,8 @@ class CommandRun:
 
     def _tell(self, now: float) -> None:
         step = self.track.step
+        if step in self.track.points:
+            self.life.look(step, self.track.points[step].loss, 0.0)
         if step in self.track.points and now - self._told > TELL_SECONDS:
             self._told = now
             self.on_point(StagePoint(step, self.track.points[step].loss, self.phase))

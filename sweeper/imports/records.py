@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.ledger.about import SweepAbout
-from sweeper.ledger.tables import Imported, check_name
+from sweeper.ledger.location import check_new_name
+from sweeper.ledger.tables import Imported
 from trainers.contract.errors import InputError, given
 from trainers.contract.reading import json_value
 from trainers.contract.record import RunRecord
@@ -37,12 +38,13 @@ def import_records(
     before anything is stored.
     """
     from reports.evidence.runs import run_from_record
+    from sweeper.engine.status import FILE as STATUS
     from sweeper.ledger.imports import ImportLedger
     from sweeper.lock import driving
     from sweeper.options import CORPORA, REPORT
     from sweeper.reporting import refuse_unwritable, study_from, study_in, write_report_files
 
-    check_name(name)
+    check_new_name(name)
     records = read_records(path)
     if not records:
         raise InputError(f"{path.name}: holds no record")
@@ -58,6 +60,7 @@ def import_records(
         ledger.store_records(about, new, path.name)
         headline = write_report_files(study_in(ledger, f"sweeper report {name}"), results / name).headline
         ledger.finish("finished", headline, results / name / REPORT)
+        (results / name / STATUS).unlink(missing_ok=True)  # what the last driver knew: the ledger knows more now
     runs = tuple(run_from_record(record) for record in records)
     return Imported(runs, len(new), headline, (results / name / REPORT).resolve())
 

@@ -15,8 +15,8 @@ from reports.evidence.runs import FinishedRun
 from sweeper.ledger.about import SweepAbout
 from sweeper.ledger.entries import row_of
 from sweeper.ledger.imports import ImportedTables, ImportLedger, Watch
-from sweeper.ledger.location import DATABASE, writing_ahead
-from sweeper.ledger.tables import Imported, check_name, table_of
+from sweeper.ledger.location import DATABASE, check_new_name, writing_ahead
+from sweeper.ledger.tables import Imported, table_of
 from sweeper.lock import driving
 from sweeper.options import REPORT
 from sweeper.reporting import refuse_unwritable, study_in, study_of_runs, write_report_files
@@ -36,7 +36,7 @@ def import_tables(
     Raises `RunImportError` (or another `ValueError`) for bad tables, `LedgerError` for a name that is taken, before
     anything is stored.
     """
-    check_name(name)
+    check_new_name(name)
     read = table_of(tables)
     runs = read.runs
     now = datetime.now(UTC)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sweeper.ledger.entries import ForeignRun
 from sweeper.ledger.location import (
     LedgerError,
     first_line,
@@ -39,6 +40,9 @@ def connect(uri: str) -> Any:
     refuse_unreachable(uri)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store").setLevel(
+        logging.CRITICAL
+    )  # what it raises is told in one line, and not as a page, too
     database = sqlite_file(uri)
     with one_line(uri), one_at_a_time(uri):
         if database is not None and not database.exists():
@@ -120,3 +124,20 @@ def pages(page: Any) -> Iterator[Any]:
         token = found.token
         if not token:
             return
+
+
+def runs_of_experiment(uri: str, experiment: str, filter_string: str = "") -> list[ForeignRun]:
+    """The runs that others logged under `experiment`, the oldest first. Raises `LedgerError` in one line."""
+    client = connect(uri)
+    with one_line(uri):
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            names = [one.name for one in pages(lambda token: client.search_experiments(page_token=token))]
+            raise LedgerError(f"{experiment}: no experiment of that name in {uri}; it holds: {', '.join(names)}")
+        identity = [found.experiment_id]
+        runs = list(pages(lambda token: client.search_runs(identity, filter_string, page_token=token)))
+    release(client)
+    return [
+        ForeignRun(run.info.run_id, run.info.run_name or "", run.info.status, run.data.params, run.data.metrics, run.data.tags)
+        for run in sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
+    ]  # fmt: skip

@@ -9,21 +9,27 @@ was imported is kept as the text that it came in.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from reports.evidence.runs import FinishedRun
 from reports.html.theme import method_style
 from sweeper.ledger.about import SweepAbout
-from trainers.contract.reading import json_value
+from trainers.contract.errors import InputError
+from trainers.contract.reading import json_value, pairs_of, value_of
 from trainers.contract.record import Diverged, EvalPoint, Failed, Finished, RunRecord, Stopped, outcome_name
 from trainers.contract.spec import AnySpec, Scalar, Spec, spec_from_dict, spec_to_dict
+from trainers.contract.writing import printable
 from trainers.methods import METHODS, PARAMETER_COLUMNS, PARAMETER_TABLE, describe_parameters, facts_of, symbol_of
 
 MAX_POINTS = 500
 """Points of a curve that are sent to the dashboard; `record.json` keeps them all."""
 
+LOSS_KEY = "validation_loss"
+"""The metric that every point of a curve has."""
 KIND_TAG = "sweeper.kind"
 ORDER_TAG = "sweeper.order"
 SPEC_TAG = "sweeper.spec"
@@ -40,9 +46,14 @@ UNFINISHED_TAG = "sweeper.unfinished_import"
 """File and number of records of an import into a sweep that has begun and not ended."""
 ROW_TAG = "sweeper.row"
 """An imported run's name or its line in the file."""
+SCORES_TAG = "sweeper.scores"
+"""The last file from which a trial's model has downstream scores."""
 _LONGEST_REASON = 2_000
 _LONGEST_FOREIGN = 500
 """Characters of a text from outside that go into the dashboard's columns."""
+
+Scores = tuple[tuple[str, float], ...]
+"""Downstream scores by the name of their task and metric."""
 
 RUN_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "diverged": "FAILED", "failed": "FAILED"}
 """Our outcomes in MLflow's words."""
@@ -61,7 +72,8 @@ class MetricPoint:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A trial's run as it was found; `started` in milliseconds, `complete` once its outcome is known."""
+    """A trial's run as it was found; `started` in milliseconds, `complete` once its outcome is known, `charted` where some
+    points of its curve are there."""
 
     run_id: str
     artifact_uri: str
@@ -70,12 +82,16 @@ class Trial:
     spec: AnySpec
     purpose: str
     complete: bool
+    charted: bool = False
 
 
-def trial_of(run_id: str, artifact_uri: str, started: int, tags: Mapping[str, str]) -> Trial:
+def trial_of(
+    run_id: str, artifact_uri: str, started: int, tags: Mapping[str, str], metrics: Mapping[str, float]
+) -> Trial:
     """Rebuild a trial from its run. Raises `KeyError` or `ValueError` where its tags do not hold one."""
     spec = spec_from_dict(json_value(tags[SPEC_TAG]))
-    return Trial(run_id, artifact_uri, started, int(tags[ORDER_TAG]), spec, tags[PURPOSE_TAG], OUTCOME_TAG in tags)
+    complete, charted = OUTCOME_TAG in tags, LOSS_KEY in metrics
+    return Trial(run_id, artifact_uri, started, int(tags[ORDER_TAG]), spec, tags[PURPOSE_TAG], complete, charted)
 
 
 def sweep_tags(about: SweepAbout) -> dict[str, str]:
@@ -94,12 +110,25 @@ def sweep_tags(about: SweepAbout) -> dict[str, str]:
 
 def running_description(about: SweepAbout) -> str:
     """The sweep's description, in Markdown, until it ends."""
-    return f"{about.question}\n\nRunning since {about.started_at}: `{about.command}`"
+    return f"{_as_words(about.question)}\n\nRunning since {about.started_at}: {_as_code(about.command)}"
 
 
 def final_description(about: SweepAbout, headline: str | None) -> str:
     """The sweep's description in the end; the headline is its first line."""
-    return "\n\n".join([*([headline] if headline else []), about.question, f"`{about.command}`"])
+    said = [_as_words(text) for text in (headline, about.question) if text]
+    return "\n\n".join([*said, _as_code(about.command)])
+
+
+_NO_MARKDOWN = {ord("\\"): "\\\\", ord("["): "\\[", ord("<"): "&lt;"}
+
+
+def _as_words(text: str) -> str:
+    """Text for a place where Markdown is read: no tag, no link and no picture, which would be fetched from somewhere."""
+    return printable(text).translate(_NO_MARKDOWN)
+
+
+def _as_code(text: str) -> str:
+    return f"`{printable(text).replace('`', chr(39))}`"
 
 
 def short_number(number: float) -> str:
@@ -185,22 +214,40 @@ def thinned(points: tuple[EvalPoint, ...], limit: int) -> tuple[EvalPoint, ...]:
     return tuple(points[round(index * last / (limit - 1))] for index in range(limit))
 
 
-def metric_points(record: RunRecord, run_started: int) -> tuple[MetricPoint, ...]:
+def live_points(
+    step: int, loss: float, tokens: int, flops: float, device_seconds: float, moment: int
+) -> tuple[MetricPoint, ...]:
+    """A point of a curve while its trial trains, with the keys and numbers that the record will have; its hours are by the
+    clock so far. `moment` is in milliseconds."""
+    return (
+        MetricPoint(LOSS_KEY, loss, step, moment),
+        MetricPoint("gpu_hours", device_seconds / 3_600, step, moment),
+        MetricPoint("tokens", float(tokens), step, moment),
+        MetricPoint("flops", flops, step, moment),
+    )
+
+
+def metric_points(
+    record: RunRecord, run_started: int, charted: Mapping[int, float] | None = None
+) -> tuple[MetricPoint, ...]:
     """Loss, GPU-hours, tokens and FLOPs at the same steps (so that any of them can be an axis), then the totals: the
     final loss, and the trial's two costs, as if trained alone and as this sweep paid it (billed device-hours both).
     Of a mixture of experts also the least even layer's routing, and the largest shift of the load at a change of phase.
 
     `run_started`, in milliseconds, is used where the record does not say when it started. The totals stand at step 0:
-    the dashboard draws a metric with later steps as a line.
+    the dashboard draws a metric with later steps as a line. `charted` are the steps, with their losses, that the dashboard has
+    had while the trial trained: they are not drawn twice.
     """
     started = milliseconds(record.provenance.started_at)
     started = run_started if started is None else started
     devices = record.timing.devices
     points: list[MetricPoint] = []
-    for point in thinned(record.curve.points, MAX_POINTS):
+    there = charted or {}
+    missing = tuple(point for point in record.curve.points if there.get(point.step) != point.loss)
+    for point in thinned(missing, max(2, MAX_POINTS - len(there))):
         at = started + round(1_000 * point.seconds)
         points += [
-            MetricPoint("validation_loss", point.loss, point.step, at),
+            MetricPoint(LOSS_KEY, point.loss, point.step, at),
             MetricPoint("gpu_hours", devices * point.seconds / 3_600, point.step, at),
         ]
         counted = (("tokens", float(point.tokens)), ("flops", point.flops))
@@ -218,6 +265,24 @@ def metric_points(record: RunRecord, run_started: int) -> tuple[MetricPoint, ...
     points.append(MetricPoint("standalone_gpu_hours", record.timing.billed_gpu_hours, 0, started))
     points.append(MetricPoint("incurred_gpu_hours", record.timing.incurred_gpu_hours, 0, started))
     return tuple(points)
+
+
+def score_points(scores: Scores, run_started: int) -> tuple[MetricPoint, ...]:
+    """Downstream scores as totals of a run."""
+    return tuple(MetricPoint(f"score/{name}", value, 0, run_started) for name, value in scores)
+
+
+def scores_of(plain: Any) -> Scores:
+    """Raises `InputError` for what is no object of finite numbers."""
+    pairs = value_of(_Kept, {"scores": pairs_of(plain, "scores")}, "scores").scores
+    if not all(math.isfinite(value) for _, value in pairs):
+        raise InputError("not scores: a number is not finite")
+    return pairs
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    scores: Scores
 
 
 def milliseconds(moment: str) -> int | None:

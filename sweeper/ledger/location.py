@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import sqlite3
 import urllib.error
 import urllib.request
@@ -15,13 +16,36 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlparse, urlsplit
 
-from trainers.contract.errors import UserError, given
+from trainers.contract.errors import InputError, UserError, given
 from trainers.contract.faults import without_login
 
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 _ANSWER_SECONDS = 10
 _SQLITE, _WITH_DRIVER = "sqlite:///", "sqlite+pysqlite"
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+RESERVED = ("published", "corpora", "bench", "comparisons", ARTIFACTS, DATABASE)
+"""What else lies in a results folder: no new sweep has these names."""
+
+
+def check_name(name: str) -> None:
+    """Raise `InputError` for what is no name of a sweep. It names a folder, too, which must not leave the results."""
+    if not is_name(name):
+        raise InputError(f"--name: {name!r} is not allowed; letters, digits, . _ - (at most 64)")
+
+
+def check_new_name(name: str) -> None:
+    """Also for one that would lie on something else in the results folder."""
+    check_name(name)
+    if name in RESERVED:
+        raise InputError(f"--name: {name!r} is not allowed: it is something else's in a results folder")
+
+
+def is_name(name: str) -> bool:
+    """Whether a sweep can be called so. A server may hold experiments that others named."""
+    return _NAME.fullmatch(name) is not None
 
 
 class LedgerError(UserError):

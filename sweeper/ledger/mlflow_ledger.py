@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -23,9 +23,13 @@ from sweeper.ledger.connection import connect, one_line, pages, release
 from sweeper.ledger.entries import (
     DESCRIPTION_TAG,
     KIND_TAG,
+    LOSS_KEY,
     OUTCOME_TAG,
     REASON_TAG,
-    ForeignRun,
+    SCORES_TAG,
+    SPEC_ID_TAG,
+    MetricPoint,
+    Scores,
     Trial,
     final_description,
     metric_points,
@@ -34,6 +38,8 @@ from sweeper.ledger.entries import (
     run_name,
     run_status,
     running_description,
+    score_points,
+    scores_of,
     sweep_tags,
     trial_of,
     trial_tags,
@@ -43,9 +49,11 @@ from sweeper.ledger.location import (
     DATABASE,
     LedgerError,
     NoSweepError,
+    check_name,
     default_tracking_uri,
     first_line,
     follow_moved_artifacts,
+    is_name,
     is_server,
 )
 from trainers.contract.errors import InputError, given
@@ -56,6 +64,7 @@ from trainers.contract.spec import AnySpec
 SWEEP_TAG = "sweeper.sweep"
 RECORD_FILE = "record.json"
 ABOUT_FILE = "about.json"
+SCORES_FILE = "scores.json"
 
 _BATCH = 1_000
 """Entities that MLflow takes in one `log_batch`."""
@@ -74,27 +83,10 @@ def list_sweeps(results: Path, tracking_uri: str | None = None) -> list[str]:
         experiments = [
             experiment
             for experiment in pages(lambda token: client.search_experiments(page_token=token))
-            if SWEEP_TAG in experiment.tags
+            if is_name(experiment.tags.get(SWEEP_TAG, ""))
         ]
     release(client)
     return [experiment.tags[SWEEP_TAG] for experiment in sorted(experiments, key=lambda e: e.creation_time)]
-
-
-def runs_of_experiment(uri: str, experiment: str, filter_string: str = "") -> list[ForeignRun]:
-    """The runs that others logged under `experiment`, the oldest first. Raises `LedgerError` in one line."""
-    client = connect(uri)
-    with one_line(uri):
-        found = client.get_experiment_by_name(experiment)
-        if found is None:
-            names = [one.name for one in pages(lambda token: client.search_experiments(page_token=token))]
-            raise LedgerError(f"{experiment}: no experiment of that name in {uri}; it holds: {', '.join(names)}")
-        identity = [found.experiment_id]
-        runs = list(pages(lambda token: client.search_runs(identity, filter_string, page_token=token)))
-    release(client)
-    return [
-        ForeignRun(run.info.run_id, run.info.run_name or "", run.info.status, run.data.params, run.data.metrics, run.data.tags)
-        for run in sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
-    ]  # fmt: skip
 
 
 class Ledger:
@@ -106,6 +98,7 @@ class Ledger:
         self._experiment_id = experiment_id
         self._records: dict[str, RunRecord] = {}
         self._runs: dict[str, Trial] | None = None
+        self._half_made: set[str] = set()
         self._sweep_run: str | None = None
         self._moved = ("", "")
 
@@ -115,6 +108,7 @@ class Ledger:
 
         Raises `NoSweepError` when it does not exist and `create` is False, `LedgerError` when it cannot be reached or read.
         """
+        check_name(name)
         where = tracking_uri or str(results / DATABASE)
         if tracking_uri is None and not (results / DATABASE).exists():
             if not create:
@@ -191,16 +185,33 @@ class Ledger:
         """Note that a trial was asked for, as the last one in order. Asking again changes nothing."""
         trials = self._known()
         if spec.spec_id in trials:
+            if spec.spec_id in self._half_made:
+                self._complete_run(trials[spec.spec_id])
             return
-        order = 1 + max((trial.order for trial in trials.values()), default=0)
+        order = 1 + (next(reversed(trials.values())).order if trials else 0)
         tags = {**trial_tags(spec, purpose, order), "mlflow.parentRunId": self._require_parent()}
         tags |= {"mlflow.source.name": "sweeper", "mlflow.source.type": "LOCAL"}
+        self._half_made.add(spec.spec_id)
         run = self._client.create_run(self._experiment_id, tags=tags, run_name=run_name(spec, purpose))
-        self._batch(run.info.run_id, params=parameters(spec))
-        self._client.update_run(run.info.run_id, status="SCHEDULED")
-        trials[spec.spec_id] = Trial(
-            run.info.run_id, run.info.artifact_uri, run.info.start_time, order, spec, purpose, complete=False
-        )
+        made = Trial(run.info.run_id, run.info.artifact_uri, run.info.start_time, order, spec, purpose, complete=False)
+        trials[spec.spec_id] = made
+        self._complete_run(made)
+
+    def _complete_run(self, trial: Trial) -> None:
+        self._batch(trial.run_id, params=parameters(trial.spec))
+        self._client.update_run(trial.run_id, status="SCHEDULED")
+        self._half_made.discard(trial.spec.spec_id)
+
+    def look_again(self) -> None:
+        """Forget what is known of the trials' runs: after a call without an answer nobody knows what it did."""
+        self._runs = None
+
+    def chart(self, spec_id: str, points: Iterable[MetricPoint]) -> None:
+        """Add points of a trial's curve while it trains. The same ones again change nothing."""
+        trial = self._known()[spec_id]
+        if not trial.complete:
+            self._batch(trial.run_id, metrics=tuple(points))
+            self._known()[spec_id] = replace(trial, charted=True)
 
     def started(self, spec: AnySpec) -> None:
         """Show a trial that was asked for as running."""
@@ -227,13 +238,28 @@ class Ledger:
             if self._read(trial)[0] == record:
                 return
             self.reopen(record.spec)
-        points = metric_points(record, trial.started)
+        points = metric_points(record, trial.started, self._charted(trial))
         self._batch(trial.run_id, metrics=points, tags=result_tags(record))
         self._store(trial.run_id, RECORD_FILE, json.dumps(record_to_dict(record), allow_nan=False))
         self._client.set_terminated(trial.run_id, run_status(record))
         self._tag(trial.run_id, {OUTCOME_TAG: outcome_name(record.outcome)})
-        self._known()[record.spec.spec_id] = replace(trial, purpose=record.purpose, complete=True)
+        self._known()[record.spec.spec_id] = replace(trial, purpose=record.purpose, complete=True, charted=True)
         self._records[trial.run_id] = record
+
+    def _charted(self, trial: Trial) -> dict[int, float]:
+        """Loss by step of the points that the dashboard has of a trial."""
+        if not trial.charted:
+            return {}
+        return {point.step: point.value for point in self._client.get_metric_history(trial.run_id, LOSS_KEY)}
+
+    def add_scores(self, spec: AnySpec, source: str, scores: Scores) -> Scores:
+        """Keep what the file `source` says about a trial's model beside what was kept before; returns all of it. They are no
+        part of its record, which training alone decides."""
+        trial = self._known()[spec.spec_id]
+        together = dict(self.scores().get(spec.spec_id, ())) | dict(scores)
+        self._store(trial.run_id, SCORES_FILE, json.dumps(together, indent=1, allow_nan=False))
+        self._batch(trial.run_id, metrics=score_points(scores, trial.started), tags={SCORES_TAG: source})
+        return tuple(sorted(together.items()))
 
     def finish(self, status: str, headline: str | None, report: Path | None) -> None:
         """End the sweep's run with `status` (finished, failed or killed).
@@ -272,6 +298,17 @@ class Ledger:
                 _logger.warning("%s", problem)
         return [record for record, _ in found if record is not None]
 
+    def scores(self) -> Mapping[str, Scores]:
+        """Downstream scores by spec id, of the trials that have any. What cannot be read is left out, with a logged line."""
+        found: dict[str, Scores] = {}
+        for run in self._search(f"tags.`{SCORES_TAG}` != ''"):
+            try:
+                plain = json_value(self._load(run.info.run_id, run.info.artifact_uri, SCORES_FILE))
+                found[run.data.tags[SPEC_ID_TAG]] = scores_of(plain)
+            except (OSError, UnicodeError, InputError, KeyError) as error:
+                _logger.warning("%s: %s of %s is unreadable: %s", self.name, SCORES_FILE, run.info.run_name, error)
+        return found
+
     def damaged(self) -> list[str]:
         """One line for each trial that ended but whose record cannot be read; it is pending again."""
         found = [self._read(trial) for trial in self._trials().values() if trial.complete]
@@ -297,14 +334,15 @@ class Ledger:
 
     def run_links(self) -> Mapping[str, str]:
         """Each trial's run in MLflow's interface by spec id, from its fragment on."""
-        return {
-            spec_id: f"#/experiments/{self._experiment_id}/runs/{trial.run_id}"
-            for spec_id, trial in self._trials().items()
-        }
+        return {spec_id: self.link_of(trial.run_id) for spec_id, trial in self._trials().items()}
+
+    def link_of(self, run_id: str) -> str:
+        """A run in MLflow's interface, from its fragment on."""
+        return f"#/experiments/{self._experiment_id}/runs/{run_id}"
 
     def run_ids(self) -> Mapping[str, str]:
-        """Each trial's run in MLflow by spec id, in the order asked, as this writer left them."""
-        return {spec_id: trial.run_id for spec_id, trial in self._known().items()}
+        """Each trial's run in MLflow by spec id, in the order asked, as this writer left them; empty before it has looked."""
+        return {spec_id: trial.run_id for spec_id, trial in list((self._runs or {}).items())}
 
     # MLflow
 
@@ -331,7 +369,7 @@ class Ledger:
         for run in self._search(f"tags.`{KIND_TAG}` = 'trial'"):
             info = run.info
             try:
-                trial = trial_of(info.run_id, info.artifact_uri, info.start_time, run.data.tags)
+                trial = trial_of(info.run_id, info.artifact_uri, info.start_time, run.data.tags, run.data.metrics)
             except (KeyError, ValueError) as error:
                 _logger.warning("%s: run %s has no readable spec: %s", self.name, info.run_name, first_line(error))
                 continue

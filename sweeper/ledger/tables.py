@@ -33,7 +33,6 @@ IMPORTABLE = (*COLUMNS, *OPTIONAL_COLUMNS, *READING_COLUMNS)
 MAPPABLE = tuple(dict.fromkeys((*IMPORTABLE, *POINT_COLUMNS)))
 NEEDED = ("scale", "method", "total_steps")
 """Columns without which no row can be read."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _OUTCOMES = {"FINISHED": "finished", "FAILED": "failed"}
 
 
@@ -63,15 +62,6 @@ class Imported:
     headline: str
     report: Path
     remarks: tuple[str, ...] = ()
-
-
-def check_name(name: str) -> None:
-    """Raise `InputError` for a name that a folder, an address or an experiment could not bear."""
-    if not _NAME.fullmatch(name) or name == "published":
-        raise InputError(
-            f"--name: {name!r} is not allowed; letters, digits, . _ - (at most 64), and not `published`, "
-            "which is the published runs' own"
-        )
 
 
 def pairs_of(option: str, texts: Sequence[str], allowed: Sequence[str] = IMPORTABLE) -> dict[str, str]:
@@ -171,8 +161,8 @@ def tables_of_experiment(experiment: Experiment) -> tuple[ImportedTables, tuple[
 
     Raises `LedgerError` or `InputError` where that cannot be done.
     """
+    from sweeper.ledger.connection import runs_of_experiment
     from sweeper.ledger.imports import ImportedTables, ImportedText
-    from sweeper.ledger.mlflow_ledger import runs_of_experiment
 
     everything = runs_of_experiment(experiment.uri, experiment.name, experiment.filter)
     found = _without_parents(everything, experiment)

@@ -57,8 +57,11 @@ def write_plan_page(plan: Plan, path: Path) -> None:
 
 def _note(scale: ScalePlan, plan: Plan) -> str:
     resolves = f"resolves a speedup of {scale.resolves:.2f} or more" if scale.resolves else "gives no interval"
+    kept = (
+        f", of which {scale.models_bytes / 1e9:,.3g} GB stay: {scale.models} models to export" if scale.models else ""
+    )
     return (
         f"{scale.scale}: {hours(scale.wall_hours)} of wall time on {plan.workers} "
         f"{'worker' if plan.workers == 1 else 'workers'}, at most {scale.disk_bytes / 1e9:,.3g} GB of checkpoints "
-        f"(budget {plan.disk_budget / 1e9:,.3g} GB); {resolves} ({scale.resolves_reason})."
+        f"(budget {plan.disk_budget / 1e9:,.3g} GB){kept}; {resolves} ({scale.resolves_reason})."
     ) + (f" It {scale.fit.sentence}." if scale.fit is not None else "")

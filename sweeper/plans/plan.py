@@ -17,7 +17,7 @@ from reports.estimate.resolution import what_it_can_resolve
 from reports.pages.plan import PlannedArm, PlannedStage
 from sweeper.engine.arms import NOISE_FLOOR_SEEDS, identity_of
 from sweeper.engine.probes import PROBE
-from sweeper.engine.site import Site, state_bytes
+from sweeper.engine.site import STATE_BYTES, WEIGHT_BYTES, Site, state_bytes
 from sweeper.engine.sweep import Sweep
 from sweeper.executors.simulated import SimulatedExecutor, trains_nothing
 from sweeper.ledger.in_memory import MemoryLedger
@@ -50,8 +50,9 @@ SIMULATED = Provenance(
 
 @dataclass(frozen=True, slots=True)
 class ScalePlan:
-    """One scale. `disk_bytes` is the most that checkpoints take at once; `resolves` the smallest speedup, or why none;
-    `fit` says on which devices it fits, where that was asked."""
+    """One scale. `disk_bytes` is the most that checkpoints take at once, `models_bytes` what the final weights of its `models`
+    winners take in the end; `resolves` the smallest speedup, or why none; `fit` says on which devices it fits, where that was
+    asked."""
 
     scale: str
     parameters: int | None
@@ -62,6 +63,8 @@ class ScalePlan:
     resolves: float | None
     resolves_reason: str
     fit: ScaleFit | None = None
+    models: int = 0
+    models_bytes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +142,8 @@ def plan_scale(
     site = Site(store="", stop_file="", execution="simulated", devices_per_trial=devices_per_trial)
     sweep = Sweep(one, corpus, ledger, store, site, SIMULATED)
     executor = SimulatedExecutor(guessed_loss, cost.seconds, workers)
-    peak = 0
-
-    def watch() -> None:
-        nonlocal peak
-        peak = max(peak, len(store.kept))
-
-    executor.run(sweep, trains_nothing, watch)
+    disk = _Disk(store, sweep)
+    executor.run(sweep, trains_nothing, disk.look)
     done = {record.spec.spec_id for record in known}
     wanted = [(spec, purpose) for spec, purpose in ledger.asked.values()]
     fresh = [spec for spec, _ in wanted if spec.spec_id not in done]
@@ -163,6 +161,7 @@ def plan_scale(
     example = next(spec for spec, _ in wanted if spec.method == BASELINE)
     parameters = facts_of(example).params
     others = [record for record in earlier if record.spec.scale == scale]
+    largest = max(state_bytes(spec) for spec, _ in wanted)
     resolves, reason = _resolution(space, expected_deviation(known, others, parameters))
     return ScalePlan(
         scale=scale,
@@ -170,10 +169,30 @@ def plan_scale(
         arms=arms,
         step_seconds=cost.seconds(example, phases_of(example)[0]),
         wall_hours=executor.wall_seconds / 3600,
-        disk_bytes=peak * max(state_bytes(spec) for spec, _ in wanted),
+        disk_bytes=disk.peak * largest,
+        models=disk.models,
+        models_bytes=disk.models * MODEL * largest,
         resolves=resolves,
         resolves_reason=reason,
     ), _planned_stages(store, fresh, cost, devices_per_trial)
+
+
+MODEL = WEIGHT_BYTES / STATE_BYTES
+"""Size of a model in states."""
+
+
+@dataclass
+class _Disk:
+    """What a simulated sweep has on its disk: the most at once, in states, and how many final models."""
+
+    store: MemoryStore
+    sweep: Sweep
+    peak: float = 0.0
+    models: int = 0
+
+    def look(self) -> None:
+        self.models = len(self.store.kept & self.sweep.book.finals)
+        self.peak = max(self.peak, len(self.store.kept) - self.models * (1 - MODEL))
 
 
 def _planned_stages(

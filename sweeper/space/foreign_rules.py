@@ -21,6 +21,7 @@ from sweeper.space.rules import (
     enough_points,
     equal_axes,
     few_points,
+    free_name,
     fresh_seeds,
     increasing_budgets,
     refused_values,
@@ -170,6 +171,7 @@ def _files(trainer: TrainerSettings, folder: Path) -> Iterator[Finding]:
 
 
 FOREIGN_RULES: Rules = (
+    free_name,
     fresh_seeds,
     whole_gpus,
     _ranks,

@@ -20,6 +20,7 @@ from functools import partial
 from itertools import islice, pairwise
 from typing import Any
 
+from sweeper.ledger.location import RESERVED
 from sweeper.search.domain import LAST_SEARCH_SEED
 from sweeper.space.errors import choose_from, closest, shown
 from sweeper.space.rules_text import Finding, corpus_findings, tokenizer_findings
@@ -91,6 +92,11 @@ def findings(sound: Mapping[str, Any], rules: Rules) -> Iterator[Finding]:
             yield from rule(**{key: sound[key] for key in read})
 
 
+def free_name(name: str) -> Iterator[Finding]:
+    if name in RESERVED:
+        yield Finding(("name",), f"{shown(name)} is something else's in a results folder; choose another name")
+
+
 def _scales(scales: tuple[str, ...]) -> Iterator[Finding]:
     seen: set[str] = set()
     for index, name in enumerate(scales):
@@ -154,6 +160,9 @@ def whole_gpus(resources: Resources) -> Iterator[Finding]:
     gpus = resources.gpus
     if not isinstance(gpus, str) and gpus > 1 and gpus != int(gpus):
         yield Finding(("resources", "gpus"), f"{gpus:g} is above 1 and not whole; only one GPU can be shared")
+    if gpus == 0 and resources.accelerator is not None:
+        kind = shown(resources.accelerator)
+        yield Finding(("resources", "accelerator"), f"{kind} is a kind of GPU, and gpus: 0 takes none")
 
 
 def _ranks(resources: Resources) -> Iterator[Finding]:
@@ -400,6 +409,7 @@ def _try(method: str, parameter: str, value: Scalar, context: int) -> None:
 
 
 RULES: Rules = (
+    free_name,
     _scales,
     corpus_findings,
     tokenizer_findings,

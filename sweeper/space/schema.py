@@ -375,10 +375,15 @@ class Resources(Model):
     ] = "auto"
     cpus: Count = 1
     ranks: Annotated[Count, Field(description="Processes that share a trial where it has no GPU.")] = 1
+    accelerator: Annotated[
+        Annotated[str, Strict(), Field(pattern=r"^[A-Za-z0-9-]{1,40}$")] | None,
+        Field(description="Kind of GPU that every trial runs on, by Ray's name for it, for instance H200."),
+    ] = None
     gpu_memory_gb: Annotated[
         PositiveNumber | None, Field(description="Memory of one GPU, where this machine has none to ask.")
     ] = None
     disk_gb: Annotated[PositiveNumber, Field(description="Most disk for checkpoints, in gigabytes.")] = 20.0
+    stall_minutes: Annotated[PositiveNumber, Field(description="Silence after which a worker is ended.")] = 10.0
 
     @property
     def num_ranks(self) -> int:
@@ -393,6 +398,12 @@ class Price(Model):
     currency: Annotated[Text, Field(max_length=8)] = "USD"
 
 
+class Budget(Model):
+    """What a sweep may spend, all of its runs together; `--max-gpu-hours` takes its place."""
+
+    gpu_hours: Annotated[NonNegativeNumber, Field(description="After which nothing more is started.")]
+
+
 class Space(Model):
     """What every sweep says, whoever trains: the question, how it is searched, on what, and what it costs."""
 
@@ -401,10 +412,10 @@ class Space(Model):
     seeds: Seeds = Seeds()
     search: Search
     resources: Resources = Resources()
+    budget: Budget | None = None
     price: Price | None = None
     target_loss: Annotated[
-        PositiveNumber | None,
-        Field(description="A loss of interest in nats per token: the report says what every arm pays for it."),
+        PositiveNumber | None, Field(description="Nats per token: the report says what every arm pays for this loss.")
     ] = None
 
 

@@ -15,6 +15,7 @@ from typing import Any, Self
 from sweeper.ledger.about import SweepAbout
 from sweeper.ledger.location import first_line, sqlite_uri
 from sweeper.ledger.mlflow_ledger import Ledger
+from sweeper.ledger.spooled import SpooledLedger
 from sweeper.lock import current_driver
 from sweeper.space.foreign_schema import AnySpace
 from sweeper.space.load import parse_search_space
@@ -52,7 +53,9 @@ class StudyLedger:
     `say` is told once when the studies cannot be written; always from the thread that uses the ledger.
     """
 
-    def __init__(self, ledger: Ledger, place: StudyPlace, say: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(
+        self, ledger: Ledger | SpooledLedger, place: StudyPlace, say: Callable[[str], None] = lambda line: None
+    ) -> None:
         self._ledger, self._place, self._say = ledger, place, say
         self._trials: dict[str, LedgerTrial] | None = None
         self._changed: set[str] = set()
@@ -132,8 +135,8 @@ class StudyLedger:
         trials |= {spec.spec_id: (spec, purpose) for spec, purpose in self._ledger.pending()}
         with self._lock:
             self._trials = {
-                spec_id: LedgerTrial(*trials[spec_id], run_id, records.get(spec_id))
-                for spec_id, run_id in self._ledger.run_ids().items()
+                spec_id: LedgerTrial(*trials[spec_id], record=records.get(spec_id))
+                for spec_id in self._ledger.run_ids()
                 if spec_id in trials and in_study(self._space, self._about, trials[spec_id][0])
             }
             self._changed = self._names()
@@ -143,7 +146,7 @@ class StudyLedger:
             return
         known = self._trials.get(spec.spec_id)
         if known is None:
-            known = LedgerTrial(spec, changes["purpose"], self._ledger.run_ids()[spec.spec_id])
+            known = LedgerTrial(spec, changes["purpose"])
         with self._lock:
             self._trials[spec.spec_id] = replace(known, **changes)
             self._changed.add(self._name(spec))
@@ -198,8 +201,10 @@ class StudyLedger:
 
     def _copies(self, trials: list[LedgerTrial], names: set[str]) -> list[StudyCopy]:
         studies: dict[str, list[LedgerTrial]] = {}
+        runs = self._ledger.run_ids()  # those of the newest trials may come a little later
         for trial in trials:
-            studies.setdefault(self._name(trial.spec), []).append(trial)
+            known = replace(trial, run_id=runs.get(trial.spec.spec_id, ""))
+            studies.setdefault(self._name(trial.spec), []).append(known)
         return [copy_of(self._space, tuple(members)) for name, members in studies.items() if name in names]
 
 

@@ -37,7 +37,7 @@ class LedgerTrial:
 
     spec: AnySpec
     purpose: str
-    run_id: str
+    run_id: str = ""
     record: RunRecord | None = None
     running: bool = False
 

@@ -33,7 +33,7 @@ from trainers.methods import METHODS
 MAPS = ("sweeper", "trainers", "reports", "search_spaces")
 """Packages with a README of their own, which holds the map of its rooms."""
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"{package}/README.md" for package in MAPS))
-DOCUMENTS += ("trainers/LOG.md", "reports/COVERAGE.md", "trainers/examples/README.md")
+DOCUMENTS += ("sweeper/clusters/README.md", "trainers/LOG.md", "reports/COVERAGE.md", "trainers/examples/README.md")
 INSTRUCTIONS = tuple(name for name in DOCUMENTS if name.endswith("README.md") or name == "CONTRIBUTING.md")
 """Documents whose commands are meant to be typed today; the log quotes those of its own day."""
 MOST_WORDS = 1_300
@@ -153,11 +153,17 @@ def commands(text: str) -> Iterator[list[str]]:
             yield words[3:] if words[:3] == ["uv", "run", "--no-sync"] else words
 
 
+MACHINES_OWN = ("sbatch", "scancel", "kubectl")
+"""What a cluster brings; the set-up does not."""
+
+
 def objection(words: list[str]) -> str | None:
     """Why a command could not be run as it stands, or None. Nothing is run but `--help`."""
     program, arguments = words[0].removeprefix(".venv/bin/"), words[1:]
     missing = [
-        word for word in arguments if word.startswith(("search_spaces/", "tests/")) and not (ROOT / word).exists()
+        word
+        for word in arguments
+        if word.startswith(("search_spaces/", "tests/", "sweeper/")) and not (ROOT / word).exists()
     ]
     if missing:
         return f"{missing} is not there"
@@ -169,7 +175,21 @@ def objection(words: list[str]) -> str | None:
         return f"{program} is not installed by the set-up"
     return (
         None
-        if program in ("pytest", "ruff", "mypy", "lint-imports", "pip", "python3", "uv", "uvx", "git", "bash")
+        if program
+        in (
+            "pytest",
+            "ruff",
+            "mypy",
+            "lint-imports",
+            "pip",
+            "python3",
+            "uv",
+            "uvx",
+            "git",
+            "bash",
+            "lm_eval",
+            *MACHINES_OWN,
+        )
         else program
     )
 
@@ -268,7 +288,7 @@ def test_the_defaults_that_the_example_shows_are_the_defaults() -> None:
     marked = set(re.findall(r"^(\w+):.*# needed", example, flags=re.MULTILINE)) | {"schedule", "search"}
     assert marked == needed
     for name, field in SearchSpace.model_fields.items():
-        if name not in needed and name not in ("price", "target_loss"):
+        if name not in needed and name not in ("budget", "price", "target_loss"):
             assert getattr(shown, name) == field.get_default(call_default_factory=True), name
     for model in (shown.search, shown.schedule):
         for name, field in type(model).model_fields.items():
@@ -312,3 +332,9 @@ def test_the_workflow_runs_what_has_to_pass() -> None:
     assert [step["run"] for step in job["steps"] if "run" in step] == ["CI=true bash .ci/run"]
     oldest = PROJECT["requires-python"].removeprefix(">=")
     assert job["strategy"]["matrix"]["python"][0] == oldest
+
+
+def test_every_fault_is_shown_by_a_test_that_is_there() -> None:
+    rows = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text_of("sweeper/clusters/README.md"))
+    assert len(rows) > 20
+    assert [f"{file}::{name}" for file, name in rows if f"def {name}(" not in text_of(file)] == []

@@ -20,6 +20,10 @@ from tests.support.places import ROOT
 
 PACKAGES = ("sweeper", "trainers", "reports")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+ASKED = [
+    *PROJECT["dependencies"],
+    *(text for extra in ("test", "examples") for text in PROJECT["optional-dependencies"][extra]),
+]
 PINS = [
     Requirement(line)
     for line in (ROOT / ".ci" / "constraints.txt").read_text(encoding="utf-8").splitlines()
@@ -45,10 +49,10 @@ def needed(requirement: Requirement, seen: dict[str, set[str]]) -> None:
 
 def test_every_version_that_is_installed_is_pinned() -> None:
     seen: dict[str, set[str]] = {}
-    for text in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]):
+    for text in ASKED:
         needed(Requirement(text), seen)
     pinned = {canonicalize_name(pin.name) for pin in PINS}
-    assert len(seen) > len(PROJECT["dependencies"]) + len(PROJECT["optional-dependencies"]["test"])
+    assert len(seen) > len(ASKED)
     assert sorted(seen.keys() - pinned) == []
 
 
@@ -58,7 +62,7 @@ def test_a_pin_is_one_public_version_within_what_the_project_asks_for() -> None:
         assert re.fullmatch(r"==[0-9][0-9a-z.]*", str(pin.specifier)), f"{pin}: not one public version"
         assert not pin.url
     versions = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in PINS}
-    for text in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]):
+    for text in ASKED:
         asked = Requirement(text)
         assert asked.specifier.contains(versions[canonicalize_name(asked.name)]), text
 

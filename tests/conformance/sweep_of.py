@@ -167,6 +167,24 @@ def train_and_damage(job: StageJob, on_point: Callable[[StagePoint], None]) -> S
     return result
 
 
+def flip_a_token(corpus: Path) -> None:
+    """Somebody writes into a prepared corpus; twice, and it is as it was."""
+    file = corpus / "train.tokens"
+    content = bytearray(file.read_bytes())
+    content[0] ^= 1
+    file.write_bytes(content)
+
+
+def train_and_change_the_text(job: StageJob, on_point: Callable[[StagePoint], None]) -> StageResult:
+    """After the first stage the text is another."""
+    result = train_stage(job, on_point)
+    mark = Path(job.store) / "changed"
+    if not mark.exists():
+        mark.touch()
+        flip_a_token(Path(job.corpus))
+    return result
+
+
 @contextmanager
 def inline(folder: Path) -> Iterator[Executor]:
     """In this process."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,9 @@ from tests.conformance.sweep_of import (
     Bench,
     essence,
     failed,
+    flip_a_token,
     train_and_ask_for_a_stop,
+    train_and_change_the_text,
     train_and_crash_once,
     train_and_damage,
     train_but_fail_in_bags,
@@ -84,4 +88,20 @@ def test_a_crash_in_the_middle_of_a_stage_changes_nothing(
 def test_a_damaged_state_is_trained_again(executor: Executor, bench: Bench, alone: dict[str, object]) -> None:
     bench.run(executor, train_and_damage)
     assert (bench.folder / "stages" / "damaged").exists()
+    assert essence(bench.records) == alone
+
+
+def test_a_text_that_changes_in_a_run_enters_no_record(
+    executor: Executor, bench: Bench, alone: dict[str, object], tmp_path: Path
+) -> None:
+    """Stages fail by the hash of the file until it is what was prepared again."""
+    copy = shutil.copytree(bench.corpus.directory, tmp_path / "text")
+    bench.corpus = replace(bench.corpus, directory=copy)
+    bench.run(executor, train_and_change_the_text)
+    good = essence([record for record in bench.records if isinstance(record.outcome, Finished)])
+    assert good == {spec_id: alone[spec_id] for spec_id in good}
+    assert len(good) < NUM_TRIALS
+    assert all("train.tokens: the content is not what was written" in said for said in failed(bench.records))
+    flip_a_token(tmp_path / "text")
+    bench.run(executor)
     assert essence(bench.records) == alone

@@ -9,14 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
-from sweeper.executors.cluster import ANSWER_SECONDS, AUTH_MODE, TOKEN, TOKEN_PATH
+from sweeper.executors.cluster import ANSWER_SECONDS, AUTH_MODE, KIND, TOKEN, TOKEN_PATH
 from sweeper.ledger.dashboard import free_port
 from sweeper.ledger.mlflow_ledger import Ledger
 from tests.integration.test_command_line import FILE, SWEEPER, TRIALS, results
@@ -40,8 +40,11 @@ def sweeper(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]
 
 
 @contextmanager
-def real_cluster(folder: Path, nodes: int = 1, **more: str) -> Iterator[str]:
-    """The address of a head with `nodes - 1` workers, each with a folder of its own; ended with all that they started."""
+def real_cluster(folder: Path, nodes: int = 1, kinds: Sequence[str] = (), **more: str) -> Iterator[str]:
+    """The address of a head with `nodes - 1` workers, each with a folder of its own; ended with all that they started.
+
+    With `kinds` each node says that it has a GPU of that kind.
+    """
     address = f"127.0.0.1:{free_port()}"
     common = ["--num-cpus", "1", "--disable-usage-stats", "--object-store-memory", str(100 * 2**20), "--block"]
     head = ["--head", "--port", address.split(":")[1], "--include-dashboard=false", "--temp-dir", str(folder / "h")]
@@ -50,7 +53,8 @@ def real_cluster(folder: Path, nodes: int = 1, **more: str) -> Iterator[str]:
         try:
             for node in range(nodes):
                 place = head if node == 0 else ["--address", address]
-                command = [RAY, "start", *place, *common]
+                gpus = ["--num-gpus", "1", "--resources", f'{{"{KIND}{kinds[node]}": 1}}'] if kinds else []
+                command = [RAY, "start", *place, *common, *gpus]
                 started.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment(**more)))
                 if node == 0:
                     asked = [RAY, "health-check", "--address", address]

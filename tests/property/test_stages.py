@@ -126,6 +126,8 @@ def test_the_disk_budget_gives_way_only_to_what_is_needed(plan: list[TrialSpec],
     order, book = random.Random(seed), StageBook(SizedStore())
     book.add(path_of(spec, "eager") for spec in plan)
     book.protected = set(order.sample(sorted(book.tree.segments), len(book.tree.segments) // 2))
+    book.finals = set(order.sample(sorted(book.tree.segments), len(book.tree.segments) // 3))
+    valued = book.protected | book.finals
     while ready := book.ready():
         segment = order.choice(ready)
         book.start(segment)
@@ -135,10 +137,12 @@ def test_the_disk_budget_gives_way_only_to_what_is_needed(plan: list[TrialSpec],
         book.sweep_out(budget)
         kept = set(book.store.states())
         assert needed <= kept
-        assert kept - needed <= book.protected
+        assert kept - needed <= valued
         assert len(kept) <= max(budget, len(needed))
-        if len(kept_before & (needed | book.protected)) <= budget:
-            assert kept == kept_before & (needed | book.protected), "a protected state is dropped for nothing"
+        if len(kept_before & (needed | valued)) <= budget:
+            assert kept == kept_before & (needed | valued), "a protected state is dropped for nothing"
+        if kept_before & book.finals - needed - kept:
+            assert kept & valued <= needed | book.finals, "a model is dropped before a state that may be trained again"
     assert all(book.chain(spec.spec_id)[1] for spec in plan)
 
 

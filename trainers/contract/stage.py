@@ -57,7 +57,8 @@ class StagePoint:
 class StageJob:
     """All that a worker needs. Paths are absolute; `parent` is a node of the store, or None for a start from the seed.
 
-    `keep_state` says whether anything goes on from the end of this stage. `execution` is resolved: not `auto`.
+    `keep_state` says whether anything goes on from the end of this stage, `keep_weights` whether its model is wanted: without
+    moments, where nothing goes on. `execution` is resolved: not `auto`.
     Points before a trial's end are scored on the first `evaluate_tokens` validation tokens, all of them where it is 0.
     `devices` is what a second of this stage costs in device-seconds; `micro_sequences` is for each rank.
     """
@@ -80,6 +81,7 @@ class StageJob:
     checkpoint_activations: bool = False
     devices: float = 1
     evaluate_tokens: int = 0
+    keep_weights: bool = False
 
 
 def job_to_dict(job: StageJob) -> dict[str, Any]:

@@ -168,6 +168,8 @@ def _refuse_other_files(directory: Path, manifest: Manifest) -> None:
                 continue
             if file_entry(path) != entry:
                 raise BrokenCorpus(f"{path}: the content is not what was written")
+        except BrokenCorpus:
+            raise
         except FileNotFoundError:
             raise BrokenCorpus(f"{directory}: {entry.name} is missing") from None
         except (IsADirectoryError, ValueError) as error:  # a name with a null in it
@@ -177,6 +179,15 @@ def _refuse_other_files(directory: Path, manifest: Manifest) -> None:
     if known != stamps:
         with suppress(OSError):  # a folder that cannot be written is read each time
             write_atomically(directory / VERIFIED_FILE, json.dumps(known))
+
+
+def look_of(directory: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of change of a corpus's files: another look is a reason to hash them again."""
+    try:
+        found = [(file.name, file.stat()) for file in directory.iterdir() if file.name != VERIFIED_FILE]
+    except OSError:
+        return ()
+    return tuple(sorted((name, state.st_size, state.st_mtime_ns) for name, state in found))
 
 
 def _stamps(directory: Path) -> dict[str, Any]:

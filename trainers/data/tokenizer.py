@@ -106,6 +106,9 @@ def load_tokenizer(text: str, name: str, vocab_size: int) -> Tokenizer:
         tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # the library raises bare exceptions
         raise InputError(f"tokenizer.path: {name} is not a tokenizer.json ({error})") from None
+    # Some are published with a length to which texts are cut or filled up.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     size = max(tokenizer.get_vocab().values(), default=-1) + 1
     if not size <= vocab_size <= size * (1 + MOST_PADDING):
         raise InputError(

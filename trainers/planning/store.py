@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -41,6 +42,10 @@ class StageStore(Protocol):
         """Delete state and result: `node` has to be trained again."""
         ...
 
+    def device_seconds(self, besides: Container[str]) -> float:
+        """What the stages that ended have cost, without those that are booked on a trial of `besides` (spec ids)."""
+        ...
+
 
 def _bytes_in(folder: Path) -> int:
     """Size of a state; a worker may be replacing its files at this moment."""
@@ -53,11 +58,13 @@ def _bytes_in(folder: Path) -> int:
 
 
 class DiskStore:
-    """Stages under one folder, `<root>/<node>/`. Results are read once."""
+    """Stages under one folder, `<root>/<node>/`. Results are read once, and so is the list of states: what comes later is
+    added."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._results: dict[str, StageResult] = {}
+        self._states: dict[str, int] | None = None
 
     def result(self, node: str) -> StageResult | None:
         """See `StageStore`."""
@@ -71,6 +78,8 @@ class DiskStore:
     def add(self, result: StageResult) -> None:
         """See `StageStore`; the worker has written the file."""
         self._results[result.node] = result
+        if (self.root / result.node / STATE).is_dir():
+            self.states()[result.node] = _bytes_in(self.root / result.node / STATE)
 
     def has_state(self, node: str) -> bool:
         """See `StageStore`."""
@@ -78,17 +87,25 @@ class DiskStore:
 
     def states(self) -> dict[str, int]:
         """See `StageStore`."""
-        return {folder.parent.name: _bytes_in(folder) for folder in self.root.glob(f"*/{STATE}")}
+        if self._states is None:
+            self._states = {folder.parent.name: _bytes_in(folder) for folder in self.root.glob(f"*/{STATE}")}
+        return self._states
 
     def drop_state(self, node: str) -> None:
         """See `StageStore`."""
         shutil.rmtree(self.root / node / STATE, ignore_errors=True)
+        self.states().pop(node, None)
 
     def forget(self, node: str) -> None:
         """See `StageStore`."""
         self._results.pop(node, None)
         (self.root / node / RESULT).unlink(missing_ok=True)
         self.drop_state(node)
+
+    def device_seconds(self, besides: Container[str]) -> float:
+        """See `StageStore`; reads every result and keeps none."""
+        found = (read_result(self.root, file.parent.name) for file in self.root.glob(f"*/{RESULT}"))
+        return _device_seconds((result for result in found if result is not None), besides)
 
 
 @dataclass
@@ -123,3 +140,11 @@ class MemoryStore:
         """See `StageStore`."""
         self.results.pop(node, None)
         self.kept.discard(node)
+
+    def device_seconds(self, besides: Container[str]) -> float:
+        """See `StageStore`."""
+        return _device_seconds(self.results.values(), besides)
+
+
+def _device_seconds(results: Iterable[StageResult], besides: Container[str]) -> float:
+    return sum(result.devices * result.billed_seconds for result in results if result.booked_by not in besides)

@@ -1,7 +1,7 @@
 """What a step minimises, for every phase of every method: the model, its heads, and the loss against the phase's targets.
 
-Eager, compiled and captured steps call this, so that they have one meaning. Which targets there are is `batch`'s, how their
-cross-entropy is computed `losses`'s, how code is compiled `compiling`'s.
+Eager, compiled and captured steps call this, so that they have one meaning. Which targets there are is `batch`'s, what their
+cross-entropy is `superposition`'s, by which pass it is taken `losses`'s, how code is compiled `compiling`'s.
 
 Shapes: B sequences, L latent positions, S tokens a bag, T targets a position, H output heads.
 """

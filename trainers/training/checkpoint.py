@@ -49,13 +49,16 @@ class TrainState:
     ranks: Ranks = ALONE
 
 
-def _named(state: TrainState) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in state.model.named_parameters():
-        tensors[f"model/{name}"] = rows_here(parameter.detach())
-        for key, value in state.optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer/{key}/{name}"] = rows_here(value.detach())
-    return {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+def _weights(state: TrainState) -> dict[str, Tensor]:
+    return {f"model/{name}": rows_here(parameter.detach()) for name, parameter in state.model.named_parameters()}
+
+
+def _moments(state: TrainState) -> dict[str, Tensor]:
+    return {
+        f"optimizer/{key}/{name}": rows_here(value.detach())
+        for name, parameter in state.model.named_parameters()
+        for key, value in state.optimizer.state.get(parameter, {}).items()
+    }
 
 
 def save_checkpoint(folder: Path, state: TrainState, note: Mapping[str, Any]) -> None:
@@ -63,10 +66,21 @@ def save_checkpoint(folder: Path, state: TrainState, note: Mapping[str, Any]) ->
 
     Each writes its own file; the first writes its note once all files are on disk.
     """
+    _save(folder, state, _weights(state) | _moments(state), note, weights_alone=False)
+
+
+def save_weights(folder: Path, state: TrainState, note: Mapping[str, Any]) -> None:
+    """The same without moments, a third of the bytes: enough for `read_weights`, and nothing can go on from it."""
+    _save(folder, state, _weights(state), note, weights_alone=True)
+
+
+def _save(
+    folder: Path, state: TrainState, tensors: Mapping[str, Tensor], note: Mapping[str, Any], *, weights_alone: bool
+) -> None:
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
-    content = save(_named(state))
+    content = save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()})
     digest = hashlib.sha256(content).hexdigest()
     file = folder / f"state-{digest[:16]}-{secrets.token_hex(4)}.safetensors"
     with file.open("wb") as stream:
@@ -75,7 +89,15 @@ def save_checkpoint(folder: Path, state: TrainState, note: Mapping[str, Any]) ->
         os.fsync(stream.fileno())
     (_, *others) = written = state.ranks.gather((file.name, digest))
     if state.ranks.rank == 0:
-        header = _Header(file.name, digest, state.step, state.skipped_steps, state.consecutive_skips, tuple(others))
+        header = _Header(
+            file.name,
+            digest,
+            state.step,
+            state.skipped_steps,
+            state.consecutive_skips,
+            tuple(others),
+            weights_alone,
+        )
         write_atomically(folder / NOTE, json.dumps({"checkpoint": asdict(header), "note": dict(note)}))
         for old in folder.glob("state-*.safetensors"):
             if old.name not in [name for name, _ in written]:
@@ -85,7 +107,8 @@ def save_checkpoint(folder: Path, state: TrainState, note: Mapping[str, Any]) ->
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """What a note says of the state beside it. `others` are the files of the ranks after the first, with their hashes."""
+    """What a note says of the state beside it. `others` are the files of the ranks after the first, with their hashes;
+    `weights_alone` where moments were left out."""
 
     file: str
     sha256: str
@@ -93,6 +116,7 @@ class _Header:
     skipped_steps: int
     consecutive_skips: int
     others: tuple[tuple[str, str], ...] = ()
+    weights_alone: bool = False
 
     @property
     def files(self) -> tuple[tuple[str, str], ...]:
@@ -145,12 +169,14 @@ def _whole_shape(files: Sequence[Any], key: str) -> tuple[int, ...]:
 
 
 def _read_tensors(folder: Path, header: _Header, state: TrainState) -> dict[str, Tensor]:
-    """This rank's rows of everything, by the names of `_named`.
+    """This rank's rows of everything, by the names under which it was saved.
 
     With as many files as ranks a rank reads and checks its own file only; else every rank checks all files.
     """
     from safetensors import safe_open
 
+    if header.weights_alone:
+        raise CheckpointError(f"{folder.name}: holds weights alone, from which no training can go on")
     named = dict(state.model.named_parameters())
     own = len(header.files) == state.ranks.size
     wanted = [header.files[state.ranks.rank]] if own else header.files
@@ -168,6 +194,22 @@ def _read_tensors(folder: Path, header: _Header, state: TrainState) -> dict[str,
             start = 0 if own else first_row_here(parameter)
             tensors[key] = _rows(files, key, start, rows_here(parameter).shape[0])
         return tensors
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Every weight by its name in the model, whole, however many ranks wrote it; moments stay on the disk.
+
+    Raises `CheckpointError` when a byte differs from what was written.
+    """
+    from safetensors import safe_open
+
+    header, _ = _read(folder)
+    for name, digest in header.files:
+        _verify(folder, name, digest)
+    with ExitStack() as stack:
+        files = [stack.enter_context(safe_open(folder / name, "pt")) for name, _ in header.files]
+        keys = [key for key in files[0].keys() if key.startswith("model/")]  # noqa: SIM118 - a file, not a mapping
+        return {key.removeprefix("model/"): _rows(files, key, 0, _whole_shape(files, key)[0]) for key in keys}
 
 
 def load_checkpoint(folder: Path, state: TrainState) -> dict[str, Any]:

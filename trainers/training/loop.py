@@ -78,6 +78,8 @@ class LoopArguments:
     """What the steps are timed by."""
     agree: Callable[[bool], bool] = bool
     """What several ranks make of a yes or no that each of them sees for itself."""
+    on_look: Callable[[int, float, float], None] = lambda step, loss, seconds: None
+    """Told after each look at a chunk: its last step, that step's training loss, and what a step took by `seconds`."""
 
 
 def chunk_end(step: int, phase: Phase, end: int, evaluate_every: int) -> int:
@@ -123,9 +125,10 @@ def _launch(step: TrainingStep, phase: Phase, start: int, end: int, evaluate_eve
 class _Watch:
     """Looks at chunks in their order, and takes the time from one look to the next."""
 
-    def __init__(self, state: TrainState, progress: Progress, seconds: Callable[[], float]) -> None:
-        self._state, self._progress, self._seconds = state, progress, seconds
-        self._warm, self._mark = False, seconds()
+    def __init__(self, state: TrainState, progress: Progress, arguments: LoopArguments) -> None:
+        self._state, self._progress, self._seconds = state, progress, arguments.seconds
+        self._on_look = arguments.on_look
+        self._warm, self._mark = False, self._seconds()
 
     def restart(self) -> None:
         """The clock goes on from here: what came before was no training."""
@@ -141,6 +144,7 @@ class _Watch:
         (clock.samples if self._warm and clock.steps else clock.warm_up).append(seconds)
         diverged = _watch_steps(self._state, norms, losses)
         clock.steps, self._warm, self._state.step = clock.steps + len(losses), True, chunk.stop
+        self._on_look(chunk.stop, losses[-1], seconds)
         return diverged
 
 
@@ -219,7 +223,7 @@ def train(
     """
     spec: TrialSpec = step.spec
     tokens: Any = validation_tokens
-    watch, last_checkpoint, launched = _Watch(state, progress, arguments.seconds), time.perf_counter(), state.step
+    watch, last_checkpoint, launched = _Watch(state, progress, arguments), time.perf_counter(), state.step
     waiting: deque[_Chunk] = deque()
 
     def checkpoint_due() -> bool:

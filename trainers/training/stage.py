@@ -38,6 +38,7 @@ from trainers.methods import phases_of
 from trainers.model.attention import attention_backend
 from trainers.model.decoder import build_model
 from trainers.model.ranks import Ranks, ranks_here
+from trainers.planning.life import SignOfLife
 from trainers.step.fit import DoesNotFitError, advice
 from trainers.step.optim import build_optimizer
 from trainers.step.step import TrainingStep
@@ -47,6 +48,7 @@ from trainers.training.checkpoint import (
     load_checkpoint,
     read_note,
     save_checkpoint,
+    save_weights,
 )
 from trainers.training.devices import device_name
 from trainers.training.loop import LoopArguments, PhaseClock, Progress, train
@@ -191,8 +193,9 @@ def _close_stage(
     `billed_seconds` is asked when the state has been written.
     """
     folder = Path(job.store) / job.node
-    if outcome is None and job.keep_state:
-        save_checkpoint(folder / STATE, state, {"spec": spec_to_dict(job.spec)})
+    if outcome is None and (job.keep_state or job.keep_weights):
+        save = save_checkpoint if job.keep_state else save_weights
+        save(folder / STATE, state, {"spec": spec_to_dict(job.spec)})
     result = _result(job, outcome, progress, billed_seconds(), state.skipped_steps)
     if not isinstance(outcome, Stopped) and state.ranks.rank == 0:
         # After the state: whoever finds a result may rely on the state beside it.
@@ -208,14 +211,22 @@ def run_stage(job: StageJob, corpus: Any, on_point: Callable[[StagePoint], None]
     `ParentLostError` when the parent's state cannot be used; other exceptions are failures of program or machine.
     Where ranks train together, each of them calls this, and only the first writes the result.
     """
-    began = time.perf_counter()
-    device, spec = torch.device(job.device), own(job.spec)
-    ranks, phases = ranks_here(device), phases_of(spec)
+    ranks = ranks_here(torch.device(job.device))
     done = _done_before(job)
     if ranks.every(done is not None) and done is not None:
         return done
+    with SignOfLife(job, speaks=ranks.rank == 0) as life:
+        return _train_stage(job, corpus, on_point, ranks, life)
+
+
+def _train_stage(
+    job: StageJob, corpus: Any, on_point: Callable[[StagePoint], None], ranks: Ranks, life: SignOfLife
+) -> StageResult:
+    device, spec = torch.device(job.device), own(job.spec)
+    phases = phases_of(spec)
     state = _fresh_state(job, device, ranks)
     progress, billed_before = _restore_stage(job, state)
+    life.spent_before(billed_before)
     step = TrainingStep(
         spec,
         phases,
@@ -229,24 +240,27 @@ def run_stage(job: StageJob, corpus: Any, on_point: Callable[[StagePoint], None]
         ranks,
     )
 
-    def billed() -> float:
-        return billed_before + time.perf_counter() - began
-
     def save_partial(state: TrainState, progress: Progress) -> None:
         folder = Path(job.store) / job.node / PARTIAL
-        save_checkpoint(folder, state, _progress_note(job, progress, billed()))
+        save_checkpoint(folder, state, _progress_note(job, progress, life.billed()))
+        life.moved()
+
+    def tell(point: StagePoint) -> None:
+        life.moved()
+        on_point(point)
 
     arguments = LoopArguments(
         evaluate_every=job.evaluate_every,
         evaluate_tokens=job.evaluate_tokens,
         checkpoint_seconds=job.checkpoint_seconds,
         should_stop=Path(job.stop_file).exists,
-        on_point=on_point,
+        on_point=tell,
         on_checkpoint=save_partial,
         seconds=_seconds(job, ranks),
         agree=ranks.first,
+        on_look=life.look,
     )
     validation = corpus.validation(spec.validation_tokens)
     with _fitting(step), closing(step):
         outcome = train(state, step, validation, job.end, progress, arguments)
-    return _close_stage(job, outcome, state, progress, billed)
+    return _close_stage(job, outcome, state, progress, life.billed)

@@ -48,5 +48,5 @@ def test_bash_completes_commands_and_options() -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PATH": path})
         return done.stdout.split()
 
-    assert completed("re") == ["report", "replay"]
+    assert completed("re") == ["recipe", "report", "replay"]
     assert "--max-gpu-hours" in completed("run", "--max")

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from sweeper.engine.states import final_nodes
 from sweeper.engine.sweep import MAX_DAMAGES, Idle
 from tests.support.tiny_sweep import Desk, Workers, loss_of, result_of, space_of
 from tests.support.tiny_training import tiny_spec
@@ -323,9 +324,20 @@ def test_extra_trials_after_the_end_train_only_what_is_new() -> None:
     assert {job.spec.schedule.total_steps for job in workers.jobs} == {24}
 
 
-def test_states_are_gone_when_nothing_goes_on_from_them() -> None:
+def test_of_a_sweep_that_is_over_the_confirmed_weights_are_left_and_nothing_else() -> None:
     desk = finished_desk()
-    assert desk.store.states() == {}
+    confirmed = [record for record in desk.ledger.records() if record.purpose == "confirmation"]
+    assert desk.store.states().keys() == final_nodes(confirmed)
+    assert len(desk.store.states()) == len(confirmed) > 0
+    before = desk.store.states()
+    more = space_of(seeds={"tuning": (0, 1), "confirmation": (1000, 1001, 1002)})
+    workers = Workers()
+    workers.run(replace(desk, space=more).open())
+    assert workers.jobs
+    assert before.keys() < desk.store.states().keys(), "what was kept stays when the sweep goes on"
+    finals = [job for job in workers.jobs if job.keep_weights]
+    assert {job.spec.seed for job in finals} == {1002}
+    assert not any(job.keep_state for job in finals)
 
 
 def test_a_state_that_is_being_written_is_not_swept_out() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sweeper.engine.arms import earlier_points, identity_of
 from sweeper.engine.site import Site, state_bytes
+from sweeper.engine.states import final_nodes
 from sweeper.engine.sweep import Sweep
 from sweeper.executors.inline import InlineExecutor
 from sweeper.executors.worker import train_stage
@@ -62,6 +63,11 @@ def test_a_disk_for_a_few_states_is_enough_and_never_exceeded(tmp_path: Path) ->
     assert {r.spec.spec_id: r.final_loss for r in ledger.records()} == {
         r.spec.spec_id: r.final_loss for r in expected.records()
     }
+    # The weights that are kept for export are given up before the sweep is.
+    kept, wanted = tight.store.states(), final_nodes(expected.records())
+    assert roomy.store.states().keys() == wanted
+    assert kept.keys() < wanted
+    assert sum(kept.values()) <= 3.5 * one
 
 
 def test_a_disk_for_no_state_stops_the_sweep_with_one_line(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from trainers.contract.spec import TrialSpec, own
 from trainers.planning.lineage import build_tree, path_of
 
 FILES = sorted(path.name for path in SHIPPED.glob("*.yaml"))
-OURS = ("quickstart.yaml", "methods.yaml", "gpu-1m.yaml", "your-trainer.yaml")
+OURS = ("quickstart.yaml", "methods.yaml", "gpu-1m.yaml", "your-trainer.yaml", "transformers.yaml")
 
 
 def plain(value: object) -> object:

@@ -78,6 +78,18 @@ def test_what_is_no_tokenizer_is_one_line(tmp_path: Path, content: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_published_length_cuts_and_fills_no_text() -> None:
+    from tokenizers import Tokenizer
+
+    published = Tokenizer.from_str(tokenizer_json())
+    published.enable_truncation(4)
+    published.enable_padding(length=8)
+    loaded = load_tokenizer(published.to_str(), "published", VOCABULARY)
+    text = "def function(argument): return argument"
+    assert loaded.encode(text).ids == Tokenizer.from_str(tokenizer_json()).encode(text).ids
+    assert loaded.to_str() == Tokenizer.from_str(tokenizer_json()).to_str()
+
+
 def test_a_separator_written_out_ends_a_document_whoever_s_it_is() -> None:
     assert pieces("a<|endoftext|>b<|end_of_text|>c") == ["a", "b<|end_of_text|>c"]
     assert pieces("a<|endoftext|>b<|end_of_text|>c", "<|end_of_text|>") == ["a", "b", "c"]

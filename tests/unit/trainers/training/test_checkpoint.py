@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save
 
 from tests.support.tiny_training import CORPUS, CPU, tiny_spec
 from trainers.contract.writing import write_atomically
@@ -20,6 +22,7 @@ from trainers.training.checkpoint import (
     TrainState,
     load_checkpoint,
     read_note,
+    read_weights,
     save_checkpoint,
 )
 
@@ -61,6 +64,28 @@ def test_a_state_survives_to_the_bit(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, written, {"points": [1.5, "a"]})
     assert load_checkpoint(tmp_path, read) == {"points": [1.5, "a"]}
     assert is_equal(written, read)
+
+
+def test_weights_are_read_whole_however_many_ranks_wrote_them(tmp_path: Path) -> None:
+    written = trained_state(2)
+    save_checkpoint(tmp_path, written, {})
+    note = json.loads((tmp_path / NOTE).read_text())
+    whole = load_file(state_file(tmp_path))
+    files = []
+    for rank, rows in enumerate([slice(0, 1), slice(1, None)]):
+        parts = {name: tensor[rows].contiguous() if tensor.dim() else tensor for name, tensor in whole.items()}
+        content = save(parts)
+        (tmp_path / f"state-{rank}.safetensors").write_bytes(content)
+        files.append((f"state-{rank}.safetensors", hashlib.sha256(content).hexdigest()))
+    note["checkpoint"] |= {"file": files[0][0], "sha256": files[0][1], "others": files[1:]}
+    (tmp_path / NOTE).write_text(json.dumps(note))
+    found = read_weights(tmp_path)
+    own = dict(written.model.named_parameters())
+    assert found.keys() == own.keys()
+    assert all(torch.equal(found[name], own[name]) for name in own)
+    (tmp_path / "state-1.safetensors").write_bytes(content[:-1])
+    with pytest.raises(CheckpointError, match="SHA-256 differs"):
+        read_weights(tmp_path)
 
 
 def test_the_state_before_the_first_step_has_no_moments(tmp_path: Path) -> None:

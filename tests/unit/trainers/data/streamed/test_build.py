@@ -320,6 +320,7 @@ def test_a_changed_cut_or_missing_file_and_another_tokenizer_are_refused(
         with pytest.raises(BrokenCorpus, match=message) as caught:
             open_corpus(copy)
         assert "\n" not in str(caught.value)
+        assert str(caught.value).count(path.name) == 1
         path.write_bytes(whole)
     assert open_corpus(copy).fingerprint == corpus.fingerprint
 

@@ -1,0 +1,281 @@
+"""Parts of a cluster that die under a sweep: a worker, a node, the raylet, the head; and a minutes-long mixture of all.
+
+Real processes on loopback. What is compared with an undisturbed sweep is whatever is not a clock, to the last bit; what
+was repeated is counted in steps of training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from sweeper.executors.alive import answers
+from sweeper.executors.cluster import AUTH_MODE
+from sweeper.ledger.dashboard import free_port
+from sweeper.ledger.mlflow_ledger import Ledger
+from sweeper.options import CORPORA
+from tests.conformance.sweep_of import essence
+from tests.integration.test_cluster import RAY, end_tree, environment, family_of
+from tests.integration.test_command_line import FILE, SWEEPER, results
+
+__all__ = ["results"]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
+]
+DEADLINE = 900.0
+WORKER = "ray::ImplicitFunc"
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep whose stages take seconds, so that a fault can fall into one."""
+    text = FILE.read_text(encoding="utf-8").replace("tuning: 30", "tuning: 300")
+    text = text.replace("[40, 60, 80]", "[320, 360, 400]").replace("[40]", "[320]")
+    made = tmp_path_factory.mktemp("file") / "some.yaml"
+    made.write_text(text, encoding="utf-8")
+    return made
+
+
+@pytest.fixture(scope="module")
+def undisturbed(file: Path, tmp_path_factory: pytest.TempPathFactory, corpora: Path) -> dict[str, tuple[Any, ...]]:
+    """What the sweep comes to when nothing happens."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / CORPORA).symlink_to(corpora)
+    command = [str(SWEEPER), "run", str(file), "--results", str(folder), "--executor", "inline"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=DEADLINE)
+    assert done.returncode == 0, done.stderr
+    return records_of(folder)
+
+
+def records_of(results: Path, uri: str | None = None) -> dict[str, tuple[Any, ...]]:
+    with Ledger.open(results, "tiny", uri, create=False) as ledger:
+        assert not ledger.pending()
+        return essence(ledger.records())
+
+
+@dataclass
+class Nodes:
+    """Ray nodes of our own, each with a place for its files; what dies can be started again."""
+
+    folder: Path
+    address: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
+    running: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+    generation: int = 0
+
+    def start(self, node: int) -> None:
+        """Number 0 is the head."""
+        self.generation += 1
+        place = self.folder / f"{self.generation}"
+        head = ["--head", "--port", self.address.split(":")[1], "--include-dashboard=false", "--temp-dir", str(place)]
+        common = ["--num-cpus", "1", "--disable-usage-stats", "--object-store-memory", str(100 * 2**20), "--block"]
+        with (self.folder / "ray.log").open("ab") as log:
+            command = [RAY, "start", *(head if node == 0 else ["--address", self.address]), *common]
+            self.running[node] = subprocess.Popen(
+                command, stdout=log, stderr=log, env=environment(**{AUTH_MODE: "disabled"}), start_new_session=True
+            )
+        deadline = time.monotonic() + 120
+        while (
+            node == 0
+            and subprocess.run([RAY, "health-check", "--address", self.address], capture_output=True).returncode
+        ):
+            assert time.monotonic() < deadline, (self.folder / "ray.log").read_text()
+
+    def end(self, node: int) -> None:
+        """With everything that the node started."""
+        if node in self.running:
+            end_tree(self.running.pop(node))
+
+    def part(self, node: int, name: str) -> psutil.Process | None:
+        """A process of a node, see `part_of`."""
+        return part_of(self.running[node].pid, name) if node in self.running else None
+
+
+def part_of(pid: int, name: str) -> psutil.Process | None:
+    """A descendant of a process: `raylet`, `gcs_server`, or a worker by the beginning of its title."""
+    for process in family_of(pid):
+        with contextlib.suppress(psutil.Error):
+            if process.name().startswith(name[:15]):
+                return process
+    return None
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as name:
+        made = Nodes(Path(name))
+        try:
+            made.start(0)
+            made.start(1)
+            yield made
+        finally:
+            for node in sorted(made.running, reverse=True):
+                made.end(node)
+
+
+def driver(file: Path, results: Path, *more: str) -> subprocess.Popen[str]:
+    command = [str(SWEEPER), "run", str(file), "--results", str(results), *more]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(**{AUTH_MODE: "disabled"}) if "--address" in more else environment(),
+    )
+
+
+def until(what: Callable[[], object], run: subprocess.Popen[str] | None = None) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not what():
+        if run is not None and run.poll() is not None:
+            raise AssertionError(run.communicate())
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def training(results: Path) -> bool:
+    """Whether a stage has ended: then others train."""
+    return any(results.glob("tiny/stages/*/result.json"))
+
+
+def test_a_killed_worker_is_replaced(file: Path, results: Path, undisturbed: dict[str, Any]) -> None:
+    run = driver(file, results, "--workers", "1")
+    until(lambda: training(results) and part_of(run.pid, WORKER), run)
+    worker = part_of(run.pid, WORKER)
+    assert worker is not None
+    worker.kill()
+    _, err = run.communicate(timeout=DEADLINE)
+    assert run.returncode == 0, err
+    assert records_of(results) == undisturbed
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["the whole node", "its raylet"])
+def test_a_lost_node_costs_what_ran_on_it(
+    file: Path, results: Path, nodes: Nodes, undisturbed: dict[str, Any], whole: bool
+) -> None:
+    run = driver(file, results, "--address", nodes.address)
+    until(lambda: training(results) and nodes.part(1, WORKER), run)
+    raylet = nodes.part(1, "raylet")
+    assert raylet is not None
+    if whole:
+        nodes.end(1)
+    else:
+        raylet.kill()
+    _, err = run.communicate(timeout=DEADLINE)
+    assert run.returncode == 0, err
+    assert records_of(results) == undisturbed
+
+
+@pytest.mark.parametrize("part", ["gcs_server", "raylet"])
+def test_a_lost_head_is_one_line_with_a_report_and_the_same_command_goes_on(
+    file: Path, results: Path, undisturbed: dict[str, Any], part: str
+) -> None:
+    run = driver(file, results)
+    until(lambda: training(results) and part_of(run.pid, WORKER), run)
+    process = part_of(run.pid, part)
+    assert process is not None
+    process.kill()
+    out, err = run.communicate(timeout=DEADLINE)
+    assert run.returncode == 1, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert "***" not in err, "a dump of the C++ side"
+    assert len([line for line in err.splitlines() if "Ray is gone" in line]) == 1, err
+    assert (results / "tiny" / "report.html").exists()
+    before = {file: file.stat().st_mtime_ns for file in results.glob("tiny/stages/*/result.json")}
+    again = driver(file, results)
+    _, err = again.communicate(timeout=DEADLINE)
+    assert again.returncode == 0, err
+    assert records_of(results) == undisturbed
+    assert {file: file.stat().st_mtime_ns for file in before} == before, "a finished stage was trained again"
+
+
+@dataclass
+class Server:
+    """MLflow's own server as the ledger, which can die and come back at its address."""
+
+    folder: Path
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}", "--workers", "1"]
+        command += ["--artifacts-destination", (self.folder / "artifacts").as_uri()]
+        quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=environment(**quiet), start_new_session=True
+            )
+        until(lambda: answers(("127.0.0.1", self.port)))
+
+    def end(self) -> None:
+        if self.process is not None:
+            end_tree(self.process)
+
+
+@pytest.mark.long
+def test_a_sweep_among_random_deaths_comes_to_the_same_records(
+    file: Path, results: Path, nodes: Nodes, tmp_path: Path, undisturbed: dict[str, Any]
+) -> None:
+    """For `CHAOS_MINUTES` (3) something dies every few seconds; then the sweep is left to end."""
+    dice = random.Random(int(os.environ.get("CHAOS_SEED", "0")))
+    server = Server(tmp_path)
+    server.start()
+    deaths: Counter[str] = Counter()
+    options = ["--address", nodes.address, "--tracking-uri", server.address]
+    run = driver(file, results, *options)
+    try:
+        end = time.monotonic() + 60 * float(os.environ.get("CHAOS_MINUTES", "3"))
+        while time.monotonic() < end and run.poll() != 0:
+            time.sleep(dice.uniform(5, 15))
+            what = dice.choice(["driver", "worker", "raylet", "head", "server"])
+            deaths[what] += 1
+            if what == "driver":
+                run.kill()
+            elif what == "server":
+                server.end()
+                server.start()
+            elif what == "head":
+                for node in (1, 0):
+                    nodes.end(node)
+            else:
+                process = nodes.part(1, WORKER if what == "worker" else "raylet")
+                if process is not None:
+                    process.kill()
+            for node in (0, 1):
+                if node not in nodes.running or nodes.part(node, "raylet") is None:
+                    nodes.end(node)
+                    nodes.start(node)
+            if run.poll() not in (None, 0):
+                said = run.communicate()[1]
+                assert "Traceback" not in said, said
+                run = driver(file, results, *options)
+        while run.wait(timeout=DEADLINE) != 0:
+            assert run.returncode in (1, 2, -9), run.communicate()
+            run = driver(file, results, *options)
+    finally:
+        run.kill()
+        run.communicate()
+        server_records = records_of(results, server.address) if run.returncode == 0 else {}
+        server.end()
+    print(dict(deaths))
+    assert server_records == undisturbed
