@@ -13,9 +13,10 @@ from sweeper.options import CORPORA, RunOptions
 from sweeper.space.schema import CorpusPart, SearchSpace
 from sweeper.space.text import text_needed, text_wanted
 from trainers.contract.errors import UserError
-from trainers.data.request import STREAMED_SOURCES, CorpusRequest, PartRequest
+from trainers.data.request import STREAMED_SOURCES, CorpusRequest, PartRequest, refuse_few_held_out
 
 if TYPE_CHECKING:
+    from trainers.data.manifest import Manifest
     from trainers.data.shards import PreparedCorpus
     from trainers.data.streamed.build import Pace
 
@@ -68,14 +69,19 @@ def prepared_text(
 
     request = corpus_request(space)
     if request.tokens is not None:
-        _refuse_few_held_out(request.tokens, space)
+        _refuse_small_share(request.tokens, space)
         _refuse_many_epochs(request.tokens, space)
     corpus = prepare(request, options.results / CORPORA, say, watch or now_and_then(say), processes)
-    corpus.validation(space.validation_tokens + 1)
-    _refuse_many_epochs(corpus.train_tokens, space)
+    refuse_little_text(space, corpus)
     if said := reread_text(space, corpus.train_tokens):
         say(said)
     return corpus
+
+
+def refuse_little_text(space: SearchSpace, corpus: PreparedCorpus | Manifest) -> None:
+    """Raise `UserError` where a prepared text is too little for the runs of a file, be it to train on or to be held out."""
+    refuse_few_held_out(space.validation_tokens, corpus.validation_tokens)
+    _refuse_many_epochs(corpus.train_tokens, space)
 
 
 def now_and_then(say: Say) -> Watch:
@@ -108,7 +114,7 @@ def _refuse_many_epochs(train_tokens: int, space: SearchSpace) -> None:
         )
 
 
-def _refuse_few_held_out(train_tokens: int, space: SearchSpace) -> None:
+def _refuse_small_share(train_tokens: int, space: SearchSpace) -> None:
     """Before hours go into text of which too little will be held out. Half of what is expected is let through."""
     fraction = space.corpus.validation_fraction
     held_out = train_tokens * fraction / (1 - fraction)

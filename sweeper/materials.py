@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from sweeper.corpora import corpus_request, prepared_text, reread_text
+from sweeper.corpora import corpus_request, prepared_text, refuse_little_text, reread_text
 from sweeper.executors.inline import Train
 from sweeper.foreign.costs import command_cost
 from sweeper.foreign.dry import Check, DryRun, example_specs, measured_by_a_dry_run
@@ -82,7 +82,7 @@ def materials_of(space: AnySpace, options: RunOptions, room: Room, say: Say) -> 
 
 
 def expected(space: AnySpace, options: RunOptions, room: Room, known: Sequence[RunRecord]) -> Expected:
-    """What is known of it all now; prepares nothing."""
+    """What is known of it all now; prepares nothing. Raises `UserError` where a prepared text is too little."""
     if isinstance(space, ForeignSpace):
         facts = _no_corpus(space, options)
         dry = measured_by_a_dry_run(options.results / space.name, facts.code)
@@ -125,6 +125,7 @@ def _prepared(space: SearchSpace, options: RunOptions) -> tuple[CorpusFacts, str
     except UserError as error:
         return UNPREPARED, f"unprepared ({error})"
     if manifest:
+        refuse_little_text(space, manifest)
         said = reread_text(space, manifest.train_tokens)
         return corpus_facts(manifest), f"{manifest.description}, prepared{f'; {said}' if said else ''}"
     return UNPREPARED, f"{space.corpus.source}, unprepared"

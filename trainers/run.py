@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from types import FrameType
 
 from trainers.contract.errors import InputError
@@ -62,8 +63,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 @contextmanager
-def _stopping(stop_file: Path, hours: float | None) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and the end of the time ask training to save its state; a second Ctrl-C ends at once."""
+def _stopping(stop_file: Path, end: float | None) -> Iterator[None]:
+    """Ctrl-C, SIGTERM and the `end` of the time ask training to save its state; a second Ctrl-C ends at once."""
     asked: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -75,7 +76,10 @@ def _stopping(stop_file: Path, hours: float | None) -> Iterator[None]:
 
     stop_file.parent.mkdir(parents=True, exist_ok=True)
     stop_file.unlink(missing_ok=True)
-    timer = threading.Timer(hours * 3600, stop_file.touch) if hours else None
+    left = None if end is None else end - monotonic()
+    if left is not None and left <= 0:  # nothing is begun that would have to be stopped at once
+        stop_file.touch()
+    timer = threading.Timer(left, stop_file.touch) if left is not None and left > 0 else None
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     if timer is not None:
         timer.daemon = True
@@ -89,7 +93,7 @@ def _stopping(stop_file: Path, hours: float | None) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _train(given: argparse.Namespace) -> int:
+def _train(given: argparse.Namespace, began: float) -> int:
     import torch
 
     from trainers.bare_sweep import BareSite, BareSweep, refuse_unfit
@@ -118,7 +122,9 @@ def _train(given: argparse.Namespace) -> int:
     )
     corpus = open_corpus(given.corpus.resolve())
     refuse_unfit(trials, corpus, site, given.specs.name)
-    with RecordsFile(given.out) as records, _stopping(site.stop_file, given.hours):
+    # What comes before training, such as trying a form of the step, is part of the time, too.
+    end = began + given.hours * 3600 if given.hours else None
+    with RecordsFile(given.out) as records, _stopping(site.stop_file, end):
         end = BareSweep(trials, corpus, site, records).run()
     print(f"{end.ended} trials ended, {end.unfinished} of them without a final loss; {end.left} left. {given.out}")
     if end.left and site.stop_file.exists():
@@ -129,9 +135,10 @@ def _train(given: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    began = monotonic()
     given = _parser().parse_args(arguments)
     try:
-        return _train(given)
+        return _train(given, began)
     except Exception as error:
         return end_of(error, PROGRAM, given.out.parent, debug=given.debug)
 

@@ -74,7 +74,7 @@ def _bench(options: BenchOptions, folder: Path, as_json: bool) -> bool:
     from trainers.bench.run import run_bench
 
     keep = partial(keep_result, folder)
-    result = run_bench(options, _say, keep)
+    result = run_bench(options, _say, partial(keep, whole=False))
     if as_json:
         print_json(result_to_json(result))
     else:

@@ -52,7 +52,7 @@ def main() -> int:
 
     keep = partial(keep_result, arguments.out)
     try:
-        result = run_bench(options, say, keep)
+        result = run_bench(options, say, partial(keep, whole=False))
     except Exception as error:
         return end_of(error, PROGRAM, arguments.out, debug=arguments.debug)
     print(json.dumps(result_to_json(result), indent=1, allow_nan=False) if arguments.json else plain(result))

@@ -19,6 +19,7 @@ BENCH_SCHEMA = 1
 FOLDER = "bench"
 """Below the results folder: one file a device, the newest run."""
 OK, FAIL, SKIPPED = "ok", "FAIL", "skipped"
+FAILED, PARTIAL = ".failed", ".partial"
 
 CONVENTIONS: dict[str, str] = {
     "model_flops": "6 * (active parameters without the input embedding) + 12 * layers * attention width * context / 2 "
@@ -252,19 +253,24 @@ def result_to_json(result: BenchResult) -> dict[str, Any]:
     }
 
 
-def bench_file(folder: Path, device: str, *, passed: bool = True) -> Path:
-    """Where the newest result of `device` is kept, and beside it the newest whose checks did not all pass."""
+def bench_file(folder: Path, device: str, kind: str = "") -> Path:
+    """Where the newest result of `device` is kept; beside it, by their `kind`, the newest one whose checks did not all pass
+    (`FAILED`), and what there is of one that has not ended (`PARTIAL`)."""
     name = re.sub(r"[^a-z0-9]+", "-", device.casefold()).strip("-")
-    return folder / (f"{name}.json" if passed else f"{name}.failed.json")
+    return folder / f"{name}{kind}.json"
 
 
-def keep_result(folder: Path, result: BenchResult) -> Path:
+def keep_result(folder: Path, result: BenchResult, *, whole: bool = True) -> Path:
     """Write a result, replacing its device's last one; readers see the old file or the new one.
 
-    One with a failed check goes beside it: its figures may say why, and no plan may reckon with them.
+    One with a failed check goes beside it: its figures may say why, and no plan may reckon with them. So does one that is not
+    `whole`, until the whole one takes its place: an earlier one has more scales.
     """
-    path = bench_file(folder, result.environment.device, passed=result.passed)
+    device = result.environment.device
+    path = bench_file(folder, device, PARTIAL if not whole else "" if result.passed else FAILED)
     write_atomically(path, json.dumps(result_to_json(result), indent=1, allow_nan=False) + "\n")
+    if whole:
+        bench_file(folder, device, PARTIAL).unlink(missing_ok=True)
     return path
 
 

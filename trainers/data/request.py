@@ -95,3 +95,12 @@ class CorpusRequest:
             raise InputError(f"corpus.paths: empty; the source `{self.source}` needs at least one path")
         if self.paths and not source.takes_paths:
             raise InputError(f"corpus.paths: {list(self.paths)} given, but the source `{self.source}` takes none")
+
+
+def refuse_few_held_out(wanted: int, held_out: int) -> None:
+    """Raise `InputError` where fewer than `wanted` tokens are held out to be evaluated on, or none are wanted."""
+    if not 0 < wanted <= held_out:
+        raise InputError(
+            f"validation_tokens: {wanted} asked for, the validation split has {held_out}; "
+            "ask for fewer, add text or raise corpus.validation_fraction"
+        )

@@ -22,8 +22,8 @@ from typing import Self
 
 import numpy as np
 
-from trainers.contract.errors import InputError
 from trainers.data.manifest import Shard, read_manifest
+from trainers.data.request import refuse_few_held_out
 from trainers.data.streamed.order import BlockStream, ShardedTokens
 
 MATERIALISE_BYTES = 256 << 20
@@ -77,11 +77,7 @@ class PreparedCorpus:
         Pieces of all held-out documents in one fixed order, so that a prefix is a mixture: the first few whole files
         would make the loss hang on whether a run has lately read their like. Raises `InputError` when there are fewer.
         """
-        if not 0 < num_tokens <= self.validation_tokens:
-            raise InputError(
-                f"validation_tokens: {num_tokens} asked for, the validation split has {self.validation_tokens}; "
-                "ask for fewer, add text or raise corpus.validation_fraction"
-            )
+        refuse_few_held_out(num_tokens, self.validation_tokens)
         if self.shards:
             return BlockStream(self._sharded("validation"), VALIDATION_PIECE_TOKENS, seed=0).read(0, num_tokens)
         tokens = np.memmap(tokens_path(self.directory, "validation"), dtype=self.token_dtype, mode="r")

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
 from sweeper.corpora import corpus_request, prepared_text, reread_text
 from sweeper.options import RunOptions
-from sweeper.space.load import load_search_space, parse_search_space
+from sweeper.session import plan
+from sweeper.space.load import load_own_space, load_search_space, parse_search_space
 from sweeper.space.schema import SearchSpace
 from sweeper.space.text import text_needed, text_wanted
 from tests.support.corpora import documents, write_parquet
-from tests.support.places import SHIPPED
+from tests.support.places import ROOT, SHIPPED
 from tests.support.tiny_sweep import space_of
 from trainers.contract.errors import UserError
+from trainers.data.documents import hash_document, split_documents
 from trainers.data.request import CorpusRequest, PartRequest
+from trainers.data.sources import SOURCES
+from trainers.data.stdlib import library_root
 
 
 def shipped(name: str) -> SearchSpace:
@@ -96,3 +102,34 @@ def test_too_little_held_out_text_is_refused_before_it_is_prepared(tmp_path: Pat
     ):
         prepared_text(space, RunOptions(Path("tiny.yaml"), tmp_path / "results"), lambda line: None)
     assert not (tmp_path / "results").exists()
+
+
+def test_a_plan_says_that_a_prepared_text_is_too_little(tmp_path: Path) -> None:
+    """Once it is prepared, in the words of the run that would be refused; before, nobody knows."""
+    text = (ROOT / "tests" / "integration" / "tiny.yaml").read_text(encoding="utf-8")
+    paths = str(library_root() / "json/*.py")
+    text = text.replace("{source: stdlib}", f"{{source: files, paths: ['{paths}'], validation_fraction: 0.3}}")
+    file, results = tmp_path / "tiny.yaml", tmp_path / "results"
+    file.write_text(text.replace("validation_tokens: 4096", "validation_tokens: 64"), encoding="utf-8")
+    held_out = prepared_text(load_own_space(file), RunOptions(file, results), lambda line: None).validation_tokens
+    assert "prepared" in plan(RunOptions(file, results)).corpus
+    for asked in (held_out, held_out + 1):
+        file.write_text(text.replace("validation_tokens: 4096", f"validation_tokens: {asked}"), encoding="utf-8")
+        refused = pytest.raises(UserError, match=f"^validation_tokens: {asked} asked for, .* split has {held_out}; ")
+        with refused if asked > held_out else nullcontext():
+            plan(RunOptions(file, results))
+        with refused if asked > held_out else nullcontext():
+            prepared_text(load_own_space(file), RunOptions(file, results), lambda line: None)
+
+
+@pytest.mark.slow
+def test_the_text_of_the_gpu_s_file_is_enough_with_room_for_other_versions() -> None:
+    """By the bytes of torch's sources here: preparing them takes minutes."""
+    space = load_own_space(SHIPPED / "gpu-1m.yaml")
+    sources = str(Path(torch.__file__).parent / "**" / "*.py")
+    documents = tuple(map(hash_document, SOURCES["files"].documents((sources,))))
+    split = split_documents(documents, space.corpus.validation_fraction, {})
+    bytes_per_token = 3.2
+    assert sum(entry.size for entry in split.validation) / bytes_per_token > 1.3 * space.validation_tokens
+    expected = space.corpus.validation_fraction * sum(entry.size for entry in documents) / bytes_per_token
+    assert expected > 2 * space.validation_tokens

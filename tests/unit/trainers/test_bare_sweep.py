@@ -431,6 +431,27 @@ def test_a_line_that_was_cut_short_is_dropped_and_two_writers_are_refused(tmp_pa
     assert [problem[:16] for problem in caught.value.problems] == ["records.jsonl:2:", "records.jsonl:3:"]
 
 
+def test_the_time_runs_while_a_form_of_the_step_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a GPU that is up to minutes of compiling; here an hour on a clock of its own."""
+    now = [1_000.0]
+
+    def tried(*arguments: object) -> str:
+        now[0] += 3_601
+        return "eager"
+
+    monkeypatch.setattr("trainers.run.monotonic", lambda: now[0])
+    monkeypatch.setattr("trainers.training.execution.resolve_execution", tried)
+    file, out = tmp_path / "specs.jsonl", tmp_path / "records.jsonl"
+    file.write_text(trials_to_text(lines(LADDER[:1])))
+    given = [str(file), "--corpus", str(small.corpus().directory), "--out", str(out), "--device", "cpu"]
+    assert main([*given, "--hours", "1"]) == 3
+    assert out.read_text() == ""
+    assert "0 trials ended" in capsys.readouterr().out
+    assert main([*given, "--hours", "2"]) == 0
+
+
 BARE = """
 import sys
 sys.modules.update(dict.fromkeys({absent!r}))

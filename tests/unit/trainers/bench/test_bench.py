@@ -179,6 +179,18 @@ def test_a_kept_result_is_read_back_for_its_device_only(tmp_path: Path) -> None:
     assert read_figures(tmp_path / "bench", DEVICE) is None
 
 
+def test_a_bench_that_has_not_ended_does_not_replace_one_that_has(tmp_path: Path) -> None:
+    result = result_of()
+    path = keep_result(tmp_path, result)
+    so_far = keep_result(tmp_path, replace(result, losses=()), whole=False)
+    assert so_far.name == "some-gpu-80-gb.partial.json"
+    assert json.loads(so_far.read_text(encoding="utf-8"))["losses"] == []
+    assert json.loads(path.read_text(encoding="utf-8"))["losses"]
+    assert read_figures(tmp_path, DEVICE) == device_figures(result)
+    keep_result(tmp_path, result)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
 def test_figures_of_a_wrong_step_or_another_schema_are_not_used(tmp_path: Path) -> None:
     keep_result(tmp_path, result_of())
     apart = keep_result(tmp_path, result_of("FAIL"))

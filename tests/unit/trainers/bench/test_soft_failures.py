@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from tests.support.tiny_training import CPU
 from trainers.bench.checks import Bench, check_all
 from trainers.bench.clock import Pace
 from trainers.bench.measure import BAG_SIZES, measure_scale
+from trainers.bench.result import Check
 from trainers.bench.rivals import RIVALS, bytes_of
 from trainers.bench.run import BenchOptions, run_bench
 from trainers.bench.subject import GPU_SETTINGS, Setting, bench_spec
@@ -64,6 +67,36 @@ def test_a_check_that_raises_has_failed_and_the_others_go_on(monkeypatch: pytest
     assert found["resume = no stop, eager"].status == "FAIL"
     assert found["resume = no stop, eager"].note == "ZeroDivisionError: division by zero"
     assert {check.status for name, check in found.items() if not name.startswith("resume")} == {"ok"}
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_on_a_gpu_the_kernels_that_training_takes_are_checked_too(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the ordinary mode: the others run with kernels that repeat themselves, of which some are not those of training."""
+    asked: list[tuple[str, str, bool]] = []
+
+    def check(name: str) -> Callable[..., Any]:
+        def note(bench: Bench, *arguments: Any) -> Any:
+            asked.append((name, str(arguments[-1]) if arguments else "", torch.are_deterministic_algorithms_enabled()))
+            found = Check(name, "ok", 0.0, 0.0, "")
+            return [found] if name in ("check_forms", "check_gradients") else found
+
+        return note
+
+    every = (
+        "check_forms",
+        "check_gradients",
+        "check_attention",
+        "check_bag_of_one",
+        "check_resume",
+        "check_usual_kernels",
+    )
+    for name in every:
+        monkeypatch.setattr(f"trainers.bench.checks.{name}", check(name))
+    found = check_all(Bench(torch.device(device), 3), ("eager", "captured"), lambda line: None)
+    usual = ("check_usual_kernels", "captured", False)
+    assert (usual in asked) is (device == "cuda")
+    assert {deterministic for name, _, deterministic in asked if name != usual[0]} == {device == "cuda"}
+    assert {one.name for one in found} == {name for name in every if device == "cuda" or name != usual[0]}
 
 
 def without_memory(*arguments: object) -> Tensor:

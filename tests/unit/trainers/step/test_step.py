@@ -6,16 +6,19 @@ import gc
 import math
 import shutil
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from tests.support.tiny_training import CORPUS, CPU, SHAPE, tiny_spec
 from trainers.contract.spec import TrialSpec
 from trainers.methods import phases_of
-from trainers.model.decoder import build_model
+from trainers.model.decoder import Decoder, build_model
 from trainers.model.losses import fused_linear_multi_hot
 from trainers.step.batch import read_batch
 from trainers.step.optim import build_optimizer
@@ -180,6 +183,36 @@ def test_a_compiled_step_may_compute_its_activations_again() -> None:
     assert counters["stats"]["unique_graphs"] - before == 3, "embedding, a block for all three of them, loss"
 
 
+def test_activations_are_computed_again_from_outside_of_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside of it the compiler would ask for random generators on a GPU, and compile each block for itself."""
+    inside: list[str] = []
+    entered: list[str] = []
+    checkpointed_in: list[str] = []
+
+    def compiled(function: Callable[..., Tensor], unrolled: int | None = None) -> Callable[..., Tensor]:
+        def call(*arguments: Any) -> Tensor:
+            entered.append(function.__qualname__)
+            inside.append(function.__qualname__)
+            try:
+                return function(*arguments)
+            finally:
+                inside.pop()
+
+        return call
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        checkpointed_in.extend(inside or ["nothing"])
+        return checkpoint(*arguments, **options)
+
+    monkeypatch.setattr("trainers.step.objective.compiled", compiled)
+    monkeypatch.setattr("trainers.model.decoder.checkpoint", noted)
+    spec = replace(tiny_spec("baseline"), shape=replace(SHAPE, num_layers=3))
+    step = step_of(spec, "compiled", checkpoint_activations=True)
+    step.run(0, step.phases[0])
+    assert checkpointed_in == ["nothing"] * 3
+    assert entered.count("Block.forward") == 6, "three blocks, and each of them again"
+
+
 def test_auto_takes_the_first_form_that_works_and_says_why_not_those_before_it() -> None:
     said: list[str] = []
     reasons = {"captured": "the device refuses", "compiled": None, "eager": None}
@@ -251,3 +284,16 @@ def test_why_a_form_does_not_work_is_brought_from_another_process_in_one_line() 
     reason = failure_elsewhere("eager", "nonsense")
     assert reason is not None
     assert "nonsense" in reason
+
+
+def test_a_form_whose_gradients_are_broken_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As attention's may be on some device: the probe's own model, finite in every loss."""
+
+    def broken(*arguments: Any) -> Decoder:
+        model = build_model(*arguments)
+        weight = model.blocks[0].attention.output.weight
+        weight.register_hook(lambda gradient: torch.full_like(gradient, math.nan))
+        return model
+
+    monkeypatch.setattr("trainers.training.probe.build_model", broken)
+    assert str(failure_of("eager", CPU)).startswith("its gradient norms are [nan, nan,")

@@ -1,15 +1,17 @@
-"""The parts of a tour, each of them a process: `python -m trainers.bench.tour_parts DEVICE PART FILE` measures one of them.
+"""The parts of a tour, each of them a process: `python -m trainers.bench.tour.parts DEVICE PART FILE` measures one of them.
 
 A part tells what it has after every measurement, so that one that is ended at its limit has told the most of it. On a CPU
-the same parts run small, where a CPU has what they need. Order and limits are `tour`'s.
+the same parts run small, where a CPU has what they need. Order and limits are `order`'s.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -30,10 +32,12 @@ from trainers.bench.result import FAIL, Timed
 from trainers.bench.rivals import RIVALS, Rival, bytes_of
 from trainers.bench.run import WIDE, WIDE_ROWS, bench_device
 from trainers.bench.subject import Subject, bench_phases, bench_spec, make_subject, setting_of
-from trainers.bench.tour import CUT, OK, write_part
+from trainers.bench.tour.gpu_tests import FAILURES, run_tests
+from trainers.bench.tour.order import CUT, OK, TRAINING, write_part
+from trainers.bench.tour.process import ends_with_us
 from trainers.bench.words import step_row
 from trainers.contract.errors import InputError
-from trainers.contract.faults import USER
+from trainers.contract.faults import FAULT, USER
 from trainers.contract.record import reason_of
 from trainers.contract.scales import SCALES
 from trainers.contract.schedule import phase_at
@@ -51,12 +55,13 @@ CHUNKS: tuple[int, ...] = (8_192, 4_096, 16_384)
 CPU_CHUNKS: tuple[int, ...] = (512, 128, 256)
 BAGS: tuple[int, ...] = (1, 6, 16)
 MOST_KERNELS = 25
-TEST_SECONDS = 140
-NOTHING_COLLECTED = 5
-"""Exit code of pytest where no test is chosen."""
 SHORT = Pace(rounds=3, block=4, warm_up=0, settle=2, most_rounds=3, seconds=0.0)
 LONG = Pace(rounds=10, block=10, warm_up=0, settle=2, most_rounds=10, seconds=0.0)
 """For steps of a millisecond."""
+
+
+class FoundWrongError(Exception):
+    """A part has measured, and what it found is not right; its text is for the table."""
 
 
 class Report:
@@ -66,7 +71,7 @@ class Report:
         self.path, self.device = path, device
         self.figures: dict[str, Any] = {}
         self.rows: list[str] = []
-        commit, _ = git_state(Path(__file__).resolve().parents[2])
+        commit, _ = git_state(Path(__file__).resolve().parents[3])
         self.environment: dict[str, Any] = {
             "device": device_name(str(device)),
             "torch": torch.__version__,
@@ -168,7 +173,8 @@ def loss(report: Report) -> str:
         row = f"chunk of {chunk} rows: {mine.seconds * 1e3:.3f} ms, {ratio:.3f} of the first"
         report.add(f"chunk {chunk}", {"seconds": mine.seconds, "over_first": ratio}, row)
     limit = GRADIENT_TOLERANCES[dtype]
-    assert all(error <= limit for error in errors), f"gradients are {errors} from float64, and {limit} is allowed"
+    if not all(error <= limit for error in errors):
+        raise FoundWrongError(f"gradients are {errors} from float64, and {limit} is allowed")
     return f"{rows} rows of {shape.vocab_size}: {turns[0].seconds * 1e3:.2f} ms"
 
 
@@ -208,8 +214,10 @@ def boundary(report: Report) -> str:
     distance = float(((found["captured"] - found["eager"]).abs() / found["eager"].abs()).max())
     check = check_usual_kernels(bench, "captured")
     report.add("usual kernels", asdict(check), f"{check.status}: {check.name}, {check.value}")
-    assert distance <= 10 * FORM_TOLERANCES[report.device.type], f"losses or norms differ by {distance:.1e}"
-    assert check.status != FAIL, f"{check.name}: {check.value}, {check.note}"
+    if not distance <= 10 * FORM_TOLERANCES[report.device.type]:
+        raise FoundWrongError(f"losses or norms differ by {distance:.1e}")
+    if check.status == FAIL:
+        raise FoundWrongError(f"{check.name}: {check.value}, {check.note}")
     return f"captured is eager within {distance:.1e} over ten steps, norms included"
 
 
@@ -248,7 +256,7 @@ def steps(
     if not rivals:
         report.attempt("kernels", partial(_kernels, report, subject, forms[0]))
     if not baselines:
-        raise RuntimeError(f"no step of {scale} could be timed")
+        raise FoundWrongError(f"no step of {scale} could be timed")
     first, *others = baselines
     slower = [f"{one.form} takes {one.seconds / first.seconds:.2f} times as long" for one in others]
     speed = f"{scale}: {first.positions_per_second:,.0f} positions/s {first.form}, MFU {first.mfu:.1%}"
@@ -320,38 +328,33 @@ def variants(report: Report) -> str:
 
 
 def tests(report: Report) -> str:
-    """The tests that need a GPU, file by file with a limit for each, and their JUnit files beside the JSON."""
-    root = Path(__file__).resolve().parents[2]
+    """The tests that need a GPU, each with a limit of its own; pytest's output is a log beside the JSON."""
+    root = Path(__file__).resolve().parents[3]
     if importlib.util.find_spec("pytest") is None or not (root / "tests" / "gpu").is_dir():
         return "skipped: pytest or tests/gpu is not here"
-    said = {}
-    for file in sorted((root / "tests" / "gpu").glob("test_*.py")):
-        junit = report.path.with_name(f"{file.stem}.xml")
-        # Without the project's own options, some of which belong to plugins that may not be here.
-        command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-q", "-m", "gpu", str(file)]
-        command.append(f"--junitxml={junit}")
-        try:
-            done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=TEST_SECONDS)
-            lines = done.stdout.strip().splitlines() or [done.stderr.strip()[-200:]]
-            code: int | None = done.returncode
-        except subprocess.TimeoutExpired:
-            code, lines = None, [f"not over after {TEST_SECONDS} s"]
-        said[file.stem] = lines[-1]
-        report.add(file.stem, {"code": code, "last": lines[-1]}, f"{file.stem}:", *lines[-12:])
-    failed = [name for name, figure in report.figures.items() if figure["code"] not in (0, NOTHING_COLLECTED)]
-    assert not failed, "; ".join(f"{name}: {said[name]}" for name in failed)
-    return "; ".join(said.values())
+    log = report.path.with_name("pytest.log")
+    found = run_tests(root / "tests" / "gpu", root, ("-m", "gpu"), log, lambda one: report.add(one.name, asdict(one)))
+    counts = Counter(one.outcome for one in found)
+    said = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) or "no test was chosen"
+    if failed := [one for one in found if one.outcome in FAILURES]:
+        report.rows += [f"{one.name}: {one.outcome}, {one.said}" for one in failed]
+        raise FoundWrongError(f"{said}; {failed[0].name}: {failed[0].outcome}, {failed[0].said}")
+    return said
 
 
 def training(report: Report, given: argparse.Namespace) -> tuple[str, str]:
     """A list of trials in the seconds that are given; goes on where an earlier command stopped."""
     command = [sys.executable, "-m", "trainers.run", str(given.specs), "--corpus", str(given.corpus)]
     command += ["--out", str(given.records), "--hours", str(max(given.seconds - 20, 1) / 3600)]
+    command += ["--evaluate-every", str(given.evaluate_every), "--evaluate-tokens", str(given.evaluate_tokens)]
     command += ["--device", report.device.type]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Whoever interrupts the tour asks all of its processes to end: the run saves its state, and this one waits for it.
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=ends_with_us())
     said = (done.stdout.strip() or done.stderr.strip() or "it said nothing").splitlines()
     report.add("run", {"code": done.returncode}, *said[-30:])
-    assert done.returncode in (0, 1, 3), said[-1]
+    if done.returncode not in (0, 1, 3):
+        raise FoundWrongError((done.stderr.strip() or said[-1]).splitlines()[-1])
     return (CUT if done.returncode == 3 else OK), said[-1]
 
 
@@ -389,6 +392,8 @@ def main() -> int:
     parser.add_argument("path", type=Path)
     for name in ("--specs", "--corpus", "--records"):
         parser.add_argument(name, type=Path)
+    for name in ("--evaluate-every", "--evaluate-tokens"):
+        parser.add_argument(name, type=int, default=0)
     parser.add_argument("--seconds", type=float, default=60.0)
     given = parser.parse_args()
     try:
@@ -398,10 +403,15 @@ def main() -> int:
         return USER
     torch.set_num_threads(1 if device.type == "cpu" else torch.get_num_threads())
     report = Report(given.path, device)
-    if given.part == "training":
-        status, line = training(report, given)
-    else:
-        status, line = OK, MEASURES[given.part](report)
+    try:
+        if given.part == TRAINING:
+            status, line = training(report, given)
+        else:
+            status, line = OK, MEASURES[given.part](report)
+    except FoundWrongError as error:
+        report.write(CUT)
+        print(error)
+        return FAULT
     report.write(status, line)
     return 0
 
