@@ -22,6 +22,12 @@ from trainers.planning.store import DiskStore, MemoryStore
 from trainers.training.stage import run_stage
 
 
+@pytest.fixture(scope="module", autouse=True)
+def prepared_text() -> None:
+    """Before a strategy draws its first trial: what is prepared inside of one may not draw anything else."""
+    small.corpus()
+
+
 @st.composite
 def trials(draw: st.DrawFn, *, most: int = 5) -> list[TrialSpec]:
     """A small plan in which every kind of fork occurs: budget, decay, boundary, bag size, learning rate, seed."""
