@@ -208,7 +208,7 @@ def run(options: RunOptions, say: Say = lambda line: None, watch: Watch = lambda
         plain = stack.enter_context(Ledger.open(options.results, space.name, options.tracking_uri, create=True))
         ledger = stack.enter_context(SpooledLedger(plain, folder, say))
         kept = stack.enter_context(StudyLedger(ledger, place_of(folder, options.study_storage), say))
-        sweep: Sweep | None = None
+        sweep, live = None, None
         complete = False
         try:
             sweep = _sweep(space, options, folder, ledger, kept, materials, room)
@@ -223,7 +223,8 @@ def run(options: RunOptions, say: Say = lambda line: None, watch: Watch = lambda
             # Also after an interruption or a fault: what was paid for is in the ledger, and a page of it costs
             # seconds.
             if sweep is not None:
-                StatusFile(live, folder).write(complete=complete, now=True)
+                if live is not None:
+                    StatusFile(live, folder).write(complete=complete, now=True)
                 end = _end(ledger, options, folder, say, "finished" if complete else "killed")
         ended = sweep.finished.values()
         return replace(
@@ -253,6 +254,7 @@ def _executor(
         for what, wanted, there in (("gpus", room.gpus, gpus), ("cpus", room.cpus, cluster.cpus)):
             if wanted > there:
                 raise UserError(f"resources.{what}: {wanted:g} wanted for a trial, the cluster has {there:g}")
+        kind = kind or cluster.only_kind if room.on_gpu else None
         ranks = ranks_of(space)
         workers = room.workers if ranks > 1 else options.workers  # else Ray counts them, also on nodes that join later
         yield RayExecutor(folder / "ray", room.cpus, room.gpus, workers, ranks=ranks, accelerator=kind), room
@@ -278,7 +280,8 @@ class _Watching:
         self._live.look()
         if sweep.stopping is not None and self._live.running:
             # Stages that run save their state and end: a long one would spend far more than was given.
-            (self._folder / STOP).touch()
+            with contextlib.suppress(OSError):  # a full disk, which whoever saves will find, too
+                (self._folder / STOP).touch()
         self._workers.look()
         self._status.write()
         # A view goes through all trials: of ten thousand it is not made at every event.

@@ -36,6 +36,11 @@ FULL_DISK = ("[Errno 28]", "[Errno 122]", "os error 28", "os error 122")
 """No space left, and no quota left: nothing of a trial's fault."""
 
 
+def is_full_disk(reason: str) -> bool:
+    """Whether that is why a stage failed."""
+    return any(word in reason for word in FULL_DISK)
+
+
 class LiveLedger(Protocol):
     """Where points go while a trial trains."""
 
@@ -89,7 +94,7 @@ class LiveSweep:
     def fail(self, node: str, reason: str) -> None:
         """A stage failed for good. A full disk is no trial's fault: it ends the sweep, which goes on where there is room."""
         self._leave(node)
-        if any(word in reason for word in FULL_DISK):
+        if is_full_disk(reason):
             self.sweep.book.abandon(node)
             self.sweep.stopping = self.sweep.stopping or f"{self.store}: {reason}; make room there"
             return

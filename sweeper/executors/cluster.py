@@ -27,7 +27,7 @@ from typing import Any
 
 import psutil
 
-from sweeper.executors.alive import Address, watched
+from sweeper.executors.alive import Address, answers, watched
 from trainers.contract.errors import InputError, UserError
 from trainers.contract.record import reason_of
 
@@ -51,7 +51,7 @@ workers anew in a copy of the checkout without our environment, and wait for the
 let any other program starve a sweep. A driver that is itself a job of Ray names the same code again, which is no conflict."""
 OBJECT_STORE_BYTES = 100 * 2**20
 """Stages travel as short JSON and states through the shared folder, so Ray's store stays almost empty."""
-ANSWER_SECONDS = 15
+ANSWER_SECONDS, PATIENT_SECONDS = 15, 90
 LONGEST_FOLDER = 30
 """Of the 107 characters of a socket's name Ray needs 77 behind its folder."""
 AUTH_MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
@@ -75,6 +75,11 @@ class Cluster:
     def gpus(self) -> float:
         """GPUs of all kinds."""
         return sum(self.gpus_of.values())
+
+    @property
+    def only_kind(self) -> str | None:
+        """The kind of all GPUs, where Ray knows one: nodes of another may join later."""
+        return next(iter(self.gpus_of)) or None if len(self.gpus_of) == 1 else None
 
     def usable_gpus(self, accelerator: str | None) -> float:
         """GPUs that trials may use: those of `accelerator`, or all where there is one kind.
@@ -218,15 +223,22 @@ def _looked_for(address: str) -> Mapping[str, str]:
 
 def _asked(address: str, environment: Mapping[str, str]) -> str | None:
     """None where a cluster answers at `address`, else what was wrong, in one line."""
+    # Where somebody listens, a busy machine may take longer than that to load Ray before it asks.
+    seconds = PATIENT_SECONDS if _listens(address) else ANSWER_SECONDS
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=ANSWER_SECONDS, env={**os.environ, **environment}
+            command, capture_output=True, text=True, timeout=seconds, env={**os.environ, **environment}
         )
     except subprocess.TimeoutExpired:
-        return f"nobody answered within {ANSWER_SECONDS} seconds"
+        return f"nobody answered within {seconds} seconds"
     said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     return None if done.returncode == 0 else (said or ["no answer"])[-1][:300]
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    return port.isdecimal() and answers((host.strip("[]"), int(port)))
 
 
 def _refuse_blind_nodes(nodes: list[Any], shared: Path) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweeper.engine.live import is_full_disk
 from sweeper.engine.sweep import Idle
 from sweeper.executors.cluster import KIND
 from sweeper.executors.inline import MAX_FAILURES, StageSource, Train
@@ -50,7 +51,6 @@ def _searcher(source: StageSource) -> Any:
             super().__init__(metric=None, mode=None)
             self.source = source
             self.jobs: dict[str, StageJob] = {}
-            self.said: dict[str, str] = {}
             self.trials: dict[str, Any] = {}
 
         def __getstate__(self) -> dict[str, Any]:
@@ -68,16 +68,15 @@ def _searcher(source: StageSource) -> Any:
         def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
             if "loss" in result and trial_id in self.jobs:
                 self.source.point(self.jobs[trial_id].node, result["step"], result["loss"])
-            elif "failed" in result:
-                self.said[trial_id] = result["failed"]
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
             # Exactly one of the four ways to end a stage is told for every job that was given out.
             job, trial = self.jobs.pop(trial_id), self.trials.pop(trial_id, None)
             end = (result or {}).get("end")
             if error or end is None:
-                said = self.said.pop(trial_id, "") or _reason(job, getattr(trial, "error_file", None))
-                self.source.fail(job.node, said)
+                self.source.fail(job.node, _reason(job, getattr(trial, "error_file", None)))
+            elif end == "full":
+                self.source.fail(job.node, (result or {})["reason"])
             elif end == "lost":
                 self.source.lose_parent(job)
             else:
@@ -177,11 +176,12 @@ def _trainable(train: Train, ranks: RankResources) -> Callable[[dict[str, Any]],
         except ParentLostError:
             end = "lost"
         except Exception as error:
-            try:
-                _failure_file(job).parent.mkdir(parents=True, exist_ok=True)
-                _failure_file(job).write_text(reason_of(error), encoding="utf-8")
-            except OSError:  # the disk that is full, most likely
-                tune.report({"failed": reason_of(error)})
+            # A further attempt would find the disk as full, and no room for the reason.
+            if is_full_disk(reason_of(error)):
+                tune.report({"end": "full", "reason": reason_of(error)})
+                return
+            _failure_file(job).parent.mkdir(parents=True, exist_ok=True)
+            _failure_file(job).write_text(reason_of(error), encoding="utf-8")
             raise
         tune.report({"end": end})
 

@@ -32,7 +32,10 @@ def test_a_kind_is_counted_alone_and_has_to_be_chosen_where_there_are_several() 
 
 @pytest.mark.parametrize("gpus", [{}, {"": 8.0}, {"H200": 8.0}])
 def test_where_there_is_one_kind_nothing_need_be_chosen(gpus: dict[str, float]) -> None:
-    assert Cluster(4, gpus, 1).usable_gpus(None) == sum(gpus.values())
+    one = Cluster(4, gpus, 1)
+    assert one.usable_gpus(None) == sum(gpus.values())
+    assert one.only_kind == ("H200" if "H200" in gpus else None)
+    assert MIXED.only_kind is None
 
 
 def train_and_say_where(job: StageJob, on_point: Callable[[StagePoint], None]) -> StageResult:
@@ -45,8 +48,12 @@ def train_and_say_where(job: StageJob, on_point: Callable[[StagePoint], None]) -
 @pytest.fixture
 def cluster(short: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     monkeypatch.setenv(AUTH_MODE, "disabled")
-    with real_cluster(short, 2, ["H100", "H200"], **{AUTH_MODE: "disabled"}) as address, attach(address) as joined:
-        yield joined
+    with real_cluster(short, 2, ["H100", "H200"], **{AUTH_MODE: "disabled"}) as address:
+        joined = Cluster(0, {}, 0)
+        while joined.nodes < 2:
+            with attach(address) as joined:
+                if joined.nodes == 2:
+                    yield joined
 
 
 @pytest.mark.slow

@@ -1,18 +1,13 @@
-"""Parts of a cluster that die under a sweep: a worker, a node, the raylet, the head; and a minutes-long mixture of all.
+"""Parts of a cluster that die under a sweep: a worker, a node, the raylet, the head.
 
-Real processes on loopback. What is compared with an undisturbed sweep is whatever is not a clock, to the last bit; what
-was repeated is counted in steps of training.
+Real processes on loopback. What is compared with an undisturbed sweep is whatever is not a clock, to the last bit.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import random
 import subprocess
-import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +16,6 @@ from typing import Any
 import psutil
 import pytest
 
-from sweeper.executors.alive import answers
 from sweeper.executors.cluster import AUTH_MODE
 from sweeper.ledger.dashboard import free_port
 from sweeper.ledger.mlflow_ledger import Ledger
@@ -202,80 +196,3 @@ def test_a_lost_head_is_one_line_with_a_report_and_the_same_command_goes_on(
     assert again.returncode == 0, err
     assert records_of(results) == undisturbed
     assert {file: file.stat().st_mtime_ns for file in before} == before, "a finished stage was trained again"
-
-
-@dataclass
-class Server:
-    """MLflow's own server as the ledger, which can die and come back at its address."""
-
-    folder: Path
-    port: int = field(default_factory=free_port)
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}", "--workers", "1"]
-        command += ["--artifacts-destination", (self.folder / "artifacts").as_uri()]
-        quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, env=environment(**quiet), start_new_session=True
-            )
-        until(lambda: answers(("127.0.0.1", self.port)))
-
-    def end(self) -> None:
-        if self.process is not None:
-            end_tree(self.process)
-
-
-@pytest.mark.long
-def test_a_sweep_among_random_deaths_comes_to_the_same_records(
-    file: Path, results: Path, nodes: Nodes, tmp_path: Path, undisturbed: dict[str, Any]
-) -> None:
-    """For `CHAOS_MINUTES` (3) something dies every few seconds; then the sweep is left to end."""
-    dice = random.Random(int(os.environ.get("CHAOS_SEED", "0")))
-    server = Server(tmp_path)
-    server.start()
-    deaths: Counter[str] = Counter()
-    options = ["--address", nodes.address, "--tracking-uri", server.address]
-    run = driver(file, results, *options)
-    try:
-        end = time.monotonic() + 60 * float(os.environ.get("CHAOS_MINUTES", "3"))
-        while time.monotonic() < end and run.poll() != 0:
-            time.sleep(dice.uniform(5, 15))
-            what = dice.choice(["driver", "worker", "raylet", "head", "server"])
-            deaths[what] += 1
-            if what == "driver":
-                run.kill()
-            elif what == "server":
-                server.end()
-                server.start()
-            elif what == "head":
-                for node in (1, 0):
-                    nodes.end(node)
-            else:
-                process = nodes.part(1, WORKER if what == "worker" else "raylet")
-                if process is not None:
-                    process.kill()
-            for node in (0, 1):
-                if node not in nodes.running or nodes.part(node, "raylet") is None:
-                    nodes.end(node)
-                    nodes.start(node)
-            if run.poll() not in (None, 0):
-                said = run.communicate()[1]
-                assert "Traceback" not in said, said
-                run = driver(file, results, *options)
-        while run.wait(timeout=DEADLINE) != 0:
-            assert run.returncode in (1, 2, -9), run.communicate()
-            run = driver(file, results, *options)
-    finally:
-        run.kill()
-        run.communicate()
-        server_records = records_of(results, server.address) if run.returncode == 0 else {}
-        server.end()
-    print(dict(deaths))
-    assert server_records == undisturbed

@@ -122,6 +122,7 @@ def main() -> None:
         optimizer.load_state_dict(state["optimizer"])
         draw.set_state(state["draw"])
         first, seconds = state["step"], state["seconds"]
+    every = min(given.evaluate_every, max(1, given.steps // 4))
     for step in range(first, given.steps):
         began = time.process_time()
         for group in optimizer.param_groups:
@@ -134,7 +135,7 @@ def main() -> None:
         optimizer.step()
         seconds += time.process_time() - began
         done = step + 1
-        if done % given.evaluate_every == 0 or done == given.steps:
+        if done % every == 0 or done == given.steps:
             print(f"step {done} val_loss {validation_loss(model, held_out):.5f} seconds {seconds:.3f}", flush=True)
         if given.save is not None and ending:
             kept = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "draw": draw.get_state()}
