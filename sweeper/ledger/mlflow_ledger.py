@@ -238,7 +238,7 @@ class Ledger:
             if self._read(trial)[0] == record:
                 return
             self.reopen(record.spec)
-        points = metric_points(record, trial.started, self._charted(trial))
+        points = metric_points(record, trial.started, self.charted(record.spec.spec_id))
         self._batch(trial.run_id, metrics=points, tags=result_tags(record))
         self._store(trial.run_id, RECORD_FILE, json.dumps(record_to_dict(record), allow_nan=False))
         self._client.set_terminated(trial.run_id, run_status(record))
@@ -246,9 +246,9 @@ class Ledger:
         self._known()[record.spec.spec_id] = replace(trial, purpose=record.purpose, complete=True, charted=True)
         self._records[trial.run_id] = record
 
-    def _charted(self, trial: Trial) -> dict[int, float]:
+    def charted(self, spec_id: str) -> dict[int, float]:
         """Loss by step of the points that the dashboard has of a trial."""
-        if not trial.charted:
+        if not (trial := self._known()[spec_id]).charted:
             return {}
         return {point.step: point.value for point in self._client.get_metric_history(trial.run_id, LOSS_KEY)}
 

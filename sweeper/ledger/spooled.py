@@ -50,6 +50,7 @@ class SpooledLedger:
         self._records: dict[str, RunRecord] = {}
         self._about: SweepAbout
         self._queue: list[dict[str, Any]] = []
+        self._charted: dict[str, set[int]] = {}
         self._kept: Any = None
         self._lock = threading.Lock()
         self._news, self._idle = threading.Event(), threading.Event()
@@ -249,7 +250,16 @@ class SpooledLedger:
             case "write":
                 self._ledger.write(record_from_dict(entry["record"]))
             case "points":
-                self._ledger.chart(entry["spec_id"], [MetricPoint(*point) for point in entry["points"]])
+                self._chart(entry["spec_id"], [MetricPoint(*point) for point in entry["points"]])
+
+    def _chart(self, spec_id: str, points: list[MetricPoint]) -> None:
+        """A stage that goes on from its last state says again what it had said since."""
+        if spec_id not in self._charted:
+            self._charted[spec_id] = set(self._ledger.charted(spec_id))
+        new = [point for point in points if point.step not in self._charted[spec_id]]
+        if new:
+            self._ledger.chart(spec_id, new)
+            self._charted[spec_id] |= {point.step for point in new}
 
 
 def _words_of(error: Exception) -> str:

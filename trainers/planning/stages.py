@@ -107,7 +107,20 @@ class StageBook:
         return list(self.in_line())
 
     def in_line(self) -> Iterator[Segment]:
-        """The same one after the other, for whoever takes the first that fits: a long line is not gone through for it."""
+        """The same one after the other, for whoever takes the first that fits: a long line is not gone through for it.
+
+        Where there is none and nothing runs, the store is asked again for everything: something may have vanished from it.
+        """
+        found = False
+        for segment in self._startable():
+            found = True
+            yield segment
+        if not found and not self.running and self.paths:
+            for trunk in self._families:
+                self._grow(trunk)
+            yield from self._startable()
+
+    def _startable(self) -> Iterator[Segment]:
         self._catch_up()
         for _, _, node in list(self._line):
             segment = self._wanted[node]
