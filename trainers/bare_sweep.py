@@ -135,7 +135,7 @@ class BareSweep:
             self.ended[spec.spec_id] for spec, _ in filled_in(self.trials, self.ended) if spec.spec_id in self.ended
         ]
         left = len(self.trials) - len(known)
-        if left and not todo:
+        if left and not todo and not self.site.stop_file.exists():
             self.say(
                 f"{left} trials are left out: their values were to be those of a winner, and no tuning trial finished"
             )

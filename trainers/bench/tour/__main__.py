@@ -122,8 +122,10 @@ def _tour(asked: argparse.Namespace, parts: Sequence[Part]) -> int:
     with given(asked.out):
         asked.out.mkdir(parents=True, exist_ok=True)
     names = [part.name for part in parts]
-    ended: KeyboardInterrupt | None = None
-    left: Sequence[str] = ()
+
+    def show(left: Sequence[str]) -> None:
+        print("\n" + table(names, asked.out, left), flush=True)
+
     with _terminable():
         try:
             with compiled_kernels(asked.out, asked.resume) as pack:
@@ -136,16 +138,14 @@ def _tour(asked: argparse.Namespace, parts: Sequence[Part]) -> int:
                     again=asked.again,
                     after=pack,
                 )
-        except KeyboardInterrupt as interruption:
-            ended = interruption
-    found = read_tour(asked.out)
-    if ended is not None:
-        left = [name for name in names if name not in found]
-    print("\n" + table(names, asked.out, left), flush=True)
-    if ended is not None:
-        return TERMINATED if isinstance(ended, Terminated) else INTERRUPTED
+        except KeyboardInterrupt:
+            found = read_tour(asked.out)
+            show([name for name in names if name not in found])
+            raise
+    show(left)
     if left:
         return 3
+    found = read_tour(asked.out)
     return 0 if all(found[name]["status"] == OK for name in names) else 1
 
 
@@ -159,6 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parts = _chosen(asked)
         prepare_environment()  # the parts inherit it
         return _tour(asked, parts)
+    except KeyboardInterrupt as end:
+        return TERMINATED if isinstance(end, Terminated) else INTERRUPTED
     except Exception as error:
         return end_of(error, PROGRAM, out, debug=debug)
 

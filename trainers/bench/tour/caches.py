@@ -35,7 +35,10 @@ def compiled_kernels(out: Path, resume: Path | None) -> Iterator[Callable[[], No
         held = _held(folder)
         if [held] != packed:
             packed[:] = [held]
-            _pack(folder, out / CACHES)
+            with contextlib.suppress(
+                OSError
+            ):  # a full disk: compiling again costs less than the figures that are there
+                _pack(folder, out / CACHES)
 
     try:
         with _environment(folder):

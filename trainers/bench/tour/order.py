@@ -63,7 +63,7 @@ GPU_LIMITS: dict[str, float] = {
     "captured-3b": 240,
 }
 """In this order: what everything else rests on comes first, what is most likely to fail or to be cut last."""
-CPU_LIMITS: dict[str, float] = {"machine": 60, "loss": 60, "boundary": 60, "steps": 120, "rivals": 120}
+CPU_LIMITS: dict[str, float] = {"machine": 60, "loss": 60, "boundary": 60, "steps": 90, "rivals": 90}
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +176,8 @@ def run_tour(
 
     With `resume`, parts whose JSON lies there are not run again, failed ones neither unless `again` names them: what failed
     once would take the same time to fail twice. Those that had less time than there is now are, and elastic ones that are
-    not over. A part begins where its whole limit is left, the first one always; then those for which `ENOUGH` of it is.
-    `after` is called when a part is over. Raises `InputError` where what lies in `resume` is of another device or list.
+    not over. A part begins where its whole limit is left, the first one always; then those that measure where `ENOUGH` of
+    it is. `after` is called when a part is over. Raises `InputError` where what lies in `resume` is of another device or list.
     """
     end, out = time.perf_counter() + seconds, out.resolve()
     (out / PARTS).mkdir(parents=True, exist_ok=True)
@@ -190,7 +190,7 @@ def run_tour(
     for enough in (1.0, ENOUGH):
         for part in list(waiting):
             room = end - time.perf_counter()
-            if room < enough * part.seconds and started:
+            if room < part.seconds * (1.0 if part.elastic else enough) and started:
                 continue
             started = True
             waiting.remove(part)

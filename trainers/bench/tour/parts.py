@@ -32,7 +32,7 @@ from trainers.bench.result import FAIL, Timed
 from trainers.bench.rivals import RIVALS, Rival, bytes_of
 from trainers.bench.run import WIDE, WIDE_ROWS, bench_device
 from trainers.bench.subject import Subject, bench_phases, bench_spec, make_subject, setting_of
-from trainers.bench.tour.gpu_tests import FAILURES, run_tests
+from trainers.bench.tour.gpu_tests import FAILURES, Ended, run_tests
 from trainers.bench.tour.order import CUT, OK, TRAINING, write_part
 from trainers.bench.tour.process import ends_with_us
 from trainers.bench.words import step_row
@@ -332,13 +332,16 @@ def tests(report: Report) -> str:
     root = Path(__file__).resolve().parents[3]
     if importlib.util.find_spec("pytest") is None or not (root / "tests" / "gpu").is_dir():
         return "skipped: pytest or tests/gpu is not here"
-    log = report.path.with_name("pytest.log")
-    found = run_tests(root / "tests" / "gpu", root, ("-m", "gpu"), log, lambda one: report.add(one.name, asdict(one)))
+
+    def tell(one: Ended) -> None:
+        failed = one.outcome in FAILURES
+        report.add(one.name, asdict(one), *([f"{one.name}: {one.outcome}, {one.said}"] if failed else []))
+
+    found = run_tests(root / "tests" / "gpu", root, ("-m", "gpu"), report.path.with_name("pytest.log"), tell)
     counts = Counter(one.outcome for one in found)
     said = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) or "no test was chosen"
-    if failed := [one for one in found if one.outcome in FAILURES]:
-        report.rows += [f"{one.name}: {one.outcome}, {one.said}" for one in failed]
-        raise FoundWrongError(f"{said}; {failed[0].name}: {failed[0].outcome}, {failed[0].said}")
+    if any(outcome in FAILURES for outcome in counts):
+        raise FoundWrongError(said)
     return said
 
 

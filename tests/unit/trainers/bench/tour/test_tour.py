@@ -39,7 +39,8 @@ from trainers.bench.tour.order import (
     run_tour,
     table,
 )
-from trainers.bench.tour.parts import MEASURES
+from trainers.bench.tour.parts import MEASURES, FoundWrongError, Report
+from trainers.bench.tour.parts import main as measure
 from trainers.bench.tour.process import run_bound
 from trainers.contract.errors import InputError
 from trainers.contract.record_lines import read_records
@@ -299,6 +300,22 @@ def test_a_part_has_a_moment_to_save_what_it_has(tmp_path: Path) -> None:
         run_bound([sys.executable, "-c", whole, str(tmp_path / "part.json")], log, 60.0, 20.0)
     asker.join()
     assert (tmp_path / "saved").exists()
+
+
+def test_what_a_part_finds_wrong_is_told_in_its_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tour takes the last line of what it said."""
+
+    def wrong(report: Report) -> str:
+        report.add("error", 0.5, "a row")
+        raise FoundWrongError("gradients are 0.5 from float64, and 0.01 is allowed")
+
+    monkeypatch.setitem(MEASURES, "loss", wrong)
+    monkeypatch.setattr("sys.argv", ["parts", "cpu", "loss", str(tmp_path / "loss.json")])
+    assert measure() == 1
+    assert capsys.readouterr().out == "gradients are 0.5 from float64, and 0.01 is allowed\n"
+    assert json.loads((tmp_path / "loss.json").read_text())["figures"] == {"error": 0.5}
 
 
 def test_a_file_that_is_no_tour_is_not_taken_for_one(tmp_path: Path) -> None:
