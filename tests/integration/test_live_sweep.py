@@ -30,6 +30,7 @@ from trainers.planning.life import StageLife, lives_in
 __all__ = ["results"]
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.alone,
     *RAY_WARNINGS,
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
 ]
