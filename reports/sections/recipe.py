@@ -35,6 +35,7 @@ class Recipe:
     tokens_per_step: int | None
     tokens: float | None
     epochs: float | None
+    optimizer: str | None
 
 
 @dataclass(frozen=True, slots=True)
