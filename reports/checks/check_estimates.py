@@ -75,9 +75,7 @@ def check_validation_text(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> C
 
 def _text_not_known(name: str, study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
     """Why the text's part of the error is not known: too little of it is another thing than nothing said."""
-    scores = [
-        None if run.record is None else run.record.score for cell in _cells(study, verdicts) for run in cell.runs
-    ]
+    scores = [None if run.record is None else run.record.score for cell in _cells(study, verdicts) for run in cell.runs]
     pieces = [len(score.pieces) for score in scores if score is not None]
     if pieces and min(pieces) < LEAST_PIECES:
         number = f"{min(pieces)} piece{'s' * (min(pieces) != 1)}"
