@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+from reports.estimate.noise import LEAST_PIECES
 from reports.estimate.verdict import Check, CheckStatus, Flag, NotReached, Reached, ScaleVerdict, Words, worst_status
 from reports.estimate.wording import times
-from reports.evidence.study import Study
+from reports.evidence.study import Cell, Study
 from reports.html import theme
 
 TREND_TOLERANCE = 0.10
@@ -61,10 +62,7 @@ def check_validation_text(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> C
         if (errors := verdict.errors) is not None and errors.sampling is not None
     ]
     if not known:
-        said = (
-            "The runs do not say how they scored on each piece of the text, so that its part of the error is not known."
-        )
-        return Check(name, "not_applicable", "not known", said)
+        return _text_not_known(name, study, verdicts)
     sampling, seeds, tokens = max(known, key=lambda item: item[0] / item[1] if item[1] > 0 else math.inf)
     status: CheckStatus = "pass" if sampling <= seeds else "warn"
     which = "seeds dominate" if sampling <= seeds else "the text dominates; more `validation_tokens` make it smaller"
@@ -73,6 +71,32 @@ def check_validation_text(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> C
         f"{seeds:.4f} come from seeds: {which}. Both are in the interval."
     )
     return Check(name, status, f"{sampling:.4f} nats", sentence)
+
+
+def _text_not_known(name: str, study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
+    """Why the text's part of the error is not known: too little of it is another thing than nothing said."""
+    scores = [None if run.record is None else run.record.score for cell in _cells(study, verdicts) for run in cell.runs]
+    pieces = [len(score.pieces) for score in scores if score is not None]
+    if pieces and min(pieces) < LEAST_PIECES:
+        number = f"{min(pieces)} piece{'s' * (min(pieces) != 1)}"
+        said = (
+            f"Final losses are means over {number} of text, {LEAST_PIECES} are needed to tell its part of the error, "
+            "which no interval here holds; more `validation_tokens` give more pieces."
+        )
+        return Check(name, "warn", number, said)
+    if pieces:
+        said = "Not all runs were scored on the same pieces of one text, so that its part of the error is not known."
+    else:
+        said = (
+            "The runs do not say how they scored on each piece of the text, so that its part of the error is not known."
+        )
+    return Check(name, "not_applicable", "not known", said)
+
+
+def _cells(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> list[Cell]:
+    """The confirmed cells of every scale that has a comparison."""
+    scales = {verdict.scale for verdict in _compared(verdicts)}
+    return [cell for scale in study.scales if scale.scale in scales for arm in scale.arms for cell in arm.cells]
 
 
 def check_ladder(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
@@ -161,6 +185,10 @@ def check_clocks(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
         if isinstance(hours, Reached) and isinstance(flops, Reached):
             gaps.append(abs(math.log(hours.speedup / flops.speedup)))
     if not gaps:
+        cells = _cells(study, verdicts)
+        if cells and all(cell.gpu_hours is not None and cell.flops is not None for cell in cells):
+            said = "Both clocks are known, but no comparison has a speedup, rather than a bound or none, on both."
+            return Check(name, "not_applicable", "no speedup on both", said)
         return Check(name, "not_applicable", "one clock", "Only one of the two clocks is known.")
     largest = math.expm1(max(gaps))
     sentence = "Difference between the speedup in hours and in model FLOPs, which no timing noise can move."

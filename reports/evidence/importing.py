@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 from reports.evidence.delimited import (
@@ -132,10 +132,11 @@ def runs_from_texts(
     read = InRunPoints({}, [], 0)
     if points is not None:
         read = read_points(*points, columns or {})
+    rows = [(line, {**fields, **same}) for line, fields in found.rows]
     made = runs_from_rows(
-        [(line, {**fields, **same}) for line, fields in found.rows],
+        rows,
         source=runs[0],
-        curves=read.curves,
+        curves=read.curves if points is None else _named_as_rows(runs[0], rows, points[0], read.curves),
         points_source=points[0] if points is not None else "",
         problems=[*found.problems, *read.problems],
     )
@@ -144,6 +145,28 @@ def runs_from_texts(
         many = "s" * (read.left_out != 1)
         remarks.append(f"{points[0]}: {read.left_out:,} point{many} without a finite step and loss left out")
     return RunTable(made, tuple(remark for remark in remarks if remark))
+
+
+def _named_as_rows(
+    source: str,
+    rows: Sequence[tuple[int, Mapping[str, str]]],
+    points_source: str,
+    curves: Mapping[str, tuple[int, RunCurve]],
+) -> Mapping[str, tuple[int, RunCurve]]:
+    """Points by the run names of the table: those that name no run but their file's are of a table's only row, whatever it is
+    called. Raises `RunImportError` where the table has no names to be found by."""
+    names = [fields.get("run", "").strip() for _, fields in rows]
+    stem = PurePath(points_source).stem
+    if len(rows) == 1 and set(curves) == {stem}:
+        return {names[0]: curves[stem]}
+    if curves and rows and not any(names):
+        many = "s" * (len(curves) > 1)
+        message = (
+            f"no column run, by which the points of {len(curves)} run{many} in {points_source} are told apart; name it "
+            "with --map run=COLUMN, or give --set run=NAME to a table of one run"
+        )
+        raise RunImportError([Problem(source, 1, message)])
+    return curves
 
 
 def _absent_columns(source: str, header: Iterable[str], theirs: Mapping[str, str], fixed: Mapping[str, str]) -> str:
@@ -207,9 +230,9 @@ def runs_from_rows(
             problems.append(Problem(source, line, f"run: {name!r} is already the name of line {names[name]}"))
         names.setdefault(name, line)
         runs.append(run)
-    problems += [
-        Problem(points_source, line, f"run: {name!r} is not in {source}") for name, (line, _) in unused.items()
-    ]
+    for name, (line, _) in unused.items():
+        after = ", which its file is named after," if name == PurePath(points_source).stem else ""
+        problems.append(Problem(points_source, line, f"run: {name!r}{after} is not in {source}"))
     if not runs and not problems:
         problems.append(Problem(source, 1, "no runs below the header"))
     if problems:

@@ -15,13 +15,14 @@ from reports.html import theme
 from reports.html.blocks import Block, Code, Column, Heading, Prose, Table
 from reports.summary import Summary
 from trainers.contract.schedule import boundary_step
+from trainers.contract.spec import TrialSpec
 from trainers.methods import describe_parameters, parameter_of
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """One scale's confirmed settings. Lengths in optimizer steps; `tokens` are data tokens, None where unknown.
-    `boundary_step` is 0 for a method of one phase."""
+    `boundary_step` is 0 for a method of one phase; `optimizer` is known of our own trainer's runs alone."""
 
     scale: str
     method: str
@@ -35,6 +36,7 @@ class Recipe:
     tokens_per_step: int | None
     tokens: float | None
     epochs: float | None
+    optimizer: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,7 @@ def _recipe(study: Study, verdict: ScaleVerdict) -> Recipe | None:
         tokens_per_step=run.tokens_per_step,
         tokens=cell.tokens,
         epochs=run.epochs,
+        optimizer="AdamW" if run.record is not None and isinstance(run.record.spec, TrialSpec) else None,
     )
 
 
@@ -173,7 +176,10 @@ def snippet(recipe: Recipe) -> str:
         lines.append(f"seq_len = {recipe.context}  # latent positions of ordinary training")
         if recipe.tokens_per_step is not None:
             lines.append(f"global_batch_size = {recipe.tokens_per_step // recipe.context}  # sequences")
-    lines += ["", "[optimizer]", 'name = "AdamW"']
+    if recipe.optimizer is not None or recipe.learning_rate is not None:
+        lines += ["", "[optimizer]"]
+    if recipe.optimizer is not None:
+        lines.append(f'name = "{recipe.optimizer}"')
     if recipe.learning_rate is not None:
         lines.append(f"lr = {recipe.learning_rate:.6g}")
     if recipe.warmup_steps is not None and recipe.decay_steps is not None:

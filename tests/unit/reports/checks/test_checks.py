@@ -239,6 +239,37 @@ def test_a_text_that_adds_more_error_than_seeds_do_is_told(scatter: float, statu
     assert ("seeds dominate" in found.sentence) == (status == "pass")
 
 
+@pytest.mark.parametrize(
+    ("num_pieces", "status", "number", "said"),
+    [
+        (0, "not_applicable", "not known", "do not say how they scored"),
+        (3, "warn", "3 pieces", "8 are needed"),
+        (9, "not_applicable", "not known", "Not all runs were scored on the same pieces"),
+    ],
+)
+def test_why_the_error_of_the_text_is_not_known_is_told(num_pieces: int, status: str, number: str, said: str) -> None:
+    runs = []
+    for run in clean_sweep().runs:
+        record = record_of(spec_of(seed=run.seed or 0))
+        # One run more than the others keeps 9 pieces from being enough: its text is another.
+        pieces = (run.final_loss or 0.0,) * (num_pieces + (num_pieces == 9 and run.method == "tst"))
+        if num_pieces:
+            record = replace(record, score=TextScore(1_024 * len(pieces), pieces[0], 1_024, pieces))
+        runs.append(replace(run, record=record) if run.purpose == "confirmation" else run)
+    found = check(make_study(runs), "Scored on enough text")
+    assert (found.status, found.number) == (status, number)
+    assert said in found.sentence
+
+
+def test_two_clocks_of_which_the_verdict_is_a_bound_are_not_called_one() -> None:
+    """The baseline's ladder ends above the method's loss: both clocks are known, and neither has a speedup."""
+    runs = [*ladder(), *ladder("tst", (16_000,), speedup=4.0)]
+    found = check(make_study(runs), "Hours agree with FLOPs")
+    assert (found.status, found.number) == ("not_applicable", "no speedup on both")
+    blind = check(make_study([replace(run, flops=None) for run in runs]), "Hours agree with FLOPs")
+    assert (blind.number, blind.sentence) == ("one clock", "Only one of the two clocks is known.")
+
+
 @pytest.mark.parametrize(("share", "status"), [(0.0, "pass"), (0.019, "pass"), (0.195, "warn"), (0.278, "fail")])
 def test_validation_text_that_training_holds_too_is_told(share: float, status: str) -> None:
     study = clean_sweep()

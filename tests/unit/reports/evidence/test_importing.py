@@ -404,3 +404,32 @@ def test_only_runs_on_one_validation_set_are_compared(tmp_path: Path) -> None:
     ]
     (found,) = (check for check in summarize(study).checks if check.name == "Same validation set")
     assert (found.status, found.number) == ("warn", "2 values")
+
+
+POINTS_OF_A_FILE = ("b1.csv", "run,step,loss,gpu_hours\nb1,0,10.8,\nb1,5,3.5,\n")
+
+
+def test_points_that_name_no_run_are_of_the_only_row_or_of_the_row_that_their_file_is_named_after() -> None:
+    header, first, second = "run,scale,method,total_steps,final_loss", "{},1M,baseline,10,3.2", "{},1M,baseline,20,3.1"
+    for text in (
+        "\n".join([header, first.format("any")]),
+        "\n".join([header.removeprefix("run,"), first.removeprefix("{},")]),
+        "\n".join([header, first.format("b1"), second.format("b2")]),
+    ):
+        made = runs_from_texts(("runs.csv", text), POINTS_OF_A_FILE)
+        assert [len(run.curve) for run in made.runs] == [2, 0][: len(made.runs)]
+    text = "\n".join([header, first.format("x"), second.format("y")])
+    with pytest.raises(RunImportError) as caught:
+        runs_from_texts(("runs.csv", text), POINTS_OF_A_FILE)
+    assert str(caught.value) == "b1.csv:2: run: 'b1', which its file is named after, is not in runs.csv"
+
+
+def test_points_of_runs_without_names_are_one_line() -> None:
+    text = "scale,method,total_steps,final_loss\n1M,baseline,10,3.2\n1M,baseline,20,3.1\n"
+    points = ("points.csv", "run,step,loss\na,0,10.8\nb,0,10.8\n")
+    with pytest.raises(RunImportError) as caught:
+        runs_from_texts(("runs.csv", text), points)
+    assert str(caught.value).splitlines() == [
+        "runs.csv:1: no column run, by which the points of 2 runs in points.csv are told apart; name it with "
+        "--map run=COLUMN, or give --set run=NAME to a table of one run"
+    ]

@@ -45,6 +45,33 @@ def test_a_history_is_of_the_run_in_it_or_of_its_file() -> None:
     assert rows("b1.jsonl", named, {"loss": "loss"}) == ["run,step,loss,gpu_hours", "x,1,3.0,"]
 
 
+def test_a_history_may_be_one_json_array_on_one_line_or_on_many() -> None:
+    entries = [{"_step": 0, "val/loss": 10.8}, {"_step": 1, "train/loss": 3.0}, {"_step": 2, "val/loss": float("nan")}]
+    for indent in (None, 2):
+        text = json.dumps(entries, indent=indent)
+        assert rows("b1.json", text) == ["run,step,loss,gpu_hours", "b1,0,10.8,", "b1,2,nan,"]
+    late = json.dumps([*entries, {"_step": 3, "val/loss": "x"}], indent=2)
+    for text, said in (
+        (late, "b1.json:14: 'x' is not a number"),
+        ("[{}, 3]", "b1.json:1: is not a JSON object"),
+        ('[{"_step": 0', "b1.json:1: is not JSON: "),
+    ):
+        with pytest.raises(RunImportError) as caught:
+            rows("b1.json", text)
+        assert str(caught.value).startswith(said)
+
+
+def test_a_table_without_a_run_is_of_its_file_and_has_the_keys_of_a_history() -> None:
+    assert rows("b1.csv", "step,loss\n0,10.8\n5,nan\n") == ["run,step,loss,gpu_hours", "b1,0,10.8,", "b1,5,nan,"]
+    history = "_step,_runtime,_timestamp,train/loss,val/loss\n0,0.0,17,3.1,10.8\n1,1.0,18,3.1,\n5,2.0,19,3.1,3.5\n"
+    assert rows("b1.csv", history)[1:] == ["b1,0,10.8,", "b1,5,3.5,"]
+    assert rows("b1.csv", history, {"loss": "train/loss"})[1:] == ["b1,0,3.1,", "b1,1,3.1,", "b1,5,3.1,"]
+    costs = "step;loss;tokens\n0;10.8;0\n5;3.5;90\n"
+    assert rows("b1.csv", costs) == ["run,step,loss,gpu_hours,tokens", "b1,0,10.8,,0", "b1,5,3.5,,90"]
+    with pytest.raises(RunImportError, match=r"b1\.csv:4: 'x' is not a number"):
+        rows("b1.csv", "step,loss\n0,1\n\n5,x\n")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -25,6 +25,7 @@ from reports.sections.published_values import published_values
 from reports.summary import Summary, summarize
 from tests.support.finished_runs import make_study, sweep
 from tests.support.report_factory import invented_study
+from tests.support.strategies import record_of, spec_of
 from trainers.methods import METHODS
 
 
@@ -164,6 +165,16 @@ def test_the_recipe_is_the_confirmed_one_and_its_snippet_is_toml() -> None:
     assert parsed["training"] == {"steps": 6000, "seq_len": 64, "global_batch_size": 8}
     assert parsed["optimizer"]["lr"] == 2e-3
     assert shown.main.tokens == 512 * (3 * 1200 + 4800)
+
+
+def test_the_optimizer_is_named_where_our_own_trainer_trained_and_never_invented() -> None:
+    for ours in (True, False):
+        runs = [replace(run, record=record_of(spec_of()) if ours else None) for run in sweep().runs]
+        study = make_study(runs)
+        shown = recipe.info(study, summarize(study))
+        assert shown is not None
+        optimizer = tomllib.loads(recipe.snippet(shown.main))["optimizer"]
+        assert optimizer == {"lr": 2e-3} | ({"name": "AdamW"} if ours else {})
 
 
 def test_a_recipe_that_lost_is_not_recommended() -> None:
