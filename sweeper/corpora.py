@@ -69,13 +69,18 @@ def prepared_text(
 
     request = corpus_request(space)
     if request.tokens is not None:
-        _refuse_small_share(request.tokens, space)
-        _refuse_many_epochs(request.tokens, space)
+        refuse_little_asked(space, request.tokens)
     corpus = prepare(request, options.results / CORPORA, say, watch or now_and_then(say), processes)
     refuse_little_text(space, corpus)
     if said := reread_text(space, corpus.train_tokens):
         say(said)
     return corpus
+
+
+def refuse_little_asked(space: SearchSpace, train_tokens: int) -> None:
+    """Raise `UserError` where the text that a file asks for would be too little, before it is prepared."""
+    _refuse_small_share(train_tokens, space)
+    _refuse_many_epochs(train_tokens, space)
 
 
 def refuse_little_text(space: SearchSpace, corpus: PreparedCorpus | Manifest) -> None:
@@ -110,7 +115,7 @@ def _refuse_many_epochs(train_tokens: int, space: SearchSpace) -> None:
     most = space.corpus.max_epochs
     if most is not None and text_needed(space).tokens > most * train_tokens:
         raise UserError(
-            f"corpus.max_epochs: {most:g} allowed, but {reread_text(space, train_tokens)}; add text or raise it"
+            f"corpus.max_epochs: {most:g} allowed, but {_epochs(space, train_tokens)}; add text or raise it"
         )
 
 
@@ -128,11 +133,13 @@ def _refuse_small_share(train_tokens: int, space: SearchSpace) -> None:
 
 def reread_text(space: SearchSpace, train_tokens: int) -> str | None:
     """Which run needs how much more text than there is, in one line; None where none does."""
+    return _epochs(space, train_tokens) if text_needed(space).tokens > train_tokens else None
+
+
+def _epochs(space: SearchSpace, train_tokens: int) -> str:
     from reports.html.theme import count
 
     need = text_needed(space)
-    if need.tokens <= train_tokens:
-        return None
     epochs = need.tokens / train_tokens
     said = f"{epochs:.2g}" if epochs < 100 else count(epochs)
     return f"{need.run} needs {count(need.tokens)} tokens, the corpus has {count(train_tokens)}: {said} epochs"

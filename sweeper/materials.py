@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from sweeper.corpora import corpus_request, prepared_text, refuse_little_text, reread_text
+from sweeper.corpora import corpus_request, prepared_text, refuse_little_asked, refuse_little_text, reread_text
 from sweeper.executors.inline import Train
 from sweeper.foreign.costs import command_cost
 from sweeper.foreign.dry import Check, DryRun, example_specs, measured_by_a_dry_run
@@ -120,15 +120,21 @@ def _no_corpus(space: ForeignSpace, options: RunOptions) -> CorpusFacts:
 def _prepared(space: SearchSpace, options: RunOptions) -> tuple[CorpusFacts, str]:
     from trainers.data.prepare import find_prepared
 
+    request = corpus_request(space)
     try:
-        manifest = find_prepared(corpus_request(space), options.results / CORPORA)
+        manifest = find_prepared(request, options.results / CORPORA)
     except UserError as error:
         return UNPREPARED, f"unprepared ({error})"
     if manifest:
         refuse_little_text(space, manifest)
         said = reread_text(space, manifest.train_tokens)
         return corpus_facts(manifest), f"{manifest.description}, prepared{f'; {said}' if said else ''}"
-    return UNPREPARED, f"{space.corpus.source}, unprepared"
+    if request.tokens is None:
+        return UNPREPARED, f"{space.corpus.source}, unprepared"
+    refuse_little_asked(space, request.tokens)
+    said = reread_text(space, request.tokens)
+    words = f"{space.corpus.source}, unprepared{f'; {said}' if said else ''}"
+    return replace(UNPREPARED, train_tokens=request.tokens), words
 
 
 def _commands(space: ForeignSpace, options: RunOptions, code: str) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -139,6 +140,8 @@ def export_model(weights: Mapping[str, Tensor], spec: TrialSpec, corpus: Path, o
     out.mkdir(parents=True, exist_ok=True)
     metadata = {"format": "pt", SPEC_ID: spec.spec_id}
     save_file(named_weights(spec.shape, weights), out / WEIGHTS_FILE, metadata=metadata)
+    # Written for its owner alone; like the files beside it, whoever may read the folder shall.
+    (out / WEIGHTS_FILE).chmod(stat.S_IMODE(out.stat().st_mode) & 0o666)
     tokenizer = json.loads((corpus / TOKENIZER_FILE).read_text(encoding="utf-8"))
     # A published one may put a token of its own in front of every text, which training never did.
     write_atomically(out / TOKENIZER_FILE, json.dumps({**tokenizer, "post_processor": None}, ensure_ascii=False))

@@ -5,6 +5,7 @@ Registered by `app`. What is done is `trainers.data`'s; whether it is enough for
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ def prepare(
     from sweeper.space.load import load_own_space
     from trainers.data.manifest import read_manifest
 
-    with _progress(PlainConsole(stderr=True)) as (say, watch):
+    with _told_to_end(), _progress(PlainConsole(stderr=True)) as (say, watch):
         options = RunOptions(file, results)
         corpus = prepared_text(load_own_space(file), options, say, watch=watch, processes=processes)
     manifest = read_manifest(corpus.directory)
@@ -54,6 +55,21 @@ def prepare(
     print(f"{manifest.train_tokens:,} training and {manifest.validation_tokens:,} held-out tokens", end="")
     print("" if manifest.seen_share is None else f", of which {manifest.seen_share:.2%} occur in training")
     print(corpus.directory.resolve())
+
+
+@contextmanager
+def _told_to_end() -> Iterator[None]:
+    """SIGTERM ends like Ctrl-C, in a line that says so."""
+    from trainers.contract.faults import Terminated
+
+    def end(number: int, frame: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

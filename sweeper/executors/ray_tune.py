@@ -210,7 +210,6 @@ class RayExecutor:
         from ray import tune
 
         self.scratch.mkdir(parents=True, exist_ok=True)
-        searcher = _searcher(source)
         storage = Path(tempfile.mkdtemp(prefix="tune-", dir=self.scratch)).resolve()
         assert self.ranks == 1 or self.workers, "ranks hold the resources, so that Tune cannot see how many stages fit"
         resources: dict[str, float] = {"cpu": self.cpus, "gpu": self.gpus} if self.gpus else {"cpu": self.cpus}

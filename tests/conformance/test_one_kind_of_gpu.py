@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from sweeper.executors.cluster import AUTH_MODE, Cluster, attach
+from sweeper.executors.cluster import AUTH_MODE, TOKEN, Cluster, attach
 from sweeper.executors.ray_tune import RayExecutor
 from tests.conformance.sweep_of import RAY_WARNINGS
 from tests.conformance.test_ranks_on_ray import Ladder
@@ -46,9 +48,10 @@ def train_and_say_where(job: StageJob, on_point: Callable[[StagePoint], None]) -
 
 
 @pytest.fixture
-def cluster(short: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    monkeypatch.setenv(AUTH_MODE, "disabled")
-    with real_cluster(short, 2, ["H100", "H200"], **{AUTH_MODE: "disabled"}) as address:
+def cluster(short: Path) -> Iterator[Cluster]:
+    # The process's own token, where an earlier test has one: Ray reads it once.
+    os.environ.update({AUTH_MODE: "token", TOKEN: os.environ.get(TOKEN) or secrets.token_hex(32)})
+    with real_cluster(short, 2, ["H100", "H200"], **{AUTH_MODE: "token", TOKEN: os.environ[TOKEN]}) as address:
         joined = Cluster(0, {}, 0)
         while joined.nodes < 2:
             with attach(address) as joined:

@@ -85,7 +85,7 @@ def test_the_file_is_checked_by_the_row_and_by_the_method(tmp_path: Path) -> Non
         read(tmp_path, FILE.replace("{grid: [2, 4, 8]}", "two"))
     with pytest.raises(SearchSpaceError, match="did you mean echo_count"):
         read(tmp_path, FILE.replace("echo_count:", "echo_cuont:"))
-    assert "echo" in search_space_schema()["properties"]["methods"]["properties"]
+    assert "echo" in search_space_schema()["else"]["properties"]["methods"]["properties"]
 
 
 def test_search_and_plan_know_it(tmp_path: Path) -> None:

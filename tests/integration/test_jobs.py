@@ -56,6 +56,7 @@ def test_where_nobody_takes_jobs_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.real
 @pytest.mark.skipif(find_spec("aiohttp_cors") is None, reason="ray[default] is not installed (the extra `cluster`)")
 def test_a_job_runs_the_sweep_to_its_report(results: Path, short: Path) -> None:
@@ -70,6 +71,8 @@ def test_a_job_runs_the_sweep_to_its_report(results: Path, short: Path) -> None:
         str(free_port()),
         "--dashboard-port",
         dashboard.split(":")[2],
+        "--dashboard-agent-listen-port",
+        str(free_port()),  # its own: another Ray's agent on this machine has the usual one, and then nobody takes jobs
         "--block",
     ]
     command += ["--num-cpus", "2", "--object-store-memory", str(100 * 2**20), "--temp-dir", str(short)]

@@ -30,6 +30,7 @@ from trainers.planning.life import StageLife, lives_in
 __all__ = ["results"]
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.alone,
     *RAY_WARNINGS,
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
 ]
@@ -45,7 +46,8 @@ def text_with(tmp_path: Path, *changes: tuple[str, str]) -> Path:
     return file
 
 
-LONG = (("tuning: 30", "tuning: 3000"), ("[40, 60, 80]", "[3000]"), ("confirmation: [40]", "confirmation: [3000]"))
+LONG = (("tuning: 30", "tuning: 50000"), ("[40, 60, 80]", "[50000]"), ("confirmation: [40]", "confirmation: [50000]"))
+"""Stages of minutes, which save a state before they end on any machine."""
 
 
 def await_(what: Callable[[], Any], process: subprocess.Popen[str] | None = None) -> Any:

@@ -27,6 +27,7 @@ from tests.integration.test_command_line import FILE, SWEEPER, results
 __all__ = ["results"]
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.alone,
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
 ]
 DEADLINE = 900.0

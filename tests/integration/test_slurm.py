@@ -30,6 +30,7 @@ PROGRAMS = ("slurmctld", "slurmd", "sbatch", "unshare")
 MISSING = [name for name in PROGRAMS if shutil.which(name) is None]
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.alone,
     pytest.mark.real,
     pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} not installed (Debian: slurm-wlm)"),
     pytest.mark.skipif(os.geteuid() != 0, reason="a Slurm node of one's own needs root"),

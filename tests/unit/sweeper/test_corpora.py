@@ -91,6 +91,10 @@ def test_too_many_epochs_are_refused_before_the_run(tmp_path: Path) -> None:
     assert any(line.endswith("epochs") for line in said)
     with pytest.raises(UserError, match=r"^corpus\.max_epochs: 1 allowed, but .* epochs; add text or raise it$"):
         prepared_text(small_space(tmp_path, max_epochs=1.0, **few), options, said.append)
+    with pytest.raises(
+        UserError, match=r"^corpus\.max_epochs: 0\.01 allowed, but .*: 0\.\d+ epochs; add text or raise it$"
+    ):
+        prepared_text(small_space(tmp_path, max_epochs=0.01, tokens=4 * need), options, said.append)
     again = prepared_text(small_space(tmp_path, max_epochs=epochs + 1, **few), options, said.append)
     assert again.fingerprint == corpus.fingerprint
 
@@ -102,6 +106,22 @@ def test_too_little_held_out_text_is_refused_before_it_is_prepared(tmp_path: Pat
     ):
         prepared_text(space, RunOptions(Path("tiny.yaml"), tmp_path / "results"), lambda line: None)
     assert not (tmp_path / "results").exists()
+
+
+def test_a_plan_knows_the_epochs_of_a_text_that_is_still_to_be_prepared(tmp_path: Path) -> None:
+    text = (ROOT / "tests" / "integration" / "tiny.yaml").read_text(encoding="utf-8")
+    write_parquet(tmp_path / "a.parquet", documents())
+    corpus = f"{{source: local, paths: ['{tmp_path / 'a.parquet'}'], validation_fraction: 0.2, tokens: 20000%s}}"
+    line = next(line for line in text.splitlines() if line.startswith("corpus:"))
+    file = tmp_path / "tiny.yaml"
+    file.write_text(text.replace(line, f"corpus: {corpus % ''}"), encoding="utf-8")
+    made = plan(RunOptions(file, tmp_path / "results"))
+    assert made.corpus.startswith("local, unprepared; ")
+    assert made.corpus.endswith("the corpus has 20.0 K: 2 epochs")
+    assert {arm.epochs is None for arm in made.arms} == {False}
+    file.write_text(text.replace(line, f"corpus: {corpus % ', max_epochs: 1'}"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"^corpus\.max_epochs: 1 allowed"):
+        plan(RunOptions(file, tmp_path / "results"))
 
 
 def test_a_plan_says_that_a_prepared_text_is_too_little(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ spaces): neither order nor source nor machine moves it, and exact duplicates are
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 import struct
 import sys
@@ -107,4 +108,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except BrokenPipeError:  # whoever asked is gone, and says why
+        os._exit(1)

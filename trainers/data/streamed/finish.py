@@ -48,6 +48,8 @@ def finish(
     shards = _shards(progress)
     tokens = {split: sum(shard.tokens for shard in shards if shard.split == split) for split in SPLITS}
     documents = [state.train.documents + state.validation.documents for state in progress.parts]
+    if not sum(documents):
+        raise InputError("corpus: there is no document with text in what was read")
     if not all(tokens.values()):
         raise InputError(
             f"corpus.validation_fraction: with {request.validation_fraction:g} of {sum(documents):,} documents held out one "

@@ -133,7 +133,11 @@ def column_texts(column: Any, field: str, where: str) -> Iterator[str]:
 
     if not (types.is_string(column.type) or types.is_large_string(column.type) or types.is_null(column.type)):
         raise InputError(f"corpus.field: {field!r} of {where} holds {column.type} instead of text")
-    for text in column.to_pylist():
+    try:
+        texts = column.to_pylist()
+    except UnicodeDecodeError as error:  # a damaged page: its lengths or its bytes are not what was written
+        raise InputError(f"{where} is damaged: {error.reason} in the column {field!r}") from None
+    for text in texts:
         yield text or ""
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from sweeper.corpora import pace_words
 from tests.support.corpora import documents, write_parquet
 from trainers.data.streamed.build import Pace
 
+SWEEPER = Path(sys.executable).with_name("sweeper")
 FILE = """
 name: small
 question: Is it faster?
@@ -58,6 +62,23 @@ def test_text_that_is_not_there_is_one_line(file: Path) -> None:
     assert done.exit_code == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert "corpus.paths" in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_in_one_line(file: Path, number: signal.Signals, code: int) -> None:
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace("tokens: 50000", "tokens: 500000000"), encoding="utf-8")
+    many = [f"{number} {text}" for number in range(30) for text in documents()]
+    write_parquet(file.parent / "texts" / "b.parquet", many)
+    command = [str(SWEEPER), "prepare", str(file), "--results", str(file.parent / "results"), "--processes", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        first = run.stderr.readline()
+        run.send_signal(number)
+        _, said = run.communicate()
+    assert run.returncode == code, first + said
+    assert said.splitlines()[-1] == "interrupted; the same command goes on from here"
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(

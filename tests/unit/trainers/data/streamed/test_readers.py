@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from tests.support.corpora import compressed, write_json_lines, write_parquet
 from trainers.contract.errors import InputError
@@ -80,6 +82,22 @@ def test_a_column_that_is_not_there_or_no_text_is_named(tmp_path: Path) -> None:
         everything(reader(tmp_path / "a.parquet", field="body"))
     with pytest.raises(InputError, match=r"^corpus\.field: 'id' of .*a\.parquet holds int64 instead of text$"):
         everything(reader(tmp_path / "a.parquet", field="id"))
+
+
+def test_a_column_whose_bytes_were_changed_is_damage_that_names_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    parquet.write_table(
+        pa.table({"text": ["plain words alone"]}),
+        path,
+        compression="none",
+        use_dictionary=False,
+        write_statistics=False,
+    )
+    whole = path.read_bytes()
+    at = whole.index(b"words alone")
+    path.write_bytes(whole[:at] + b"\xff" + whole[at + 1 :])
+    with pytest.raises(InputError, match=r"a\.parquet is damaged: invalid start byte in the column 'text'$"):
+        everything(reader(path))
 
 
 def test_a_place_without_files_is_one_line(tmp_path: Path) -> None:
