@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from reports.estimate.verdict import Check, CheckStatus, ScaleVerdict, worst_status
+from reports.evidence.clock import ASSUMED_LOG_ERROR
 from reports.evidence.runs import DECAY_NOT_STATED, FinishedRun
 from reports.evidence.study import ScaleStudy, Study, StudyArm
 from reports.evidence.tuning import edges, own_unit
@@ -244,7 +245,10 @@ def check_step_time(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> Check:
         if time.log_deviation is not None
     ]
     if not deviations:
-        return Check(name, "not_applicable", "one run a phase", "No step time was measured twice.")
+        said = "No step time was measured twice"
+        if any(time.assumed for scale in study.scales for time in scale.step_times):
+            said += f", so that the clock's own error is assumed to be {theme.percent(ASSUMED_LOG_ERROR)}"
+        return Check(name, "not_applicable", "one run a phase", f"{said}.")
     deviation, time = max(deviations, key=lambda item: item[0])
     status: CheckStatus = (
         "pass" if deviation <= STABLE_STEP_TIME else "warn" if deviation <= UNSTABLE_STEP_TIME else "fail"

@@ -28,7 +28,8 @@ def read_targets(study: Study) -> tuple[TargetReading, ...]:
     target = study.context.target_loss
     if target is None:
         return ()
-    return tuple(reading for scale in study.scales for reading in _read_scale(scale, target))
+    given = study.context.target_given
+    return tuple(replace(reading, given=given) for scale in study.scales for reading in _read_scale(scale, target))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,7 +96,8 @@ def _read_arm(
         trusted = len(ladder.cost) > 2 and exponent > 0 and found is not None
         if observations.noise is None or above[-1] or not trusted or found is None:
             return replace(reading, words=TargetWords.NOT_REACHED, lower_bound=least)
-        return replace(reading, words=TargetWords.PROJECTED, cost=found.speedup, interval=found.interval)
+        reading = replace(reading, words=TargetWords.PROJECTED, cost=found.speedup, interval=found.interval)
+        return replace(reading, clock_assumed=own_clock.assumed)
     if found is None:
         return replace(reading, words=TargetWords.NOT_REACHED)
     speedup = (
@@ -108,6 +110,7 @@ def _read_arm(
         interval=found.interval,
         speedup=speedup,
         against=BASELINE if baseline is None else baseline.arm.method,
+        clock_assumed=own_clock.assumed,
     )
 
 

@@ -266,7 +266,9 @@ class TargetReading:
 
     `cost` with its 95 % interval where the arm's ladder holds the loss, or is projected to it; else `lower_bound` and
     `upper_bound` of the cost (95 %, one-sided), where a test tells a budget from the loss. `budgets` are the arm's; the
-    largest ends at `end_loss` for `end_cost`. `speedup` is the cost of `against` over this one where both ladders hold it.
+    largest ends at `end_loss` for `end_cost`. `given` is the target as the reader gave it, empty where that was in nats;
+    `clock_assumed`: the interval holds an error of the clock that was not measured.
+    `speedup` is the cost of `against` over this one where both ladders hold it.
     """
 
     scale: str
@@ -284,6 +286,8 @@ class TargetReading:
     end_cost: float | None = None
     speedup: Reached | None = None
     against: str = "baseline"
+    given: str = ""
+    clock_assumed: bool = False
 
 
 CheckStatus = Literal["pass", "warn", "fail", "not_applicable"]

@@ -22,6 +22,7 @@ from reports.estimate.verdict import (
     TargetWords,
     Words,
 )
+from reports.evidence.clock import ASSUMED_LOG_ERROR
 from reports.evidence.runs import BASELINE, FinishedRun
 from reports.evidence.study import Study
 from reports.html import theme
@@ -260,6 +261,8 @@ def target_sentence(reading: TargetReading) -> str:
     """What one arm pays for the given loss, in one sentence without a full stop."""
     label = capital(reference(reading.method))
     loss, place = f"a loss of {reading.target_loss:g}", f"at {reading.scale}"
+    if reading.given:
+        loss += f" ({reading.given})"
     end = f"its largest budget ends at {theme.loss(reading.end_loss)} for {_cost(reading, reading.end_cost)}"
     match reading.words:
         case TargetWords.REACHED:
@@ -278,6 +281,8 @@ def target_sentence(reading: TargetReading) -> str:
             text += f"{theme.loss(reading.end_loss)} for {_cost(reading, reading.end_cost)}"
         case TargetWords.UNCONFIRMED:
             text = f"{label} has no finished confirmation runs {place}"
+    if reading.clock_assumed and reading.interval is not None:
+        text += f"; the clock's own error is assumed to be {theme.percent(ASSUMED_LOG_ERROR)}"
     return text
 
 

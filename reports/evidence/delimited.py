@@ -160,6 +160,15 @@ def _looks_like(text: str) -> str:
     return f"; the first line is {first[:80]!r}"
 
 
+def is_number(text: str) -> bool:
+    """Whether a cell reads as a number, also as NaN or an infinity."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def is_no_number(text: str) -> bool:
     """NaN or an infinity, in any spelling of another tool, also as a database of MLflow keeps it."""
     try:
@@ -179,7 +188,7 @@ def number(
     try:
         value = float(text)
     except ValueError:
-        comma = "; a comma may be of thousands (1000) or of decimals (1.000): write it without" if "," in text else ""
+        comma = f"; a comma may be of thousands or of decimals: write {_without_comma(text)}" if "," in text else ""
         raise BadValueError(f"{name}: {text!r} is not {allowed}{comma}") from None
     if not math.isfinite(value) or not holds(value):
         raise BadValueError(f"{name}: {text} is not {allowed}")
@@ -187,6 +196,15 @@ def number(
     if value > top or 0 < value < LEAST:
         raise BadValueError(f"{name}: {text} is not {allowed} between {LEAST:g} and {top:g}")
     return value
+
+
+def _without_comma(text: str) -> str:
+    """What a cell with commas may mean, as it is read: `1000 or 1.000` for `1,000`; in general words where it is no number."""
+    meant = [text.replace(",", ""), *([text.replace(",", ".")] if text.count(",") == 1 and "." not in text else ())]
+    # Digits in threes are what a comma of thousands has behind it: any other can be of decimals alone.
+    if len(meant) > 1 and not re.search(r",\d{3}$", text):
+        meant = meant[1:]
+    return " or ".join(meant) if all(map(is_number, meant)) else "it without"
 
 
 def positive(fields: Mapping[str, str], name: str) -> float | None:

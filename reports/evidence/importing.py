@@ -133,6 +133,7 @@ def runs_from_texts(
     if points is not None:
         read = read_points(*points, columns or {})
     rows = [(line, {**fields, **same}) for line, fields in found.rows]
+    _refuse_bits_alone([fields for _, fields in rows])
     made = runs_from_rows(
         rows,
         source=runs[0],
@@ -145,6 +146,19 @@ def runs_from_texts(
         many = "s" * (read.left_out != 1)
         remarks.append(f"{points[0]}: {read.left_out:,} point{many} without a finite step and loss left out")
     return RunTable(made, tuple(remark for remark in remarks if remark))
+
+
+def _refuse_bits_alone(rows: Iterable[Mapping[str, str]]) -> None:
+    """One line where losses are in bits per byte and no row says how many bytes a token has, instead of one a row."""
+    said = [(_lower(fields, "loss_unit") == BITS, bool(_lower(fields, "bytes_per_token"))) for fields in rows]
+    if any(bits for bits, _ in said) and not any(known for _, known in said):
+        raise InputError(
+            f"loss_unit={BITS}: only with the bytes of a mean token do they become nats per token; give --bytes-per-token"
+        )
+
+
+def _lower(fields: Mapping[str, str], name: str) -> str:
+    return fields.get(name, "").strip().lower()
 
 
 def _named_as_rows(

@@ -26,6 +26,7 @@ from reports.evidence.delimited import (
     RunImportError,
     header_of,
     is_no_number,
+    is_number,
     number,
     read_rows,
     word,
@@ -129,21 +130,11 @@ def _table(source: str, rows: Iterator[Row], costs: Sequence[str] = ("gpu_hours"
     problems: list[Problem] = []
     for line, cells in rows:
         _, step, loss, *_ = cells
-        problems += [
-            Problem(source, line, f"{text!r} is not a number") for text in (step, loss) if not _is_number(text)
-        ]
+        problems += [Problem(source, line, f"{text!r} is not a number") for text in (step, loss) if not is_number(text)]
         writer.writerow(cells)
     if problems:
         raise RunImportError(problems)
     return stream.getvalue()
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _of_chart(source: str, text: str, header: Sequence[str]) -> Iterator[Row]:

@@ -27,8 +27,9 @@ class SweepContext:
 
     `axes`: method -> parameter (with `learning_rate`) -> searched values in ascending order, so that the first and the
     last are the edges. `run_links`: run id -> link into the dashboard. `target_scale_params`: the model size that the
-    reader means to train, `target_loss` a loss (nats per token) that the reader asks the cost of. `created_at`: ISO 8601.
-    `price_per_gpu_hour` in `currency` per device-hour. `command` reproduces the page. `against`: the arm in the baseline's
+    reader means to train, `target_loss` a loss (nats per token) that the reader asks the cost of, `target_given` what the
+    reader called it where not in nats. `created_at`: ISO 8601. `price_per_gpu_hour` in `currency` per device-hour.
+    `command` reproduces the page. `against`: the arm in the baseline's
     place. `of_file`: ids of the runs that have the identity of the search-space file, None where that is not known.
     `seen_share` of the validation text is in training, too; `bytes_per_token`: bytes of its mean token.
     """
@@ -50,6 +51,7 @@ class SweepContext:
     run_links: Mapping[str, str] = field(default_factory=dict)
     target_scale_params: float | None = None
     target_loss: float | None = None
+    target_given: str = ""
     num_gpus: int | None = None
     against: str = BASELINE
     of_file: frozenset[str] | None = None

@@ -168,12 +168,15 @@ def _word(name: str) -> str:
 def _asked(read: Callable[[], Study], target: float | None, unit: str | None, against: str | None) -> Study:
     """The study with what else the reader asked of it."""
     from reports.evidence.against import held_against
+    from reports.evidence.units import NATS, UNIT_WORDS
 
     study = read()
     if target is not None:
         command = f"{study.context.command} --target {target:g}{f' --unit {unit}' if unit else ''}"
         loss = _in_nats(target, unit, study)
-        study = replace(study, context=replace(study.context, target_loss=loss, command=command))
+        words = "" if unit in (None, NATS) else f"{target:g} {UNIT_WORDS[unit]}"
+        context = replace(study.context, target_loss=loss, target_given=words, command=command)
+        study = replace(study, context=context)
     return study if against is None else held_against(study, against)
 
 
@@ -372,7 +375,7 @@ def _show_import(name: str, done: Imported, remarks: Sequence[str] = ()) -> None
     for remark in (*remarks, *done.remarks):
         print(remark, file=sys.stderr)
     again = "" if done.written else ", as imported before"
-    print(f"{name}: {len(done.runs)} runs{again}")
+    print(f"{name}: {len(done.runs)} run{'s' * (len(done.runs) != 1)}{again}")
     print(done.headline)
     print(done.report)
 

@@ -100,6 +100,8 @@ def tables_of_files(
         logs = _logs(runs)
         if devices is None:
             raise InputError(f"{runs}: logs tell their wall time; say on how many devices, as --set devices=8")
+        if "scale" not in same:
+            raise InputError(f"{runs}: logs do not tell the size of their model; say it, as --set scale=124M")
         made = logs_as_tables(logs, devices)
         folder = runs.resolve().name
         table, curves = (

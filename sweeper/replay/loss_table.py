@@ -112,6 +112,7 @@ def read_tables(path: Path) -> tuple[LossTable, ...]:
     Raises `InputError` naming the file, and the line and value where a row cannot be read.
     """
     found: dict[tuple[str, str, int, str], list[tuple[float, int, float]]] = {}
+    lines: dict[object, int] = {}
     with given(path), path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
@@ -126,6 +127,12 @@ def read_tables(path: Path) -> tuple[LossTable, ...]:
             if not (0 <= cell[0] <= 1 and cell[1] >= 1 and math.isfinite(cell[2])):
                 raise InputError(
                     f"{path.name}:{reader.line_num}: {cell} is not (ratio in [0, 1], bag from 1, finite loss)"
+                )
+            first = lines.setdefault((key, cell[:2]), reader.line_num)
+            if first != reader.line_num:
+                raise InputError(
+                    f"{path.name}:{reader.line_num}: step_ratio {cell[0]:g}, bag_size {cell[1]} of table {key[0]} "
+                    f"({key[1]}) occurs twice, first in line {first}"
                 )
             found.setdefault(key, []).append(cell)
     if not found:

@@ -333,7 +333,7 @@ def test_of_thousands_of_bad_rows_twenty_are_told(results: Path, tmp_path: Path)
     told = done.stderr.splitlines()
     assert told[0] == (
         "runs.csv:2: total_steps: '1,000' is not a positive whole number; "
-        "a comma may be of thousands (1000) or of decimals (1.000): write it without"
+        "a comma may be of thousands or of decimals: write 1000 or 1.000"
     )
     assert (len(told), told[-1]) == (21, "and 1,180 more like these")
     assert not (results / "theirs").exists()

@@ -51,6 +51,31 @@ def test_each_arm_is_read_off_its_own_ladder_and_the_ratio_is_the_speedup() -> N
     assert " against the baseline" in target_sentence(method)
 
 
+def test_a_clock_that_was_not_measured_twice_is_said_beside_the_cost_and_in_its_check() -> None:
+    """Runs that state hours alone, in the same proportion to their steps, measured the clock once."""
+    runs = [replace(run, phases=()) for run in both()]
+    (baseline, _), (measured, _) = read(runs, true_loss(6_500)), read(_timed_twice(), true_loss(6_500))
+    assert target_sentence(baseline).endswith("; the clock's own error is assumed to be 2 %")
+    assert "assumed" not in target_sentence(measured)
+    (found,) = (one for one in summarize(make_study(runs)).checks if one.name == "Step time stable")
+    assert found.sentence == ("No step time was measured twice, so that the clock's own error is assumed to be 2 %.")
+    (nothing,) = (one for one in summarize(make_study([])).checks if one.name == "Step time stable")
+    assert nothing.sentence == "No step time was measured twice."
+
+
+def _timed_twice() -> list[FinishedRun]:
+    return [
+        replace(run, phases=(), gpu_hours=(run.gpu_hours or 0.0) * (1 + 1e-3 * (number % 3)))
+        for number, run in enumerate(both())
+    ]
+
+
+def test_a_target_that_was_given_in_another_unit_is_named_as_it_was_given() -> None:
+    (baseline, _) = read_targets(make_study(both(), target_loss=true_loss(6_500), target_given="14.6 perplexity"))
+    assert target_sentence(baseline).startswith("The baseline gets to a loss of 2.68")
+    assert " (14.6 perplexity) in " in target_sentence(baseline)
+
+
 def test_a_target_below_a_ladder_is_not_reached_and_has_a_bound() -> None:
     """The test tells the largest budget from the target: more than that, and no estimate, whatever the fit says."""
     baseline, method = read([*ladder(budgets=BUDGETS), *ladder("tst", BUDGETS, speedup=2.0)], true_loss(12_000))

@@ -271,7 +271,11 @@ def test_what_is_no_table_of_ours_is_said_to_look_like_what_it_is(tmp_path: Path
     (line,) = problems(write(tmp_path, '3B,tst,0,"1,000",4,0.3,3,4,2.5'))
     assert line == (
         "runs.csv:2: total_steps: '1,000' is not a positive whole number; "
-        "a comma may be of thousands (1000) or of decimals (1.000): write it without"
+        "a comma may be of thousands or of decimals: write 1000 or 1.000"
+    )
+    (line,) = problems(write(tmp_path, '3B,tst,0,1000,4,0.3,3,4,"3,7038645"'))
+    assert line.endswith(
+        "'3,7038645' is not a positive number; a comma may be of thousands or of decimals: write 3.7038645"
     )
     (line,) = problems(write(tmp_path, "3B tst", header="scale method\t\x1b[2Jtotal_steps final_loss"))
     assert line.endswith(r"the first line is 'scale method\t\x1b[2Jtotal_steps final_loss'")
@@ -345,8 +349,12 @@ def test_flops_are_counted_only_where_no_row_states_any(tmp_path: Path) -> None:
 
 def test_units_that_cannot_be_converted_are_said(tmp_path: Path) -> None:
     path = write(tmp_path, "3B,tst,0,100,4,0.3,3,4,0.9")
+    with pytest.raises(InputError) as missing:
+        read_runs(path, fixed={"loss_unit": "bits_per_byte"})
+    assert str(missing.value).splitlines() == [
+        "loss_unit=bits_per_byte: only with the bytes of a mean token do they become nats per token; give --bytes-per-token"
+    ]
     for fixed, said in (
-        ({"loss_unit": "bits_per_byte"}, "bytes_per_token: empty; only with it bits per byte become nats per token"),
         ({"loss_unit": "perplexity"}, "final_loss: 0.9 is not of perplexity"),
         ({"loss_unit": "bits"}, "loss_unit: 'bits' is not one of nats, bits_per_byte, perplexity"),
     ):

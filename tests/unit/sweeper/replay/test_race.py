@@ -77,7 +77,10 @@ def test_between_cells_losses_are_interpolated_and_outside_refused() -> None:
         (HEADER + "1,1M,100,uniform,0.3,four,3.1\n", r"t\.csv:2: .*'four'"),
         (HEADER + "1,1M,100,uniform,1.3,4,3.1\n", r"t\.csv:2: .*ratio in \[0, 1\]"),
         (HEADER + "1,1M,100,uniform,0.3,4,nan\n", r"t\.csv:2: .*finite loss"),
-        (HEADER + "1,1M,100,uniform,0.3,4,3.1\n1,1M,100,uniform,0.3,4,3.2\n", "occurs twice"),
+        (
+            HEADER + "1,1M,100,uniform,0.3,4,3.1\n1,1M,100,uniform,0.3,4,3.2\n",
+            r"t\.csv:3: .*occurs twice, first in line 2",
+        ),
     ],
 )
 def test_bad_tables_name_file_and_line(tmp_path: Path, text: str, message: str) -> None:
