@@ -9,6 +9,7 @@ with a `fan_axis`, trials are asked for in fans that leave one trunk, and the mo
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,8 @@ FAN = "surface:fan"
 """System attribute of a trial that leads a fan: the parameters of its mates."""
 MATE_OF = "surface:mate_of"
 """System attribute of a mate: its leader's number."""
+CHOSEN = "surface:chosen"
+"""System attribute of a trial that runs: its parameters, before Optuna has written them down."""
 SEED = "seed"
 """User attribute that says which seed a trial ran on; trials without it are each on their own."""
 
@@ -121,6 +124,13 @@ class SurfaceSampler(BaseSampler):
             raise ValueError(f"SurfaceSampler: fan = {fan}, cells = {cells} and unit = {unit} must be above 0")
         self._fan_axis, self._fan, self._centre = fan_axis, fan, dict(centre or {})
         self._cells, self._unit, self._seed = cells, unit, seed
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The parameters that all finished trials have."""
@@ -135,6 +145,13 @@ class SurfaceSampler(BaseSampler):
         """The next cell: a mate of a fan that is under way, else the first of a new fan."""
         if not search_space:
             return {}
+        with self._lock:
+            chosen = self._choose(study, trial, search_space)
+            # Told before Optuna does: whoever asks meanwhile, in another thread or process, chooses something else.
+            study._storage.set_trial_system_attr(trial._trial_id, CHOSEN, chosen)
+        return chosen
+
+    def _choose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         trials = [one for one in study.get_trials(deepcopy=False) if one.number != trial.number]
         grid = self._grid(search_space)
         mate = self._waiting_mate(trials, search_space)
@@ -151,8 +168,8 @@ class SurfaceSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """The centre until a trial has finished; at random what only some trials have."""
-        if any(one.state == TrialState.COMPLETE for one in study.get_trials(deepcopy=False)):
+        """The centre in the first trial; at random until one has finished, and what only some trials have."""
+        if trial.number > 0:
             key = [self._seed, trial.number, crc32(param_name.encode())]
             random = RandomSampler(seed=int(np.random.default_rng(key).integers(2**31)))
             return random.sample_independent(study, trial, param_name, param_distribution)
@@ -208,13 +225,18 @@ class SurfaceSampler(BaseSampler):
 
     def _situation(self, study: Study, trials: Sequence[FrozenTrial], grid: _Grid) -> Situation:
         known = [one for one in trials if one.state.is_finished() and set(grid.space) <= set(one.params)]
-        running = [one for one in trials if one.state == TrialState.RUNNING and set(grid.space) <= set(one.params)]
+        begun = {one.number: one.params or one.system_attrs.get(CHOSEN, {}) for one in trials}
+        running = [
+            one for one in trials if one.state == TrialState.RUNNING and set(grid.space) <= set(begun[one.number])
+        ]
         sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
         values = {
-            one.number: sign * one.value for one in known if one.state == TrialState.COMPLETE and one.value is not None
+            one.number: sign * one.value
+            for one in known
+            if one.state == TrialState.COMPLETE and one.value is not None and math.isfinite(one.value)
         }
         nats = self._nats(list(values.values()))
-        cells = {one.number: grid.cell(one.params) for one in (*known, *running)}
+        cells = {one.number: grid.cell(begun[one.number]) for one in (*known, *running)}
         seeds = {one.number: int(one.user_attrs.get(SEED, one.number)) for one in (*known, *running)}
         used: dict[int, frozenset[int]] = {}
         for number, cell in cells.items():

@@ -96,7 +96,7 @@ def test_imported_runs_are_reported_shown_and_exported_as_our_own(results: Path,
     assert ([headline, page], equal_data) == (said[1:], summary["equal_data"])
 
     shown = done(results, "status", "theirs")
-    assert "not running" in shown
+    assert "finished" in shown
     assert [line.split()[2:5] for line in shown.splitlines() if line.startswith("270M")] == [
         ["9", "0", "0"],
         ["3", "1", "0"],

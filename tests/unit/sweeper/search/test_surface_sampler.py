@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -156,3 +157,44 @@ def test_what_is_refused() -> None:
     two = optuna.create_study(directions=["minimize", "minimize"], sampler=SurfaceSampler())
     with pytest.raises(ValueError, match="2 objectives"):
         two.ask().suggest_float("x", 0, 1)
+
+
+def test_a_centre_that_fails_is_left() -> None:
+    def middle_fails(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", 0.0, 1.0)
+        return math.nan if 0.4 < x < 0.6 else x
+
+    study = optuna.create_study(sampler=SurfaceSampler())
+    study.optimize(middle_fails, n_trials=10)
+    tried = {trial.params["x"] for trial in study.trials}
+    assert len(tried) > 5
+    assert study.trials[0].params["x"] == 0.5
+    assert study.best_value < 0.1
+
+
+def test_trials_at_once_are_not_the_same_trial() -> None:
+    study = optuna.create_study(sampler=SurfaceSampler())
+    ranges = {"x": FloatDistribution(0.0, 1.0), "n": IntDistribution(1, 5)}
+    first = [study.ask(ranges) for _ in range(4)]
+    assert len({tuple(trial.params.items()) for trial in first}) == 4
+    for trial in first:
+        study.tell(trial, (trial.params["x"] - 0.3) ** 2)
+    barrier = threading.Barrier(4)
+
+    def together(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", 0.0, 1.0) + 0 * trial.suggest_int("n", 1, 5)
+        barrier.wait(60)
+        return (x - 0.3) ** 2
+
+    study.optimize(together, n_trials=4, n_jobs=4)
+    assert len({tuple(trial.params.items()) for trial in study.trials[4:]}) == 4
+
+
+def test_a_value_that_is_not_finite_is_no_loss() -> None:
+    study = optuna.create_study(sampler=SurfaceSampler())
+    study.optimize(
+        lambda trial: math.inf if (x := trial.suggest_float("x", 0, 1)) < 0.1 else (x - 0.5) ** 2, n_trials=8
+    )
+    study.enqueue_trial({"x": 0.0})
+    study.optimize(lambda trial: math.inf if trial.suggest_float("x", 0, 1) < 0.1 else 1.0, n_trials=1)
+    assert abs(SurfaceSampler().recommend(study)["x"] - 0.5) < 0.2
