@@ -16,17 +16,20 @@ from trainers.contract.record import MOST_LOSS
 
 OWN, BETWEEN, WHOLE = "trainer's own", "point-to-point wall", "whole-command wall"
 """Clocks: `WHOLE` where there is a single point, so that start-up is in it."""
+LEAST_ARRIVALS = 3
+"""Times at which points came, below which the wall's clock between them is none: they may have waited in a buffer."""
 MOST_POINTS = 1_000
 """Of a curve; a trainer may say a loss after every step."""
 
 
 @dataclass
 class Span:
-    """What one attempt showed: its points lie between two steps, `seconds` of the wall apart."""
+    """What one attempt showed: its points lie between two steps, `seconds` of the wall apart, and came at `arrivals` times."""
 
     first: int
     last: int
     seconds: float = 0.0
+    arrivals: int = 0
 
     @property
     def steps(self) -> int:
@@ -45,6 +48,7 @@ class Track:
     objection: str | None = None
     spans: list[Span] = field(default_factory=list)
     _began: float | None = None
+    _heard: float | None = None
 
     def add(self, sightings: Sequence[Sighting], now: float | None) -> None:
         """Take in what was said; `now` is the wall's clock in seconds, None for what was said before anybody watched."""
@@ -68,6 +72,8 @@ class Track:
             self._began = now
             self.spans.append(Span(step, step))
         span = self.spans[-1]
+        if now != self._heard:
+            self._heard, span.arrivals = now, span.arrivals + 1
         if step > span.last:
             span.last, span.seconds = step, now - self._began
 
@@ -78,8 +84,8 @@ class Track:
 
     @property
     def reached_the_end(self) -> bool:
-        """Whether the last point is of the last step, counted from 0 or from 1; a final loss alone is an end, too."""
-        return not self.points or self.step >= self.total_steps - 1
+        """Whether a final loss was said, or the last point is of the last step, counted from 0 or from 1."""
+        return self.final is not None or self.step >= self.total_steps - 1
 
     @property
     def final_loss(self) -> float | None:
@@ -95,8 +101,10 @@ class Track:
         if own is not None:
             return OWN, own
         spanned = sum(span.steps for span in self.spans)
-        if spanned:
-            return BETWEEN, sum(span.seconds for span in self.spans if span.steps) / spanned
+        seconds = sum(span.seconds for span in self.spans if span.steps)
+        # Output that was held back comes at once, when the training that it tells of is long over.
+        if spanned and seconds > 0 and sum(span.arrivals for span in self.spans) >= LEAST_ARRIVALS:
+            return BETWEEN, seconds / spanned
         return WHOLE, command_seconds / steps
 
     def seconds_at(self, step: int, seen: Sighting, clock: str, step_seconds: float) -> float:
@@ -123,7 +131,9 @@ class Track:
         points = sorted(self.points.items())
         loss = self.final_loss
         if loss is not None:
-            last = points.pop()[1] if points else Sighting(self.total_steps, loss)
+            last = points[-1][1] if points else Sighting(self.total_steps, loss)
+            if points and points[-1][0] >= self.total_steps - 1:
+                points.pop()
             ending = self.final if self.final is not None and self.final.seconds is not None else last
             points.append(
                 (

@@ -123,7 +123,7 @@ def test_ledger_report_and_import_ask_for_no_kind(both: Path, tmp_path: Path) ->
 def shortened(folder: Path, name: str = "your-trainer") -> Path:
     """A shipped file with budgets of a second."""
     text = (SHIPPED / f"{name}.yaml").read_text(encoding="utf-8")
-    budgets = {"your-trainer": ("1000", "1500, 2250, 3000", "1500"), "transformers": ("500", "400, 800, 1600", "800")}
+    budgets = {"your-trainer": ("1000", "1000, 1500, 2250", "1500"), "transformers": ("500", "400, 800, 1600", "800")}
     tuning, ladder, confirmed = budgets[name]
     for old, new in (
         ("../trainers/examples", str(ROOT / "trainers" / "examples")),
@@ -180,10 +180,12 @@ def test_the_sweep_of_transformers_is_tried_and_run(tmp_path: Path) -> None:
 def test_a_dry_run_says_what_does_not_hold(tmp_path: Path) -> None:
     file = shortened(tmp_path)
     text = file.read_text(encoding="utf-8")
-    file.write_text(text.replace("val_loss (?P", "loss_val (?P"), encoding="utf-8")
+    text = text.replace("val_loss (?P", "loss_val (?P").replace("decayed: true", "decayed: false")
+    file.write_text(text, encoding="utf-8")
     tried = sweeper("run", file, "--dry", "--results", tmp_path / "results")
     assert tried.returncode == 1
     assert "exit code 0 and no loss" in tried.stdout
+    assert "not said to end decayed" in tried.stdout
 
 
 def test_mistakes_about_files_are_one_line_with_their_number(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def test_the_last_step_s_loss_is_the_final_one_counted_from_0_or_from_1() -> Non
     assert track_of(Sighting(50, 3.0), Sighting(99, 2.0)).final_loss == 2.0
     assert track_of(Sighting(50, 3.0), Sighting(98, 2.0)).final_loss is None
     assert track_of(Sighting(None, 2.0)).final_loss == 2.0
-    assert track_of(Sighting(50, 3.0), Sighting(None, 2.0)).final_loss is None, "it ended before its schedule did"
+    assert track_of(Sighting(50, 3.0), Sighting(90, 2.0)).final_loss is None, "it ended before its schedule did"
     assert track_of().final_loss is None
 
 
@@ -31,6 +31,22 @@ def test_a_final_loss_stands_before_the_last_point_s() -> None:
     track = track_of(Sighting(100, 2.1, seconds=10.0), Sighting(None, 2.0))
     assert track.final_loss == 2.0
     assert track.curve() == [(100, Sighting(100, 2.0, 10.0))]
+
+
+def test_a_final_loss_is_the_end_s_also_where_points_come_seldom() -> None:
+    track = track_of(Sighting(50, 3.0), Sighting(None, 2.0))
+    assert track.final_loss == 2.0
+    assert [(step, seen.loss) for step, seen in track.curve()] == [(50, 3.0), (100, 2.0)]
+
+
+def test_points_that_waited_in_a_buffer_are_no_clock() -> None:
+    held_back = Track(100)
+    held_back.add([Sighting(step, 3.0) for step in (20, 40, 60, 80, 100)], 7.0)
+    assert held_back.clock(50.0) == (WHOLE, 0.5)
+    in_two = Track(100)
+    in_two.add([Sighting(step, 3.0) for step in (20, 40, 60)], 7.0)
+    in_two.add([Sighting(step, 3.0) for step in (80, 100)], 7.1)
+    assert in_two.clock(50.0) == (WHOLE, 0.5)
 
 
 def test_the_trainer_s_own_clock_is_taken_where_it_gives_one() -> None:
