@@ -110,7 +110,7 @@ def main(arguments: Sequence[str]) -> None:
                 preexec_fn=lambda: system.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
             )
     except (OSError, ValueError) as error:
-        print("missing", getattr(error, "strerror", None) or error, flush=True)
+        print("missing", f"{command[0]}: {getattr(error, 'strerror', None) or error}", flush=True)
         return
     try:
         _watch(child, float(grace), stop)

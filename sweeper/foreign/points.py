@@ -6,7 +6,6 @@ Only whole lines count. What cannot be read is kept in words; whether it matters
 from __future__ import annotations
 
 import json
-import math
 import re
 import struct
 from collections.abc import Iterator, Mapping
@@ -168,22 +167,26 @@ class EventReader:
     bad: str | None = None
     _offsets: dict[Path, int] = field(default_factory=dict)
     _points: dict[int, Sighting] = field(default_factory=dict)
+    _beside: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def read(self) -> list[Sighting]:
         """See `Reader`."""
         changed: dict[int, None] = {}
         for file in sorted(self.folder.rglob("*tfevents*")):
             for step, tag, value in self._scalars(file):
-                known = self._points.get(step, Sighting(step, math.nan))
+                # A step's other values may stand before its loss.
+                beside = self._beside.setdefault(step, {})
                 if tag == self.tags.loss:
+                    self._points[step] = replace(self._points.get(step, Sighting(step, value)), loss=value)
+                elif tag == self.tags.seconds:
+                    beside["seconds"] = value
+                elif tag == self.tags.tokens:
+                    beside["tokens"] = int(value)
+                else:
+                    continue
+                if step in self._points:
                     changed[step] = None
-                    self._points[step] = replace(known, loss=value)
-                elif tag == self.tags.seconds and step in self._points:
-                    changed[step] = None
-                    self._points[step] = replace(known, seconds=value)
-                elif tag == self.tags.tokens and step in self._points:
-                    changed[step] = None
-                    self._points[step] = replace(known, tokens=int(value))
+                    self._points[step] = replace(self._points[step], **beside)
         return [self._points[step] for step in changed]
 
     def cut(self, *, forgive: bool) -> list[Sighting]:

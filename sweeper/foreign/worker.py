@@ -99,11 +99,11 @@ class Watched:
 
 
 def environment_of(trainer: ForeignTrainer, spec: ForeignSpec, folder: TrialFolder) -> dict[str, str]:
-    """This process's own without Ray's, then the file's, then the contract's."""
+    """This process's own without Ray's, then the trial's threads, the file's, the contract's."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     defaults = {"OMP_NUM_THREADS": str(trainer.cpus), "PYTHONUNBUFFERED": "1"}
     contract = {"SWEEPER_TRIAL": str(folder.root / TRIAL_FILE), "SWEEPER_OUT": str(folder.out)}
-    return {**defaults, **inherited, **dict(spec.environment), **contract}
+    return {**inherited, **defaults, **dict(spec.environment), **contract}
 
 
 def words_of(spec: ForeignSpec, folder: TrialFolder) -> list[str]:

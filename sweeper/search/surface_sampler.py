@@ -225,7 +225,7 @@ class SurfaceSampler(BaseSampler):
 
     def _situation(self, study: Study, trials: Sequence[FrozenTrial], grid: _Grid) -> Situation:
         known = [one for one in trials if one.state.is_finished() and set(grid.space) <= set(one.params)]
-        begun = {one.number: one.params or one.system_attrs.get(CHOSEN, {}) for one in trials}
+        begun = {one.number: {**one.system_attrs.get(CHOSEN, {}), **one.params} for one in trials}
         running = [
             one for one in trials if one.state == TrialState.RUNNING and set(grid.space) <= set(begun[one.number])
         ]
@@ -237,7 +237,7 @@ class SurfaceSampler(BaseSampler):
         }
         nats = self._nats(list(values.values()))
         cells = {one.number: grid.cell(begun[one.number]) for one in (*known, *running)}
-        seeds = {one.number: int(one.user_attrs.get(SEED, one.number)) for one in (*known, *running)}
+        seeds = {one.number: _seed_of(one) for one in (*known, *running)}
         used: dict[int, frozenset[int]] = {}
         for number, cell in cells.items():
             used[cell] = used.get(cell, frozenset()) | {seeds[number]}
@@ -267,3 +267,9 @@ class SurfaceSampler(BaseSampler):
         heights = [value - min(values) for value in values]
         spread = float(np.median([height for height in heights if height > 0] or [0.0]))
         return TYPICAL_HEIGHT / spread if spread > 0 else 1.0
+
+
+def _seed_of(trial: FrozenTrial) -> int:
+    """The seed that it says, if that is one; else it is on its own."""
+    seed = trial.user_attrs.get(SEED)
+    return seed if isinstance(seed, int) else trial.number

@@ -194,7 +194,7 @@ def test_a_command_that_is_not_there_is_told(executor: Executor, tmp_path: Path)
         update={"trainer": bench.space.trainer.model_copy(update={"command": command})}
     )
     bench.run(executor)
-    assert bench.reasons(Failed) == {"the command cannot be started: No such file or directory"}
+    assert bench.reasons(Failed) == {"the command cannot be started: no-such-program: No such file or directory"}
     assert not any(isinstance(record.outcome, Finished) for record in bench.records)
 
 

@@ -45,7 +45,10 @@ def test_an_ending_is_told_in_words(tmp_path: Path, program: str, ending: Ending
 
 
 def test_a_command_or_a_folder_that_is_not_there_is_an_ending(tmp_path: Path) -> None:
-    assert run(tmp_path, "no-such-program").words == "the command cannot be started: No such file or directory"
+    assert (
+        run(tmp_path, "no-such-program").words
+        == "the command cannot be started: no-such-program: No such file or directory"
+    )
     with held(tmp_path / "lock", 1.0) as lock:
         gone = GuardedProcess(["true"], tmp_path / "gone", {}, tmp_path / "log.txt", lock, 1.0)
         with gone:

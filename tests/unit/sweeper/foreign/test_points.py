@@ -122,4 +122,8 @@ def test_event_files_are_read_as_they_grow(tmp_path: Path) -> None:
     assert reader.read() == [Sighting(10, 3.5, 2.0)]
     file.write_bytes(whole + cut + framed(event(20, "seen", 640.0)))
     assert reader.read() == [Sighting(20, 3.25, tokens=640)]
+    before = framed(event(30, "time", 6.0)) + framed(event(30, "val/loss", 3.0))
+    with file.open("ab") as more:
+        more.write(before)
+    assert reader.read() == [Sighting(30, 3.0, 6.0)], "a writer may say the time first"
     assert reader.read() == []

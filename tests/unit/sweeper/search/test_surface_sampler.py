@@ -179,6 +179,13 @@ def test_trials_at_once_are_not_the_same_trial() -> None:
     assert len({tuple(trial.params.items()) for trial in first}) == 4
     for trial in first:
         study.tell(trial, (trial.params["x"] - 0.3) ** 2)
+    half = study.ask()
+    x = half.suggest_float("x", 0.0, 1.0)
+    other = study.ask(ranges)
+    assert (x, half.suggest_int("n", 1, 5)) != tuple(other.params[name] for name in ("x", "n"))
+    for trial in (half, other):
+        trial.set_user_attr("seed", "no number")
+        study.tell(trial, 1.0)
     barrier = threading.Barrier(4)
 
     def together(trial: optuna.Trial) -> float:
@@ -187,7 +194,7 @@ def test_trials_at_once_are_not_the_same_trial() -> None:
         return (x - 0.3) ** 2
 
     study.optimize(together, n_trials=4, n_jobs=4)
-    assert len({tuple(trial.params.items()) for trial in study.trials[4:]}) == 4
+    assert len({tuple(trial.params.items()) for trial in study.trials[-4:]}) == 4
 
 
 def test_a_value_that_is_not_finite_is_no_loss() -> None:
