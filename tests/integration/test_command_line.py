@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -17,9 +16,9 @@ import pytest
 
 from sweeper.ledger.mlflow_ledger import Ledger
 from sweeper.options import CORPORA
+from tests.support.places import SWEEPER
 from trainers.contract.record import Finished
 
-SWEEPER = Path(sys.executable).with_name("sweeper")
 FILE = Path(__file__).with_name("tiny.yaml")
 TRIALS = 2 + 2 + 3 * 2 + 1 * 2
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,9 @@ from sweeper.ledger.location import default_tracking_uri
 from sweeper.ledger.tables import runs_of
 from tests.support.finished_runs import OFFSETS, true_loss
 from tests.support.ledger_factory import MLFLOW_WARNINGS, empty_results
+from tests.support.places import SWEEPER
 
 pytestmark = [MLFLOW_WARNINGS, pytest.mark.slow]
-SWEEPER = Path(sys.executable).with_name("sweeper")
 COLUMNS = ("run", "scale", "method", "seed", "total_steps", "gpu_hours", "tokens", "final_loss")
 Line = dict[str, Any]
 

@@ -22,11 +22,10 @@ import pytest
 from sweeper.ledger import connection
 from sweeper.ledger.location import DATABASE, default_tracking_uri, log_in, sqlite_file
 from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
-from tests.support.places import GOLDEN
+from tests.support.places import GOLDEN, SWEEPER
 from trainers.contract.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
-SWEEPER = str(Path(sys.executable).with_name("sweeper"))
 
 
 @pytest.fixture

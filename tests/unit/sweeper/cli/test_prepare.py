@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,9 @@ from typer.testing import CliRunner
 from sweeper.cli.app import app
 from sweeper.corpora import pace_words
 from tests.support.corpora import documents, write_parquet
+from tests.support.places import SWEEPER
 from trainers.data.streamed.build import Pace
 
-SWEEPER = Path(sys.executable).with_name("sweeper")
 FILE = """
 name: small
 question: Is it faster?
