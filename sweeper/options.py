@@ -22,6 +22,12 @@ REPORT = "report.html"
 SUMMARY = "summary.json"
 
 
+def check_study_storage(url: str | None) -> None:
+    """Raise `UserError` for what is no address."""
+    if url is not None and "://" not in url:
+        raise UserError(f"study_storage: {url!r} is not a database's address, such as sqlite:///studies.db")
+
+
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """Run arguments: they change where and how fast, never what comes out. `workers` 0 means all there is room for.
@@ -52,10 +58,7 @@ class RunOptions:
             raise UserError(f"workers: {self.workers} is below 0, which means all there is room for")
         if self.micro_sequences is not None and self.micro_sequences < 1:
             raise UserError(f"micro_sequences: {self.micro_sequences} is not a positive number")
-        if self.study_storage is not None and "://" not in self.study_storage:
-            raise UserError(
-                f"study_storage: {self.study_storage!r} is not a database's address, such as sqlite:///studies.db"
-            )
+        check_study_storage(self.study_storage)
         if self.max_gpu_hours is not None and not self.max_gpu_hours >= 0:
             raise UserError(f"max_gpu_hours: {self.max_gpu_hours} is not a number of hours")
 

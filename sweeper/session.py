@@ -41,7 +41,7 @@ from sweeper.plans.plan import Plan, make_plan
 from sweeper.plans.room import Room, find_room
 from sweeper.space.foreign_schema import AnySpace
 from sweeper.space.load import load_search_space
-from sweeper.studies.keeper import StudyLedger, place_of
+from sweeper.studies.keeper import StudyLedger, place_of, remembered
 from trainers.contract.errors import UserError
 from trainers.contract.faults import FAULT, Terminated
 from trainers.contract.record import Failed, Provenance, RunRecord
@@ -181,6 +181,7 @@ def _about(space: AnySpace, options: RunOptions, materials: Materials, where: Pr
         versions=where.versions,
         device=where.device,
         started_at=where.started_at,
+        study_storage=remembered(options.study_storage),
     )
 
 

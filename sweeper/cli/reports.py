@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sweeper.cli.options import RESULTS, Json, Results, Uri, guarded, print_json
+from sweeper.options import REPORT, check_study_storage
 from trainers.contract.errors import UserError, given
 from trainers.contract.faults import without_login
 
@@ -72,6 +73,10 @@ Against = Annotated[
     str | None,
     typer.Option("--against", metavar="METHOD", help="Hold the methods against this one, not the baseline."),
 ]
+StudyStorage = Annotated[
+    str | None,
+    typer.Option("--study-storage", help="Where its Optuna studies are; default: where its last run had them."),
+]
 PUBLISHED = "published"
 RECORDS, SCORES = ".jsonl", ".json"
 MISSED_GATE = 4
@@ -105,6 +110,7 @@ def report(
         ),
     ] = None,
     tracking_uri: Uri = None,
+    study_storage: StudyStorage = None,
 ) -> None:
     """Write the report of a sweep from its ledger alone, or of two side by side.
 
@@ -115,26 +121,35 @@ def report(
     sweeps = list(names or ())
     if len(sweeps) not in ((0, 1) if published else (1, 2)):
         raise UserError("give the name of a sweep, two names to compare, or --published with at most one name")
-    if len(sweeps) == 2 and any(option is not None for option in (csv, records, fail_under, target, against)):
+    if len(sweeps) == 2 and any(
+        option is not None for option in (csv, records, fail_under, target, against, study_storage)
+    ):
         raise UserError(
-            "--csv, --records, --fail-under, --target and --against are for one sweep, not for a comparison"
+            "--csv, --records, --fail-under, --target, --against and --study-storage are for one sweep, not for a comparison"
         )
-    if target is not None and not 0 < target < math.inf:
-        raise UserError(f"--target: {target:g} is not a loss above 0")
-    if unit is not None and target is None:
-        raise UserError("--unit: is the unit of --target")
-    if published and records is not None:
-        raise UserError("--records: is for a sweep in the ledger")
+    _check_target(target, unit)
+    if published and (records, study_storage) != (None, None):
+        raise UserError("--records and --study-storage: are for a sweep in the ledger")
+    check_study_storage(study_storage)
     if len(sweeps) == 2:
         _compare(sweeps, results, tracking_uri, as_json)
         return
-    read = partial(_published, sweeps) if published else partial(_swept, sweeps[0], results, tracking_uri, records)
+    read = partial(_published, sweeps)
+    if not published:
+        read = partial(_swept, sweeps[0], results, tracking_uri, study_storage, records)
     folder = Path(*([PUBLISHED] if published else []), *sweeps, *([f"against-{_word(against)}"] if against else []))
     misses = _report(partial(_asked, read, target, unit, against), results / folder, as_json, csv, fail_under)
     for line in misses:
         print(line, file=sys.stderr)
     if misses:
         raise typer.Exit(MISSED_GATE)
+
+
+def _check_target(target: float | None, unit: str | None) -> None:
+    if target is not None and not 0 < target < math.inf:
+        raise UserError(f"--target: {target:g} is not a loss above 0")
+    if unit is not None and target is None:
+        raise UserError("--unit: is the unit of --target")
 
 
 def _published(names: Sequence[str]) -> Study:
@@ -147,7 +162,9 @@ def _published(names: Sequence[str]) -> Study:
     return made
 
 
-def _swept(name: str, results: Path, tracking_uri: str | None, records: Path | None) -> Study:
+def _swept(
+    name: str, results: Path, tracking_uri: str | None, study_storage: str | None, records: Path | None
+) -> Study:
     """A sweep of the ledger, whose records are written to a file, too. Its studies are brought up to it."""
     from sweeper.imports.records import write_records
     from sweeper.reporting import read_study
@@ -156,7 +173,7 @@ def _swept(name: str, results: Path, tracking_uri: str | None, records: Path | N
     if records is not None:
         write_records(results, name, tracking_uri, records)
     made: Study = read_study(results, name, tracking_uri)
-    copy_studies(results, name, tracking_uri, lambda line: print(line, file=sys.stderr))
+    copy_studies(results, name, tracking_uri, study_storage, lambda line: print(line, file=sys.stderr))
     return made
 
 
@@ -202,7 +219,6 @@ def _report(
     from reports.estimate.wording import target_sentence
     from reports.evidence.exporting import runs_to_csv
     from reports.summary import summary_to_json
-    from sweeper.options import REPORT
     from sweeper.reporting import below, write_report_files
     from trainers.contract.writing import write_atomically
 

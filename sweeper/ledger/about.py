@@ -23,7 +23,8 @@ class SweepAbout:
     `price_per_gpu_hour` is in `currency`, None where the file gives none; `corpus_tokens` counts the training split;
     `started_at` is ISO 8601 with its time zone. `origin` tells our own trials from runs that were trained elsewhere.
     `seen_share` is the part of the validation text that training holds, too, `bytes_per_token` the bytes of its mean token
-    (None: not measured). `code` is the fingerprint of another trainer's files, empty for our own.
+    (None: not measured). `code` is the fingerprint of another trainer's files, empty for our own. `study_storage` is where its
+    Optuna studies are, as `sweeper.studies.keeper.remembered` says it; empty for the file beside its results.
     """
 
     name: str
@@ -46,6 +47,7 @@ class SweepAbout:
     seen_share: float | None = None
     bytes_per_token: float | None = None
     code: str = ""
+    study_storage: str = ""
 
 
 def about_to_dict(about: SweepAbout) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sweeper.ledger.about import SweepAbout
-from sweeper.ledger.location import first_line, sqlite_uri
+from sweeper.ledger.location import first_line, sqlite_file, sqlite_uri
 from sweeper.ledger.mlflow_ledger import Ledger
 from sweeper.ledger.spooled import SpooledLedger
 from sweeper.lock import current_driver
@@ -28,6 +28,8 @@ from trainers.contract.spec import AnySpec
 DATABASE = "optuna.db"
 BATCH_SECONDS = 5.0
 """What happens within this time is written together."""
+HIDDEN = "***"
+"""What stands in an address for what is a secret or may be one."""
 _END_SECONDS = 60.0
 """How long the end of a sweep waits for a storage that does not answer."""
 
@@ -45,6 +47,25 @@ def place_of(folder: Path, study_storage: str | None) -> StudyPlace:
     if study_storage is not None:
         return StudyPlace(study_storage)
     return StudyPlace(sqlite_uri(folder.absolute() / DATABASE), folder.absolute() / DATABASE)
+
+
+def remembered(study_storage: str | None) -> str:
+    """A storage's address as the ledger keeps it: an SQLite file by its whole path, password and query as `***`."""
+    if study_storage is None:
+        return ""
+    if (file := sqlite_file(study_storage)) is not None:
+        return sqlite_uri(file.absolute())
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        url = make_url(study_storage)
+    except ArgumentError:
+        return HIDDEN  # nobody knows what in it is a password
+    if url.password is None and not url.query:
+        return study_storage
+    plain = url.set(query={}).render_as_string()  # which writes a password as asterisks
+    return f"{plain}?{HIDDEN}" if url.query else plain
 
 
 class StudyLedger:
@@ -162,8 +183,9 @@ class StudyLedger:
     def _warn(self) -> None:
         if self._trouble and not self._said:
             self._said = True
-            where = without_login(self._place.url)
-            self._say(f"{where}: no studies are written there ({without_login(self._trouble)})")
+            where = without_login(remembered(self._place.url))
+            trouble = without_login(self._trouble.replace(self._place.url, where))
+            self._say(f"{where}: no studies are written there ({trouble})")
 
     # in the thread
 
@@ -208,11 +230,24 @@ class StudyLedger:
         return [copy_of(self._space, tuple(members)) for name, members in studies.items() if name in names]
 
 
-def copy_studies(results: Path, name: str, tracking_uri: str | None, say: Callable[[str], None]) -> None:
-    """Make the studies of sweep `name` as its ledger is; nothing where it was imported, or runs and does so itself."""
+def copy_studies(
+    results: Path, name: str, tracking_uri: str | None, study_storage: str | None, say: Callable[[str], None]
+) -> None:
+    """Make the studies of sweep `name` as its ledger is; nothing where it was imported, or runs and does so itself.
+
+    `study_storage` is where, None for where the sweep had them.
+    """
     if current_driver(results / name) is not None:
         return
     with Ledger.open(results, name, tracking_uri, create=False) as ledger:
-        if ledger.about().origin == "sweep":
-            with StudyLedger(ledger, place_of(results / name, None), say) as kept:
-                kept.records()
+        about = ledger.about()
+        if about.origin != "sweep":
+            return
+        where = study_storage or about.study_storage or None
+        if where is not None and HIDDEN in where:
+            say(
+                f"{name}: its studies at {where} are as the last run left them; --study-storage URL brings them up to date"
+            )
+            return
+        with StudyLedger(ledger, place_of(results / name, where), say) as kept:
+            kept.records()

@@ -24,7 +24,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy i
 @pytest.mark.slow
 def test_a_sweep_is_planned_run_and_read_in_five_lines(tmp_path: Path, corpora: Path) -> None:
     (tmp_path / CORPORA).symlink_to(corpora)
-    options = RunOptions(TINY, results=tmp_path, executor="inline")
+    elsewhere = f"sqlite:///{tmp_path / 'studies.db'}"
+    options = RunOptions(TINY, results=tmp_path, executor="inline", study_storage=elsewhere)
     planned = plan(options)
     end = run(options)
     summary = report("tiny", tmp_path)
@@ -39,6 +40,8 @@ def test_a_sweep_is_planned_run_and_read_in_five_lines(tmp_path: Path, corpora: 
     )
     with Ledger.open(tmp_path, "tiny", create=False) as ledger:
         records = ledger.records()
+        assert ledger.about().study_storage == elsewhere
+    assert (tmp_path / "studies.db").exists()
     assert all(isinstance(record, RunRecord) and isinstance(record.spec, TrialSpec) for record in records)
     study = build_study(SweepContext(name="mine", question="?"), [run_from_record(record) for record in records])
     write_report(study, summarize(study), tmp_path / "mine.html")
