@@ -1,7 +1,8 @@
 """The surface as one of Optuna's samplers, for any study: `optuna.create_study(sampler=SurfaceSampler())`.
 
 A study's distributions become a grid, its trials become observations, and the same chooser that a sweep asks says which
-cell comes next. Nothing is kept in between: what is asked follows from the study, so that workers and restarts agree.
+cell comes next. Nothing is kept in between: what is asked follows from the study, so that workers and restarts agree. Trials
+that are asked at once, in threads, processes or machines, choose one after the other, each knowing what the others chose.
 Values of a study need not be nats, so they are put on the model's scale by their own spread. What Optuna's samplers lack:
 with a `fan_axis`, trials are asked for in fans that leave one trunk, and the model recommends (`recommend`).
 """
@@ -9,7 +10,7 @@ with a `fan_axis`, trials are asked for in fans that leave one trunk, and the mo
 from __future__ import annotations
 
 import math
-import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,13 @@ MATE_OF = "surface:mate_of"
 """System attribute of a mate: its leader's number."""
 CHOSEN = "surface:chosen"
 """System attribute of a trial that runs: its parameters, before Optuna has written them down."""
+CAME = "surface:came"
+"""System attribute of a trial that wants to choose: since when, in seconds since 1970."""
+TURN = "surface:turn"
+"""System attribute of a trial that waits to choose: the lowest one is next, of equals the trial of the lowest number."""
+PATIENCE = 20.0
+"""Seconds after which a trial that came and has not chosen is no longer waited for: its process may be gone."""
+_POLL_SECONDS = 0.02
 SEED = "seed"
 """User attribute that says which seed a trial ran on; trials without it are each on their own."""
 
@@ -124,13 +132,6 @@ class SurfaceSampler(BaseSampler):
             raise ValueError(f"SurfaceSampler: fan = {fan}, cells = {cells} and unit = {unit} must be above 0")
         self._fan_axis, self._fan, self._centre = fan_axis, fan, dict(centre or {})
         self._cells, self._unit, self._seed = cells, unit, seed
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.Lock())
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The parameters that all finished trials have."""
@@ -145,9 +146,12 @@ class SurfaceSampler(BaseSampler):
         """The next cell: a mate of a fan that is under way, else the first of a new fan."""
         if not search_space:
             return {}
-        with self._lock:
+        _wait_for_turn(study, trial)
+        chosen: dict[str, Any] = {}
+        try:
             chosen = self._choose(study, trial, search_space)
-            # Told before Optuna does: whoever asks meanwhile, in another thread or process, chooses something else.
+        finally:
+            # Told before Optuna does: whoever is next, in another thread or process, chooses something else.
             study._storage.set_trial_system_attr(trial._trial_id, CHOSEN, chosen)
         return chosen
 
@@ -187,7 +191,7 @@ class SurfaceSampler(BaseSampler):
     def recommend(self, study: Study) -> dict[str, Any]:
         """Parameters of the best cell by the model, which is rarely the luckiest trial's.
 
-        Raises `ValueError` while no trial has finished.
+        Raises `ValueError` while no trial has finished with a finite value.
         """
         trials = study.get_trials(deepcopy=False)
         space = IntersectionSearchSpace().calculate(study)
@@ -195,6 +199,8 @@ class SurfaceSampler(BaseSampler):
             raise ValueError(f"study {study.study_name}: no trial has finished, so that nothing can be recommended")
         grid = self._grid(space)
         situation = self._situation(study, trials, grid)
+        if all(one.loss is None for one in situation.told):
+            raise ValueError(f"study {study.study_name}: no value is finite, so that nothing can be recommended")
         return grid.params(situation.surface.recommend().parameters)
 
     def _grid(self, space: Mapping[str, BaseDistribution]) -> _Grid:
@@ -267,6 +273,32 @@ class SurfaceSampler(BaseSampler):
         heights = [value - min(values) for value in values]
         spread = float(np.median([height for height in heights if height > 0] or [0.0]))
         return TYPICAL_HEIGHT / spread if spread > 0 else 1.0
+
+
+def _wait_for_turn(study: Study, trial: FrozenTrial) -> None:
+    """Return once no other trial is choosing that came before, wherever it is asked (Lamport's bakery, 1974).
+
+    A storage can neither lock nor compare and set, but what is written there is seen by all.
+    """
+    storage, identity = study._storage, trial._trial_id
+    storage.set_trial_system_attr(identity, CAME, time.time())
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    turn = 1 + max((one.system_attrs.get(TURN, 0) for one in running), default=0)
+    storage.set_trial_system_attr(identity, TURN, turn)
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        if not any(_goes_first(one, (turn, trial.number)) for one in running if one.number != trial.number):
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def _goes_first(other: FrozenTrial, turn: tuple[int, int]) -> bool:
+    attributes = other.system_attrs
+    if CHOSEN in attributes or time.time() - attributes.get(CAME, 0.0) > PATIENCE:
+        return False
+    # One that came and has no turn yet may be about to get a lower one.
+    return TURN not in attributes or (attributes[TURN], other.number) < turn
 
 
 def _seed_of(trial: FrozenTrial) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -13,6 +15,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import Trial, TrialState
 
 from sweeper import SurfaceSampler
+from sweeper.search import surface_sampler
+from sweeper.search.choosers import Situation, by_surface
 from sweeper.search.surface_sampler import FAN, axis_of
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -205,3 +209,57 @@ def test_a_value_that_is_not_finite_is_no_loss() -> None:
     study.enqueue_trial({"x": 0.0})
     study.optimize(lambda trial: math.inf if trial.suggest_float("x", 0, 1) < 0.1 else 1.0, n_trials=1)
     assert abs(SurfaceSampler().recommend(study)["x"] - 0.5) < 0.2
+
+
+def test_without_a_finite_value_there_is_no_answer() -> None:
+    study = optuna.create_study(study_name="s", sampler=SurfaceSampler())
+    study.optimize(lambda trial: math.inf + 0 * trial.suggest_float("x", 0, 1), n_trials=3)
+    with pytest.raises(ValueError, match="study s: no value is finite, so that nothing can be recommended"):
+        SurfaceSampler().recommend(study)
+
+
+def asked_at_once(storages: list[str], ranges: dict[str, Any]) -> list[dict[str, Any]]:
+    """Parameters of trials that are asked at the same moment, each of a study and sampler of its own, as processes have."""
+    barrier, found = threading.Barrier(len(storages)), []
+
+    def ask(storage: str) -> None:
+        study = optuna.load_study(study_name="s", storage=storage, sampler=SurfaceSampler(cells=120))
+        barrier.wait(60)
+        found.append(study.ask(ranges).params)
+
+    threads = [threading.Thread(target=ask, args=(storage,)) for storage in storages]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def test_processes_that_share_a_storage_never_ask_for_the_same_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(situation: Situation) -> tuple[int, ...]:
+        time.sleep(0.3)  # so that whoever reads before the others have written chooses what they do
+        return by_surface(situation)
+
+    monkeypatch.setattr(surface_sampler, "by_surface", slowly)
+    storage = f"sqlite:///{tmp_path}/s.db"
+    ranges = {"x": FloatDistribution(0.0, 1.0), "n": IntDistribution(1, 5)}
+    optuna.create_study(study_name="s", storage=storage, sampler=SurfaceSampler(cells=120)).optimize(
+        lambda trial: trial.suggest_float("x", 0.0, 1.0) + trial.suggest_int("n", 1, 5), n_trials=2
+    )
+    found = asked_at_once([storage] * 3, ranges)
+    assert len({(params["x"], params["n"]) for params in found}) == 3
+
+
+def test_a_process_that_died_while_it_chose_is_not_waited_for_longer_than_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    study = optuna.create_study(sampler=SurfaceSampler(cells=120))
+    study.optimize(line, n_trials=1)
+    lost = study.ask()
+    study._storage.set_trial_system_attr(
+        lost._trial_id, surface_sampler.CAME, time.time() - surface_sampler.PATIENCE - 1
+    )
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waits for a trial that nobody chooses"))
+    assert "x" in study.ask({"x": FloatDistribution(-2, 6)}).params
