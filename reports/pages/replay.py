@@ -89,7 +89,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class AgainstBest:
-    """What the default spent on each table, and what the best of the other samplers did, in full-budget equivalents.
+    """What a sampler spent on each table, and what the best of the others did, in full-budget equivalents.
 
     `quantile` is one of `QUANTILES`. The best is chosen after the fact for each table, so that it is better than any one
     sampler.
@@ -101,17 +101,17 @@ class AgainstBest:
 
     @property
     def geometric_mean(self) -> float:
-        """Of default / best over the tables."""
+        """Of sampler / best over the tables."""
         return math.exp(sum(math.log(mine / best) for mine, best in self.pairs) / len(self.pairs))
 
     @property
     def worst(self) -> float:
-        """The largest default / best."""
+        """The largest sampler / best."""
         return max(mine / best for mine, best in self.pairs)
 
     @property
     def beyond(self) -> int:
-        """Tables on which the default is worse by more than a quarter and by more than one full run."""
+        """Tables on which the sampler is worse by more than a quarter and by more than one full run."""
         return sum(mine > max(1.25 * best, best + 1) + 1e-9 for mine, best in self.pairs)
 
     def to_json(self) -> dict[str, Any]:
@@ -130,17 +130,17 @@ class ReplayResult:
     tolerance: float
     standings: tuple[Standing, ...]
 
-    def against_best(self) -> tuple[AgainstBest, ...]:
-        """The default beside the best other sampler, cold and recommending by the model; none where it raced alone."""
+    def against_best(self, sampler: str = DEFAULT) -> tuple[AgainstBest, ...]:
+        """A sampler beside the best other one, cold and recommending by the model; none where it raced alone."""
         found = []
         for shared in (True, False):
             for quantile in QUANTILES:
-                pairs = self._pairs(shared, quantile)
+                pairs = self._pairs(sampler, shared, quantile)
                 if pairs:
                     found.append(AgainstBest(shared, quantile, tuple(pairs)))
         return tuple(found)
 
-    def _pairs(self, shared: bool, quantile: str) -> list[tuple[float, float]]:
+    def _pairs(self, sampler: str, shared: bool, quantile: str) -> list[tuple[float, float]]:
         tables: dict[str, dict[str, float]] = {}
         for item in self.standings:
             if item.shared == shared and item.contestant == item.sampler:
@@ -148,9 +148,9 @@ class ReplayResult:
                 # Not found costs at least all trials, each of them in full.
                 tables.setdefault(item.label, {})[item.sampler] = self.trials if spent is None else spent
         return [
-            (spent[DEFAULT], min(value for name, value in spent.items() if name != DEFAULT))
+            (spent[sampler], min(value for name, value in spent.items() if name != sampler))
             for spent in tables.values()
-            if DEFAULT in spent and len(spent) > 1
+            if sampler in spent and len(spent) > 1
         ]
 
     def to_json(self) -> dict[str, Any]:

@@ -66,6 +66,18 @@ def test_a_mistake_of_the_user_has_one_root(tmp_path: Path) -> None:
             {"study_storage": "studies.db"},
             "study_storage: 'studies.db' is not a database's address, such as sqlite:///studies.db",
         ),
+        (
+            {"study_storage": "journal:///secret.log"},
+            "study_storage: journal://... is not a database's address; Optuna knows sqlite, postgresql and mysql by address",
+        ),
+        (
+            {"study_storage": "postgresql://me:secret@host:12x/studies"},
+            "study_storage: postgresql://... is not a database's address; Optuna knows sqlite, postgresql and mysql by address",
+        ),
+        (
+            {"study_storage": "mysql+our://me:secret@host/studies"},
+            "study_storage: mysql+our://... is not a database's address; Optuna knows sqlite, postgresql and mysql by address",
+        ),
         ({"max_gpu_hours": -1.0}, "max_gpu_hours: -1.0 is not a number of hours"),
         ({"max_gpu_hours": float("nan")}, "max_gpu_hours: nan is not a number of hours"),
     ],

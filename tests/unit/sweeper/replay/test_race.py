@@ -253,5 +253,11 @@ def test_the_default_is_held_against_the_best_other_of_each_table() -> None:
     assert replace(median, pairs=((6.0, 3.0), (2.0, 4.0), (1.5, 1.0))).geometric_mean == pytest.approx(1.5 ** (1 / 3))
     assert replace(median, pairs=((6.0, 3.0), (2.0, 4.0), (1.5, 1.0))).beyond == 1
     assert result.to_json()["default_against_best"][0]["worst"] == median.worst
-    assert len(against_best_table(result).splitlines()) == 4
+    (grids, _) = result.against_best("grid")
+    label = result.standings[0].label
+    assert grids.pairs[0] == (spent[label, "grid"], min(spent[label, "random"], spent[label, "surface"]))
+    head, _, first, *others = against_best_table(result).splitlines()
+    assert "(4 seeds, " in head
+    assert first.startswith(f"| surface | {median.geometric_mean:.2f}, {median.worst:.2f}, {median.beyond} | ")
+    assert [line.split()[1] for line in others] == ["random", "grid"]
     assert replace(result, standings=result.standings[:1]).against_best() == ()
