@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from sweeper.space.code_files import matching
+from sweeper.space.code_files import MOST_FILES, matching
 from sweeper.space.errors import choose_from, closest, shown
 from sweeper.space.foreign_schema import Metrics, TrainerSettings
 from sweeper.space.rules import (
@@ -166,7 +166,10 @@ def _files(trainer: TrainerSettings, folder: Path) -> Iterator[Finding]:
         yield Finding(("trainer", "directory"), f"{shown(trainer.directory)} is no folder beside this file")
         return
     for index, pattern in enumerate(trainer.code):
-        if not matching(directory, pattern):
+        num_files = len(matching(directory, pattern))
+        if num_files > MOST_FILES:
+            yield Finding(("trainer", "code", index), f"{shown(pattern)} names more than {MOST_FILES:,} files")
+        if not num_files:
             yield Finding(("trainer", "code", index), f"{shown(pattern)} matches no file in {trainer.directory}")
 
 
