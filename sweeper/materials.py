@@ -5,7 +5,6 @@ The only place of a run that asks which of the two it is; engine, ledger and rep
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +15,7 @@ from sweeper.executors.inline import Train
 from sweeper.foreign.costs import command_cost
 from sweeper.foreign.dry import Check, DryRun, example_specs, measured_by_a_dry_run
 from sweeper.foreign.trainer import code_of, trainer_of
-from sweeper.foreign.worker import TrialFolder, run_command, words_of
+from sweeper.foreign.worker import TrialFolder, machine_of, run_command
 from sweeper.options import CORPORA, STAGES, CorpusFacts, RunOptions, corpus_facts
 from sweeper.plans.costs import Costs, step_cost
 from sweeper.plans.plan import UNPREPARED
@@ -29,6 +28,7 @@ from trainers.bench.result import read_figures
 from trainers.contract.errors import InputError, UserError
 from trainers.contract.record import RunRecord
 from trainers.methods import TRAINERS_OWN
+from trainers.planning.command import shell_line
 
 COMMAND = "command"
 """Execution of a trial that is one."""
@@ -140,7 +140,5 @@ def _prepared(space: SearchSpace, options: RunOptions) -> tuple[CorpusFacts, str
 def _commands(space: ForeignSpace, options: RunOptions, code: str) -> list[str]:
     """A command of each method, as it would run: the folder is that of the trial that it is of."""
     store = (options.results / space.name / STAGES).resolve()
-    return [
-        f"{spec.method}: {shlex.join(words_of(spec, TrialFolder(Path(store) / 'TRIAL')))}"
-        for spec in example_specs(space, code)
-    ]
+    machine = machine_of(TrialFolder(Path(store) / "TRIAL"))
+    return [f"{spec.method}: {shell_line(spec, machine)}" for spec in example_specs(space, code)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from sweeper.reporting import read_study
 from trainers.contract.errors import InputError
 from trainers.contract.schedule import boundary_step
 from trainers.contract.spec import AnySpec, ForeignSpec
-from trainers.planning.command import command_line
+from trainers.planning.command import shell_line
 
 FAR = 4.0
 """Times the ladder's longest run beyond which a forecast is only a guess."""
@@ -71,4 +70,4 @@ def _command(spec: AnySpec, total_steps: int) -> str | None:
     if not isinstance(spec, ForeignSpec):
         return None
     longer = replace(spec, schedule=replace(spec.schedule, total_steps=total_steps))
-    return shlex.join(command_line(longer, MACHINE))
+    return shell_line(longer, MACHINE)

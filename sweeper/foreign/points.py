@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from sweeper.space.foreign_schema import Metrics, TensorboardTags
+from sweeper.space.foreign_schema import POINT_KEYS, Metrics, TensorboardTags
 from trainers.contract.record import MOST_COUNTED, MOST_FLOPS, MOST_SECONDS
 
 LONGEST_SHOWN = 80
@@ -111,14 +111,11 @@ class LineReader:
             self.bad = self.bad or f"{self.file.name}:{self._lines}: {reason}: {text[:LONGEST_SHOWN]}"
 
 
-KEYS = ("step", "loss", "final_loss", "seconds", "tokens", "flops", "phase")
-
-
 def sighting(said: Any) -> Sighting:
     """A line of the contract as a value. Raises `ValueError` in words for anything else."""
     if not isinstance(said, Mapping):
         raise ValueError("not an object with step and loss")
-    unknown = [str(key) for key in said if key not in KEYS]
+    unknown = [str(key) for key in said if key not in POINT_KEYS]
     if unknown:
         raise ValueError(f"unknown {', '.join(sorted(unknown))}")
     if "final_loss" not in said and not {"step", "loss"} <= said.keys():

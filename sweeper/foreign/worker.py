@@ -25,7 +25,7 @@ from trainers.contract.spec import ForeignSpec
 from trainers.contract.stage import RESULT, PointCost, StageJob, StagePoint, StageResult, read_result, result_to_dict
 from trainers.contract.writing import write_atomically
 from trainers.methods import phases_of
-from trainers.planning.command import command_line, trial_to_dict
+from trainers.planning.command import command_line, environment, trial_to_dict
 from trainers.planning.life import SignOfLife
 
 MOST_ATTEMPTS = 3
@@ -103,13 +103,12 @@ def environment_of(trainer: ForeignTrainer, spec: ForeignSpec, folder: TrialFold
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     defaults = {"OMP_NUM_THREADS": str(trainer.cpus), "PYTHONUNBUFFERED": "1"}
     contract = {"SWEEPER_TRIAL": str(folder.root / TRIAL_FILE), "SWEEPER_OUT": str(folder.out)}
-    return {**inherited, **defaults, **dict(spec.environment), **contract}
+    return {**inherited, **defaults, **environment(spec, machine_of(folder)), **contract}
 
 
-def words_of(spec: ForeignSpec, folder: TrialFolder) -> list[str]:
-    """The command of a trial on this machine."""
-    machine = {"trial": str(folder.root / TRIAL_FILE), "out": str(folder.out), "python": sys.executable}
-    return command_line(spec, machine)
+def machine_of(folder: TrialFolder) -> dict[str, str]:
+    """The placeholders that are this machine's."""
+    return {"trial": str(folder.root / TRIAL_FILE), "out": str(folder.out), "python": sys.executable}
 
 
 def run_command(trainer: ForeignTrainer, job: StageJob, on_point: OnPoint = lambda point: None) -> StageResult:
@@ -170,7 +169,7 @@ class CommandRun:
             self.reader.bad = None
             began = time.monotonic()
             process = GuardedProcess(
-                command=words_of(spec, folder),
+                command=command_line(spec, machine_of(folder)),
                 directory=Path(trainer.directory),
                 environment=environment_of(trainer, spec, folder),
                 log=folder.log,
