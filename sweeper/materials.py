@@ -14,7 +14,7 @@ from sweeper.corpora import corpus_request, prepared_text, refuse_little_asked, 
 from sweeper.executors.inline import Train
 from sweeper.foreign.costs import command_cost
 from sweeper.foreign.dry import Check, DryRun, example_specs, measured_by_a_dry_run
-from sweeper.foreign.trainer import code_of, trainer_of
+from sweeper.foreign.trainer import ForeignTrainer, trainer_of
 from sweeper.foreign.worker import TrialFolder, machine_of, run_command
 from sweeper.options import CORPORA, STAGES, CorpusFacts, RunOptions, corpus_facts
 from sweeper.plans.costs import Costs, step_cost
@@ -68,7 +68,7 @@ def materials_of(space: AnySpace, options: RunOptions, room: Room, say: Say) -> 
     """Prepare what `space` needs. Raises `UserError` before anything is trained."""
     if isinstance(space, ForeignSpace):
         trainer = trainer_of(space, options.file, room.device)
-        return Materials(partial(run_command, trainer), _no_corpus(space, options), TRAINERS_OWN, None, None, COMMAND)
+        return Materials(partial(run_command, trainer), _no_corpus(trainer), TRAINERS_OWN, None, None, COMMAND)
     import torch
 
     from sweeper.executors.worker import train_stage
@@ -84,9 +84,10 @@ def materials_of(space: AnySpace, options: RunOptions, room: Room, say: Say) -> 
 def expected(space: AnySpace, options: RunOptions, room: Room, known: Sequence[RunRecord]) -> Expected:
     """What is known of it all now; prepares nothing. Raises `UserError` where a prepared text is too little."""
     if isinstance(space, ForeignSpace):
-        facts = _no_corpus(space, options)
+        trainer = trainer_of(space, options.file, room.device)
+        facts = _no_corpus(trainer)
         dry = measured_by_a_dry_run(options.results / space.name, facts.code)
-        cost = command_cost(trainer_of(space, options.file, room.device), known, room.devices, dry)
+        cost = command_cost(trainer, known, room.devices, dry)
         return Expected(facts, TRAINERS_OWN, cost, tuple(_commands(space, options, facts.code)))
     facts, words = _prepared(space, options)
     # By what was measured on this very device where there is any; a plan says which of the three sources it used.
@@ -109,12 +110,12 @@ def dry_run(options: RunOptions, say: Say) -> list[Check]:
             f"{options.file}: --dry is for a file with a trainer: of its own; `sweeper plan` checks this one"
         )
     room = find_room(space, options)
-    trainer, code = trainer_of(space, options.file, room.device), code_of(space, options.file)
-    return DryRun(space, trainer, code, (options.results / space.name).resolve(), say).run()
+    trainer = trainer_of(space, options.file, room.device)
+    return DryRun(space, trainer, (options.results / space.name).resolve(), say).run()
 
 
-def _no_corpus(space: ForeignSpace, options: RunOptions) -> CorpusFacts:
-    return CorpusFacts("unknown", "unknown", 0, 0, "", code=code_of(space, options.file))
+def _no_corpus(trainer: ForeignTrainer) -> CorpusFacts:
+    return CorpusFacts("unknown", "unknown", 0, 0, "", code=trainer.fingerprint)
 
 
 def _prepared(space: SearchSpace, options: RunOptions) -> tuple[CorpusFacts, str]:

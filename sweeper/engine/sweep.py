@@ -354,7 +354,7 @@ class Sweep:
         segment = self.book.running[result.node]
         if isinstance(result.outcome, Stopped):
             self.book.abandon(result.node)
-            self.stopping = self.stopping or "stop requested"
+            self.stopping = self.stopping or result.outcome.reason
             return
         self.book.finish(result)
         self.losses.pop(result.node, None)

@@ -16,11 +16,11 @@ from typing import Literal
 
 from sweeper.foreign.track import WHOLE
 from sweeper.foreign.trainer import ForeignTrainer
-from sweeper.foreign.worker import WATCHED, run_command
+from sweeper.foreign.worker import STOP_WORDS, WATCHED, run_command
 from sweeper.space.foreign_schema import ForeignSpace
 from sweeper.space.schema import values_of
 from sweeper.space.trials import make_spec
-from trainers.contract.record import Diverged, Failed, Stopped
+from trainers.contract.record import Stopped
 from trainers.contract.spec import ForeignSpec
 from trainers.contract.stage import StageJob, StagePoint, StageResult
 from trainers.contract.writing import write_atomically
@@ -84,7 +84,6 @@ class DryRun:
 
     space: ForeignSpace
     trainer: ForeignTrainer
-    code: str
     folder: Path
     say: Callable[[str], None]
     seconds: list[tuple[str, str, float]] = field(default_factory=list)
@@ -96,9 +95,9 @@ class DryRun:
         checks: list[Check] = []
         if not self.space.trainer.decayed:
             checks.append(Check("note", "schedule", "not said to end decayed (decayed: true): no claim will be made"))
-        for spec in example_specs(self.space, self.code, dry_steps(self.space)):
+        for spec in example_specs(self.space, self.trainer.fingerprint, dry_steps(self.space)):
             checks += list(self._method(spec, root / spec.method))
-        write_atomically(root / MEASURED, json.dumps({"code": self.code, "seconds": self.seconds}))
+        write_atomically(root / MEASURED, json.dumps({"code": self.trainer.fingerprint, "seconds": self.seconds}))
         return checks
 
     def _method(self, spec: ForeignSpec, root: Path) -> Iterator[Check]:
@@ -140,13 +139,14 @@ class DryRun:
             first = self._run(tried, root, ask)
             took = time.monotonic() - asked[0] if asked else 0.0
             outcome = first.outcome
-            in_the_middle = isinstance(outcome, Stopped) and outcome.step < total - 1
-            if in_the_middle or isinstance(outcome, Failed | Diverged):
+            asked_to = isinstance(outcome, Stopped) and outcome.reason == STOP_WORDS
+            in_the_middle = isinstance(outcome, Stopped) and asked_to and outcome.step < total - 1
+            if in_the_middle or (outcome is not None and not asked_to):
                 break
-        if isinstance(outcome, Failed | Diverged):
+        if outcome is not None and not asked_to:
             yield Check("fail", f"{name}: SIGTERM", outcome.reason)
             return
-        if outcome is None or not in_the_middle:
+        if not in_the_middle or outcome is None:
             yield Check("note", f"{name}: SIGTERM", "it had ended before it could be asked")
             return
         if took >= self.trainer.grace_seconds:

@@ -115,7 +115,9 @@ def run_command(trainer: ForeignTrainer, job: StageJob, on_point: OnPoint = lamb
     """Run a trial's command to its end and leave `result.json` where it finished or diverged.
 
     A trial that stopped or failed leaves its folder; the next attempt goes on there, or begins anew where the trainer does
-    not resume. Raises `StillRunsError` while an earlier attempt cannot be ended.
+    not resume. Where the code is no longer the trial's, it stops before anything runs.
+
+    Raises `StillRunsError` while an earlier attempt cannot be ended.
     """
     done = read_result(Path(job.store), job.node)
     return done if done is not None else CommandRun(trainer, job, on_point).run()
@@ -146,6 +148,9 @@ class CommandRun:
 
     def _run(self) -> StageResult:
         for attempt in range(1, MOST_ATTEMPTS + 1):
+            if (changed := self.trainer.changed()) is not None:
+                outcome: Stopped | Diverged | Failed | None = Stopped(self.track.step, changed)
+                break
             ended = self._attempt()
             outcome = self._outcome(ended)
             lost = isinstance(outcome, Failed) and (ended.ending.killed or ended.asked is not None)

@@ -1,12 +1,10 @@
-"""The files that decide what another trainer's trials come to: which they are, and the fingerprint of what is in them."""
+"""The files that decide what another trainer's trials come to: which they are, and what is in them."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-
-from trainers.contract.spec import fingerprint
 
 
 def matching(directory: Path, pattern: str) -> list[Path]:
@@ -17,12 +15,10 @@ def matching(directory: Path, pattern: str) -> list[Path]:
         return []
 
 
-def code_fingerprint(directory: Path, patterns: Iterable[str]) -> str:
-    """Sixteen hexadecimal digits of the files' names below `directory` and of their content.
+def code_hashes(directory: Path, patterns: Iterable[str]) -> dict[str, str]:
+    """The files' names below `directory` with the SHA-256 of their content; the `fingerprint` of this is a trial's code.
 
     Raises `OSError` for a file that cannot be read.
     """
     files = sorted({file for pattern in patterns for file in matching(directory, pattern)})
-    return fingerprint(
-        {file.relative_to(directory).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    )
+    return {file.relative_to(directory).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

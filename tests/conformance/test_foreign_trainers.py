@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 from sweeper.engine.site import Site
 from sweeper.engine.sweep import Sweep
 from sweeper.executors.inline import Executor, InlineExecutor
-from sweeper.foreign.trainer import ForeignTrainer, code_of, trainer_of
+from sweeper.foreign.trainer import ForeignTrainer, trainer_of
 from sweeper.foreign.worker import run_command
 from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.options import CorpusFacts
@@ -63,6 +64,7 @@ class ForeignBench:
     folder: Path
     fault: str = "none"
     resumes: bool = False
+    directory: Path = TRAINER.parent
     changes: dict[str, Any] = field(default_factory=dict)
     ledger: MemoryLedger = field(default_factory=MemoryLedger)
 
@@ -70,12 +72,12 @@ class ForeignBench:
         file = self.folder / "foreign.yaml"
         file.write_text(
             SPACE.format(
-                marks=self.folder, fault=self.fault, directory=TRAINER.parent, resumes=str(self.resumes).lower()
+                marks=self.folder, fault=self.fault, directory=self.directory, resumes=str(self.resumes).lower()
             )
         )
         space = load_search_space(file)
         assert isinstance(space, ForeignSpace)
-        self.space, self.code = space, code_of(space, file)
+        self.space = space
         self.trainer: ForeignTrainer = replace(
             trainer_of(space, file, "imaginary"), **{"grace_seconds": 5.0, **self.changes}
         )
@@ -87,7 +89,7 @@ class ForeignBench:
     def run(self, executor: Executor, max_hours: float | None = None) -> Sweep:
         store = self.folder / "stages"
         site = Site(store=str(store), stop_file=str(self.stop_file), execution="command")
-        facts = CorpusFacts("unknown", "unknown", 0, 0, "", self.code)
+        facts = CorpusFacts("unknown", "unknown", 0, 0, "", self.trainer.fingerprint)
         sweep = Sweep(self.space, facts, self.ledger, DiskStore(store), site, PROVENANCE, max_hours)
         executor.run(sweep, partial(run_command, self.trainer), lambda: None)
         return sweep
@@ -242,6 +244,31 @@ def test_a_stop_request_ends_the_command_and_the_next_run_goes_on(
     assert bench.ledger.pending()
     bench.stop_file.unlink()
     (tmp_path / "go-on").touch()
+    assert bench.run(executor).stopping is None
+    assert essence(bench.records) == undisturbed
+
+
+def test_code_that_is_edited_while_a_sweep_runs_trains_nothing_under_the_old_name(
+    executor: Executor, tmp_path: Path, undisturbed: dict[object, object]
+) -> None:
+    code = Path(shutil.copy(TRAINER, tmp_path))
+    before = code.read_text()
+    bench = ForeignBench(tmp_path, "waits", resumes=True, directory=tmp_path)
+
+    def edit() -> None:
+        wait_for((tmp_path / "waiting").exists)
+        code.write_text(before.replace("3 + 10", "2 + 10"))
+        (tmp_path / "go-on").touch()
+
+    editing = threading.Thread(target=edit)
+    editing.start()
+    sweep = bench.run(executor)
+    editing.join()
+    assert sweep.stopping is not None
+    assert sweep.stopping.startswith("a_trainer.py changed while the sweep ran (trainer.code)")
+    assert bench.ledger.pending()
+    assert essence(bench.records).items() <= undisturbed.items()
+    code.write_text(before)
     assert bench.run(executor).stopping is None
     assert essence(bench.records) == undisturbed
 
