@@ -13,7 +13,7 @@ from pathlib import Path
 from sweeper.corpora import corpus_request, prepared_text, refuse_little_asked, refuse_little_text, reread_text
 from sweeper.executors.inline import Train
 from sweeper.foreign.costs import command_cost
-from sweeper.foreign.dry import Check, DryRun, example_specs, measured_by_a_dry_run
+from sweeper.foreign.dry import NO_CLAIM, Check, DryRun, example_specs, measured_by_a_dry_run
 from sweeper.foreign.trainer import ForeignTrainer, trainer_of
 from sweeper.foreign.worker import TrialFolder, machine_of, run_command
 from sweeper.options import CORPORA, STAGES, CorpusFacts, RunOptions, corpus_facts
@@ -51,7 +51,7 @@ class Materials:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a plan may know before anything is prepared: the text, what steps cost, the commands of another trainer."""
+    """What a plan may know before anything is prepared: the text, what steps cost, what is to be said of another trainer."""
 
     corpus: CorpusFacts
     words: str
@@ -68,6 +68,8 @@ def materials_of(space: AnySpace, options: RunOptions, room: Room, say: Say) -> 
     """Prepare what `space` needs. Raises `UserError` before anything is trained."""
     if isinstance(space, ForeignSpace):
         trainer = trainer_of(space, options.file, room.device)
+        if not space.trainer.decayed:
+            say(f"schedule: {NO_CLAIM}")
         return Materials(partial(run_command, trainer), _no_corpus(trainer), TRAINERS_OWN, None, None, COMMAND)
     import torch
 
@@ -88,7 +90,8 @@ def expected(space: AnySpace, options: RunOptions, room: Room, known: Sequence[R
         facts = _no_corpus(trainer)
         dry = measured_by_a_dry_run(options.results / space.name, facts.code)
         cost = command_cost(trainer, known, room.devices, dry)
-        return Expected(facts, TRAINERS_OWN, cost, tuple(_commands(space, options, facts.code)))
+        notes = () if space.trainer.decayed else (f"schedule: {NO_CLAIM}",)
+        return Expected(facts, TRAINERS_OWN, cost, (*_commands(space, options, facts.code), *notes))
     facts, words = _prepared(space, options)
     # By what was measured on this very device where there is any; a plan says which of the three sources it used.
     own = step_cost(

@@ -32,7 +32,7 @@ from sweeper.search.warm_start import starting_points
 from sweeper.space.foreign_schema import AnySpace
 from sweeper.space.trials import domain_of, grid_trials, make_spec
 from trainers.contract.errors import InputError
-from trainers.contract.record import Diverged, Failed, Provenance, RunRecord, Stopped
+from trainers.contract.record import Diverged, Failed, Provenance, RunRecord, Stopped, outcome_name
 from trainers.contract.spec import AnySpec, Scalar
 from trainers.contract.stage import StageJob, StageResult
 from trainers.methods import BASELINE
@@ -251,9 +251,8 @@ class Sweep:
         trials = arm.confirm()
         self.book.protected -= boundaries(arm.asked.values(), self.space, self.site.execution)
         self._want(trials)
-        self.latest = (
-            f"{arm.scale} {arm.method}: confirming the winner" if trials else f"{arm.method}: every trial failed"
-        )
+        said = "confirming the winner" if trials else _no_winner(arm.tuned.values())
+        self.latest = f"{arm.scale} {arm.method}: {said}"
         if not trials:
             self.arms.remove(arm)
         return True
@@ -433,6 +432,14 @@ class Sweep:
             self.latest = (
                 f"{spec.scale} {spec.method} ended at {record.final_loss:.4f} after {spec.schedule.total_steps:,} steps"
             )
+
+
+def _no_winner(tuned: Iterable[RunRecord]) -> str:
+    """Why an arm is not confirmed."""
+    ends = Counter(outcome_name(record.outcome) for record in tuned)
+    if len(ends) == 1:
+        return f"every trial {next(iter(ends))}"
+    return f"no trial finished: {', '.join(f'{count} {end}' for end, count in sorted(ends.items()))}"
 
 
 def _answered(domain: Domain, make: SpecMaker, refusal: Callable[[AnySpec], str | None], arm: str) -> Domain:

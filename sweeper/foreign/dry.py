@@ -25,6 +25,7 @@ from trainers.contract.spec import ForeignSpec
 from trainers.contract.stage import StageJob, StagePoint, StageResult
 from trainers.contract.writing import write_atomically
 
+NO_CLAIM = "not said to end decayed: no claim will be made; where it does, add `decayed: true` below `trainer:`"
 FOLDER, MEASURED = "dry", "measured.json"
 LEAST_STEPS, SHARE = 20, 20
 """A dry run has a twentieth of the shortest tuning budget's steps, and twenty at least where there are as many."""
@@ -94,7 +95,7 @@ class DryRun:
         shutil.rmtree(root, ignore_errors=True)
         checks: list[Check] = []
         if not self.space.trainer.decayed:
-            checks.append(Check("note", "schedule", "not said to end decayed (decayed: true): no claim will be made"))
+            checks.append(Check("note", "schedule", NO_CLAIM))
         for spec in example_specs(self.space, self.trainer.fingerprint, dry_steps(self.space)):
             checks += list(self._method(spec, root / spec.method))
         write_atomically(root / MEASURED, json.dumps({"code": self.trainer.fingerprint, "seconds": self.seconds}))

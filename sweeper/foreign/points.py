@@ -108,7 +108,7 @@ class LineReader:
                 yield sighting({name: value for name, value in match.groupdict().items() if value is not None})
         except (ValueError, RecursionError) as error:
             reason = "not JSON" if isinstance(error, json.JSONDecodeError) else str(error)
-            self.bad = self.bad or f"{self.file.name}:{self._lines}: {reason}: {text[:LONGEST_SHOWN]}"
+            self.bad = self.bad or f"{self.file.name}:{self._lines}: {reason}: {text[:LONGEST_SHOWN]!r}"
 
 
 def sighting(said: Any) -> Sighting:

@@ -70,7 +70,7 @@ class ScalePlan:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A whole sweep. Hours are device-hours with `workers` trials at a time; checkpoints may take `disk_budget` bytes.
-    `commands` are those of another trainer, one a method, as they would run."""
+    `commands` are those of another trainer, one a method, as they would run, and what else is to be said of it."""
 
     name: str
     question: str

@@ -35,7 +35,7 @@ def test_a_last_line_without_its_break_counts_if_it_is_whole(tmp_path: Path) -> 
     assert reader.bad is None
 
 
-@pytest.mark.parametrize(("forgive", "bad"), [(True, None), (False, 'points.jsonl:1: not JSON: {"step": 1, "lo')])
+@pytest.mark.parametrize(("forgive", "bad"), [(True, None), (False, 'points.jsonl:1: not JSON: \'{"step": 1, "lo\'')])
 def test_half_a_line_is_forgiven_where_the_writer_was_cut(tmp_path: Path, forgive: bool, bad: str | None) -> None:
     file = tmp_path / "points.jsonl"
     file.write_text('{"step": 1, "lo')
