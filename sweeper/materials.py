@@ -19,7 +19,7 @@ from sweeper.foreign.worker import TrialFolder, machine_of, run_command
 from sweeper.options import CORPORA, STAGES, CorpusFacts, RunOptions, corpus_facts
 from sweeper.plans.costs import Costs, step_cost
 from sweeper.plans.plan import UNPREPARED
-from sweeper.plans.room import Room, find_room
+from sweeper.plans.room import Room, find_room, gpus_here
 from sweeper.space.foreign_schema import AnySpace, ForeignSpace
 from sweeper.space.load import load_search_space
 from sweeper.space.schema import SearchSpace
@@ -67,7 +67,7 @@ def ranks_of(space: AnySpace) -> int:
 def materials_of(space: AnySpace, options: RunOptions, room: Room, say: Say) -> Materials:
     """Prepare what `space` needs. Raises `UserError` before anything is trained."""
     if isinstance(space, ForeignSpace):
-        trainer = trainer_of(space, options.file, room.device)
+        trainer = trainer_of(space, options.file, room.device, room.gpus)
         if not space.trainer.decayed:
             say(f"schedule: {NO_CLAIM}")
         return Materials(partial(run_command, trainer), _no_corpus(trainer), TRAINERS_OWN, None, None, COMMAND)
@@ -86,7 +86,7 @@ def materials_of(space: AnySpace, options: RunOptions, room: Room, say: Say) -> 
 def expected(space: AnySpace, options: RunOptions, room: Room, known: Sequence[RunRecord]) -> Expected:
     """What is known of it all now; prepares nothing. Raises `UserError` where a prepared text is too little."""
     if isinstance(space, ForeignSpace):
-        trainer = trainer_of(space, options.file, room.device)
+        trainer = trainer_of(space, options.file, room.device, room.gpus)
         facts = _no_corpus(trainer)
         dry = measured_by_a_dry_run(options.results / space.name, facts.code)
         cost = command_cost(trainer, known, room.devices, dry)
@@ -113,8 +113,13 @@ def dry_run(options: RunOptions, say: Say) -> list[Check]:
             f"{options.file}: --dry is for a file with a trainer: of its own; `sweeper plan` checks this one"
         )
     room = find_room(space, options)
-    trainer = trainer_of(space, options.file, room.device)
-    return DryRun(space, trainer, (options.results / space.name).resolve(), say).run()
+    trainer = trainer_of(space, options.file, room.device, room.gpus)
+    lacking = room.on_gpu and room.gpus > gpus_here()
+    if lacking:
+        say(
+            f"resources.gpus: {room.gpus:g} wanted for a trial, this machine has {gpus_here()}; its step times are not kept"
+        )
+    return DryRun(space, trainer, (options.results / space.name).resolve(), say, timed=not lacking).run()
 
 
 def _no_corpus(trainer: ForeignTrainer) -> CorpusFacts:

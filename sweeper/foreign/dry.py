@@ -81,12 +81,13 @@ def measured_by_a_dry_run(folder: Path, code: str) -> Mapping[tuple[str, str], f
 
 @dataclass
 class DryRun:
-    """The dry run of a file in its sweep's `folder`; `say` is told which command runs."""
+    """The dry run of a file in its sweep's `folder`; `say` is told which command runs. `timed` keeps what a step took."""
 
     space: ForeignSpace
     trainer: ForeignTrainer
     folder: Path
     say: Callable[[str], None]
+    timed: bool = True
     seconds: list[tuple[str, str, float]] = field(default_factory=list)
 
     def run(self) -> list[Check]:
@@ -109,7 +110,7 @@ class DryRun:
             yield Check("fail", f"{name}: run", done.outcome.reason)
             return
         steps, step_seconds = done.timings[0].steps, done.timings[0].median_step_seconds
-        if done.clock != WHOLE:  # which holds the start-up, too: no plan shall reckon with it
+        if self.timed and done.clock != WHOLE:  # which holds the start-up, too: no plan shall reckon with it
             self.seconds.append((spec.scale, name, step_seconds))
         yield Check(
             "ok", f"{name}: points", f"{len(done.points)}, the last at step {done.points[-1].step:,} of {steps:,}"

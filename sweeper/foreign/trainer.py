@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ GRACE_SECONDS = 60.0
 @dataclass(frozen=True, slots=True)
 class ForeignTrainer:
     """`directory` is absolute, `code` are its files whose content changes a result, as the globs `patterns` found them when the
-    sweep began, by their SHA-256; `device` is what people call the machine's device, `cpus` the threads of a trial.
+    sweep began, by their SHA-256. `device` is what people call the machine's device; a trial has `cpus` threads and sees `gpus`
+    devices.
 
     `tokens_per_step` and `flops_per_step` are None where the file does not say.
     """
@@ -32,6 +34,7 @@ class ForeignTrainer:
     stall_seconds: float
     device: str
     cpus: int = 1
+    gpus: int = 0
     tokens_per_step: int | None = None
     flops_per_step: float | None = None
     grace_seconds: float = GRACE_SECONDS
@@ -69,8 +72,9 @@ def directory_of(space: ForeignSpace, file: Path) -> Path:
     return (file.parent / space.trainer.directory).resolve()
 
 
-def trainer_of(space: ForeignSpace, file: Path, device: str) -> ForeignTrainer:
-    """The trainer of a file, with the code that is there now, on a machine whose trials train on `device`.
+def trainer_of(space: ForeignSpace, file: Path, device: str, gpus: float) -> ForeignTrainer:
+    """The trainer of a file, with the code that is there now, on a machine whose trials train on `device` and have `gpus` of it
+    (0: it has no GPU; a share is of one).
 
     Raises `UserError` for code that cannot be read.
     """
@@ -86,6 +90,7 @@ def trainer_of(space: ForeignSpace, file: Path, device: str) -> ForeignTrainer:
         stall_seconds=60 * space.trainer.stall_minutes,
         device=device,
         cpus=space.resources.cpus,
+        gpus=math.ceil(gpus),
         tokens_per_step=space.tokens_per_step,
         flops_per_step=space.flops_per_step,
     )

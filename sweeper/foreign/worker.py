@@ -20,6 +20,7 @@ from sweeper.foreign.points import reader_of
 from sweeper.foreign.process import Ending, GuardedProcess, held, last_lines
 from sweeper.foreign.track import Span, Track
 from sweeper.foreign.trainer import ForeignTrainer
+from sweeper.space.foreign_schema import VISIBLE
 from trainers.contract.record import Diverged, Failed, PhaseTiming, Stopped
 from trainers.contract.spec import ForeignSpec
 from trainers.contract.stage import RESULT, PointCost, StageJob, StagePoint, StageResult, read_result, result_to_dict
@@ -33,6 +34,9 @@ MOST_ATTEMPTS = 3
 POLL_SECONDS = 0.1
 PATIENCE_SECONDS = 30.0
 """For the guard of an earlier attempt, beyond its grace."""
+RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID", "SLURM_LOCALID")
+RANKS += ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK")
+"""Which of its starter's processes this one is: Slurm numbers a cluster's nodes so. A trial is no rank but what it starts."""
 STOP_WORDS = "stop requested"
 TELL_SECONDS = 0.5
 """Between two points that the screen is told of."""
@@ -99,9 +103,13 @@ class Watched:
 
 
 def environment_of(trainer: ForeignTrainer, spec: ForeignSpec, folder: TrialFolder) -> dict[str, str]:
-    """This process's own without Ray's, then the trial's threads, the file's, the contract's."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    defaults = {"OMP_NUM_THREADS": str(trainer.cpus), "PYTHONUNBUFFERED": "1"}
+    """This process's own without what it is to Ray and to whoever started it, then the trial's threads and devices, the file's,
+    the contract's."""
+    inherited = {n: value for n, value in os.environ.items() if not n.startswith("RAY_") and n not in RANKS}
+    # A worker of Ray's sees its trial's devices alone, a process without one sees all.
+    seen = os.environ.get(VISIBLE)
+    devices = [str(index) for index in range(trainer.gpus)] if seen is None else seen.split(",")[: trainer.gpus]
+    defaults = {"OMP_NUM_THREADS": str(trainer.cpus), VISIBLE: ",".join(devices), "PYTHONUNBUFFERED": "1"}
     contract = {"SWEEPER_TRIAL": str(folder.root / TRIAL_FILE), "SWEEPER_OUT": str(folder.out)}
     return {**inherited, **defaults, **environment(spec, machine_of(folder)), **contract}
 

@@ -79,7 +79,7 @@ class ForeignBench:
         assert isinstance(space, ForeignSpace)
         self.space = space
         self.trainer: ForeignTrainer = replace(
-            trainer_of(space, file, "imaginary"), **{"grace_seconds": 5.0, **self.changes}
+            trainer_of(space, file, "imaginary", 0), **{"grace_seconds": 5.0, **self.changes}
         )
 
     @property
