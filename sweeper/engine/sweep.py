@@ -32,9 +32,9 @@ from sweeper.search.warm_start import starting_points
 from sweeper.space.foreign_schema import AnySpace
 from sweeper.space.trials import domain_of, grid_trials, make_spec
 from trainers.contract.errors import InputError
-from trainers.contract.record import Diverged, Failed, Provenance, RunRecord, Stopped, outcome_name
+from trainers.contract.record import Diverged, Failed, Provenance, RunRecord, Stopped
 from trainers.contract.spec import AnySpec, Scalar
-from trainers.contract.stage import StageJob, StageResult
+from trainers.contract.stage import PointCost, StageJob, StageResult
 from trainers.methods import BASELINE
 from trainers.planning.assemble import assemble_record
 from trainers.planning.lineage import ROOT, Segment, path_of
@@ -251,7 +251,7 @@ class Sweep:
         trials = arm.confirm()
         self.book.protected -= boundaries(arm.asked.values(), self.space, self.site.execution)
         self._want(trials)
-        said = "confirming the winner" if trials else _no_winner(arm.tuned.values())
+        said = "confirming the winner" if trials else arm.without_a_winner
         self.latest = f"{arm.scale} {arm.method}: {said}"
         if not trials:
             self.arms.remove(arm)
@@ -389,7 +389,7 @@ class Sweep:
         self.book.abandon(job.node)
         self.latest = f"the state at step {job.start} is damaged and is trained again"
 
-    def point(self, node: str, step: int, loss: float) -> None:
+    def point(self, node: str, step: int, loss: float, cost: PointCost | None = None) -> None:
         """A running stage has evaluated: for the screen."""
         self.losses[node] = (step, loss)
 
@@ -432,14 +432,6 @@ class Sweep:
             self.latest = (
                 f"{spec.scale} {spec.method} ended at {record.final_loss:.4f} after {spec.schedule.total_steps:,} steps"
             )
-
-
-def _no_winner(tuned: Iterable[RunRecord]) -> str:
-    """Why an arm is not confirmed."""
-    ends = Counter(outcome_name(record.outcome) for record in tuned)
-    if len(ends) == 1:
-        return f"every trial {next(iter(ends))}"
-    return f"no trial finished: {', '.join(f'{count} {end}' for end, count in sorted(ends.items()))}"
 
 
 def _answered(domain: Domain, make: SpecMaker, refusal: Callable[[AnySpec], str | None], arm: str) -> Domain:

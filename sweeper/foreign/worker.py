@@ -16,9 +16,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sweeper.foreign.points import reader_of
+from sweeper.foreign.points import Sighting, reader_of
 from sweeper.foreign.process import Ending, GuardedProcess, held, last_lines
-from sweeper.foreign.track import Span, Track
+from sweeper.foreign.track import WHOLE, Span, Track
 from sweeper.foreign.trainer import ForeignTrainer
 from sweeper.space.foreign_schema import VISIBLE
 from trainers.contract.record import Diverged, Failed, PhaseTiming, Stopped
@@ -190,12 +190,12 @@ class CommandRun:
                 grace_seconds=trainer.grace_seconds,
             )
             with process:
-                ended = self._watch(process, lambda: watched.save(time.monotonic() - began, track))
+                ended = self._watch(process, watched, began)
             track.add(self.reader.cut(forgive=ended.ending.code != 0), time.monotonic())
             watched.save(time.monotonic() - began, track)
         return ended
 
-    def _watch(self, process: GuardedProcess, save: Callable[[], None]) -> Attempt:
+    def _watch(self, process: GuardedProcess, watched: Watched, began: float) -> Attempt:
         """Read what it says until it ends; end it where it diverged, fell silent, or nobody wants it any more."""
         asked: str | None = None
         heard, size = time.monotonic(), -1
@@ -209,8 +209,8 @@ class CommandRun:
                 heard, size = now, written
             self.life.moved()  # that of this process: the command's own silence is told of below
             if seen:
-                save()
-                self._tell(now)
+                watched.save(now - began, self.track)
+                self._tell(now, watched.seconds + now - began)
             if asked is None and (asked := self._why_end(now - heard)) is not None:
                 process.end()
         return Attempt(ending, asked)
@@ -228,13 +228,24 @@ class CommandRun:
     def _stop_is_asked(self) -> bool:
         return Path(self.job.stop_file).exists()
 
-    def _tell(self, now: float) -> None:
+    def _tell(self, now: float, billed: float) -> None:
         step = self.track.step
-        if step in self.track.points:
-            self.life.look(step, self.track.points[step].loss, 0.0)
-        if step in self.track.points and now - self._told > TELL_SECONDS:
+        if (seen := self.track.points.get(step)) is None:
+            return
+        self.life.look(step, seen.loss, 0.0)
+        if now - self._told > TELL_SECONDS:
             self._told = now
-            self.on_point(StagePoint(step, self.track.points[step].loss, self.phase))
+            clock, step_seconds = self.track.clock(billed)
+            # A clock with the start-up in it may yet turn out to be a better one.
+            cost = None if clock == WHOLE else self._cost(step, seen, clock, step_seconds)
+            self.on_point(StagePoint(step, seen.loss, seen.phase or self.phase, cost=cost))
+
+    def _cost(self, step: int, seen: Sighting, clock: str, step_seconds: float) -> PointCost:
+        return PointCost(
+            seconds=self.track.seconds_at(step, seen, clock, step_seconds),
+            tokens=self.trainer.tokens_at(self.spec, step) if seen.tokens is None else seen.tokens,
+            flops=self.trainer.flops_at(step) if seen.flops is None else seen.flops,
+        )
 
     def _outcome(self, ended: Attempt) -> Stopped | Diverged | Failed | None:
         """What became of the trial; None where it finished."""
@@ -274,11 +285,7 @@ class CommandRun:
                     step=step,
                     loss=seen.loss,
                     phase=seen.phase or self.phase,
-                    cost=PointCost(
-                        seconds=track.seconds_at(step, seen, clock, step_seconds),
-                        tokens=self.trainer.tokens_at(self.spec, step) if seen.tokens is None else seen.tokens,
-                        flops=self.trainer.flops_at(step) if seen.flops is None else seen.flops,
-                    ),
+                    cost=self._cost(step, seen, clock, step_seconds),
                 )
                 for step, seen in track.curve()
             ),

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from sweeper.engine.live import LiveLedger, LiveSweep
 from sweeper.engine.site import Site
 from sweeper.engine.sweep import Sweep
 from sweeper.executors.inline import Executor, InlineExecutor
@@ -29,6 +30,7 @@ from sweeper.space.load import load_search_space
 from tests.support.places import ROOT
 from tests.support.strategies import PROVENANCE
 from trainers.contract.record import Diverged, Failed, Finished, RunRecord
+from trainers.contract.spec import AnySpec
 from trainers.planning.store import DiskStore
 
 TRAINER = Path(__file__).with_name("a_trainer.py")
@@ -86,12 +88,12 @@ class ForeignBench:
     def stop_file(self) -> Path:
         return self.folder / "stop"
 
-    def run(self, executor: Executor, max_hours: float | None = None) -> Sweep:
+    def run(self, executor: Executor, max_hours: float | None = None, ledger: LiveLedger | None = None) -> Sweep:
         store = self.folder / "stages"
         site = Site(store=str(store), stop_file=str(self.stop_file), execution="command")
         facts = CorpusFacts("unknown", "unknown", 0, 0, "", self.trainer.fingerprint)
         sweep = Sweep(self.space, facts, self.ledger, DiskStore(store), site, PROVENANCE, max_hours)
-        executor.run(sweep, partial(run_command, self.trainer), lambda: None)
+        executor.run(LiveSweep(sweep, ledger, store, 600), partial(run_command, self.trainer), lambda: None)
         return sweep
 
     @property
@@ -271,6 +273,33 @@ def test_code_that_is_edited_while_a_sweep_runs_trains_nothing_under_the_old_nam
     code.write_text(before)
     assert bench.run(executor).stopping is None
     assert essence(bench.records) == undisturbed
+
+
+@dataclass
+class Told:
+    """A ledger that lets the trials that wait go on once it has heard of one of them."""
+
+    go_on: Path
+    said: set[tuple[object, ...]] = field(default_factory=set)
+
+    def point(self, spec: AnySpec, step: int, loss: float, tokens: int, flops: float, device_seconds: float) -> None:
+        self.said.add((spec.spec_id, step, loss, tokens, flops, device_seconds))
+        if spec.seed == 1000:
+            self.go_on.touch()
+
+
+def test_points_reach_the_ledger_while_a_command_runs(executor: Executor, tmp_path: Path) -> None:
+    bench = ForeignBench(tmp_path, "waits", resumes=True)
+    told = Told(tmp_path / "go-on")
+    bench.run(executor, ledger=told)
+    assert told.go_on.exists(), "the trials that waited for it were never heard of"
+    held = {
+        (r.spec.spec_id, p.step, p.loss, p.tokens, p.flops, p.seconds * r.timing.devices)
+        for r in bench.records
+        for p in r.curve.points
+    }
+    assert told.said <= held
+    assert all(step < 40 for _, step, *_ in told.said)
 
 
 def test_a_spent_limit_starts_nothing_more(executor: Executor, tmp_path: Path) -> None:
