@@ -141,14 +141,14 @@ class DryRun:
             first = self._run(tried, root, ask)
             took = time.monotonic() - asked[0] if asked else 0.0
             outcome = first.outcome
-            asked_to = isinstance(outcome, Stopped) and outcome.reason == STOP_WORDS
-            in_the_middle = isinstance(outcome, Stopped) and asked_to and outcome.step < total - 1
-            if in_the_middle or (outcome is not None and not asked_to):
+            stopped = outcome if isinstance(outcome, Stopped) and outcome.reason == STOP_WORDS else None
+            in_the_middle = stopped is not None and stopped.step < total - 1
+            if in_the_middle or (outcome is not None and stopped is None):
                 break
-        if outcome is not None and not asked_to:
+        if outcome is not None and stopped is None:
             yield Check("fail", f"{name}: SIGTERM", outcome.reason)
             return
-        if not in_the_middle or outcome is None:
+        if stopped is None or not in_the_middle:
             yield Check("note", f"{name}: SIGTERM", "it had ended before it could be asked")
             return
         if took >= self.trainer.grace_seconds:
@@ -156,7 +156,7 @@ class DryRun:
                 "fail", f"{name}: SIGTERM", f"did not end within {self.trainer.grace_seconds:g} s and was killed"
             )
         else:
-            yield Check("ok", f"{name}: SIGTERM", f"ended after {took:.2g} s, at step {outcome.step:,}")
+            yield Check("ok", f"{name}: SIGTERM", f"ended after {took:.2g} s, at step {stopped.step:,}")
         if not self.trainer.resumes:
             yield Check("note", f"{name}: resumption", "not claimed (resumes: true): a stopped trial begins anew")
             return

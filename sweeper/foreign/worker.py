@@ -34,8 +34,10 @@ MOST_ATTEMPTS = 3
 POLL_SECONDS = 0.1
 PATIENCE_SECONDS = 30.0
 """For the guard of an earlier attempt, beyond its grace."""
-RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID", "SLURM_LOCALID")
-RANKS += ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK")
+RANKS = (
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    *("SLURM_PROCID", "SLURM_LOCALID", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
+)
 """Which of its starter's processes this one is: Slurm numbers a cluster's nodes so. A trial is no rank but what it starts."""
 STOP_WORDS = "stop requested"
 TELL_SECONDS = 0.5
