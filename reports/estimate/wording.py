@@ -376,5 +376,6 @@ def _headline(study: Study, main: ScaleVerdict | None, label: str) -> str:
         warning = f"UNEQUAL TUNING ({main.trials_method} trials against {main.trials_baseline}"
         warning += f": {main.tuning_difference}). " if main.trials_method == main.trials_baseline else "). "
     compared = sum(1 for scale in study.scales if scale.methods)
-    suffix = f" (the largest of {compared} scales)" if compared > 1 else ""
+    ordered = study.context.scales or all(scale.params is not None for scale in study.scales)
+    suffix = f" (the {'largest' if ordered else 'last'} of {compared} scales)" if compared > 1 else ""
     return f"{warning}{verdict_sentence(main, label)}{suffix}."
