@@ -55,7 +55,7 @@ class ForeignTrainer:
         if not names:
             return None
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        return f"{shown} changed while the sweep ran (trainer.code); the same command sweeps what is there now"
+        return f"{shown} changed while the sweep ran (trainer.code): by what is there now, all trials are new ones"
 
     def tokens_at(self, spec: ForeignSpec, step: int) -> int:
         """Data tokens of the first `step` steps: a bag reads `bag_size` times as many. 0 where it is not known."""

@@ -160,7 +160,8 @@ def plan_scale(
     )
     example = next(spec for spec, _ in wanted if spec.method == BASELINE)
     parameters = facts_of(example).params
-    others = [record for record in earlier if record.spec.scale == scale]
+    # What another trainer calls a scale is its own: seeds scatter alike where its code is the same.
+    others = [r for r in earlier if r.spec.scale == scale and getattr(r.spec, "code", "") == corpus.code]
     largest = max(state_bytes(spec) for spec, _ in wanted)
     resolves, reason = _resolution(space, expected_deviation(known, others, parameters))
     return ScalePlan(

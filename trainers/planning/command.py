@@ -80,6 +80,11 @@ def command_line(spec: ForeignSpec, machine: Mapping[str, str]) -> list[str]:
     return [fill(word, values) for word in spec.command]
 
 
+def reads_file(spec: ForeignSpec) -> bool:
+    """Whether the command is handed the trial's file."""
+    return any(TRIAL in placeholders(word) for word in (*spec.command, *(value for _, value in spec.environment)))
+
+
 def environment(spec: ForeignSpec, machine: Mapping[str, str]) -> dict[str, str]:
     """The variables that the file gives the command."""
     values = {**values_of_trial(spec), **machine}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from trainers.contract.spec import ForeignSpec, Schedule
-from trainers.planning.command import command_line, environment, fill, placeholders, shell_line
+from trainers.planning.command import command_line, environment, fill, placeholders, reads_file, shell_line
 
 MACHINE = {"trial": "/t.json", "out": "/out", "python": "/py"}
 SPEC = ForeignSpec(
@@ -47,5 +49,8 @@ def test_braces_are_placeholders_or_doubled(word: str, found: list[str], filled:
 
 def test_words_and_variables_are_filled() -> None:
     assert command_line(SPEC, MACHINE) == ["/py", "train.py", "--lr=0.002", '{"seed": 7}']
+    assert not reads_file(SPEC)
+    assert reads_file(replace(SPEC, environment=(("CONFIG", "{trial}"),)))
+    assert not reads_file(replace(SPEC, command=("{{trial}}",)))
     assert environment(SPEC, MACHINE) == {"RUN": "tst 6", "JSON": "{}"}
     assert shell_line(SPEC, MACHINE) == "JSON='{}' RUN='tst 6' /py train.py --lr=0.002 '{\"seed\": 7}'"
