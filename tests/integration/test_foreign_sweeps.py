@@ -171,7 +171,8 @@ def test_the_shipped_example_is_planned_tried_run_and_taken_home(tmp_path: Path)
 
 @pytest.mark.real
 def test_the_sweep_of_transformers_is_tried_and_run(tmp_path: Path) -> None:
-    pytest.importorskip("transformers", reason="the extra `examples` is not installed")
+    for package in ("transformers", "accelerate"):
+        pytest.importorskip(package, reason="the extra `examples` is not installed")
     file, results = shortened(tmp_path, "transformers"), tmp_path / "results"
     tried = sweeper("run", file, "--dry", "--results", results)
     assert tried.returncode == 0, tried.stdout + tried.stderr
