@@ -34,8 +34,8 @@ class PooledStepTime:
 
     `seconds` is the median of the runs' medians; `log_deviation` the deviation of their logarithms (None from one
     run); `log_standard_error` that of the pooled value; `spread` the largest over the smallest run median.
-    Where `reference` names another pool, `seconds` are that pool's times the median ratio within the `num_runs` runs that
-    have both, and deviation and error are the ratio's.
+    Where `reference` names another pool, `seconds` are that pool's times the geometric mean of the ratios within the
+    `num_runs` runs that have both, and deviation and error are the ratio's.
     For runs without phases (`phase == "whole run"`) `seconds` are device-seconds a step and hours stay the run's own.
     """
 
@@ -98,6 +98,8 @@ def _distinct(values: set[float]) -> FloatArray:
 
 def _pool(key: PoolKey, seconds: FloatArray) -> PooledStepTime:
     count, (deviation, error) = len(seconds), _scatter(seconds)
+    # A median scatters sqrt(pi / 2) times as much as a mean; that of two values is their mean.
+    error *= math.sqrt(math.pi / 2) if count > 2 else 1.0
     return PooledStepTime(
         *key, float(np.median(seconds)), count, deviation, error, float(seconds.max() / seconds.min())
     )
@@ -112,7 +114,8 @@ def _against(pool: PooledStepTime, reference: PooledStepTime, both: Sequence[tup
     deviation, error = _scatter(ratios)
     return replace(
         pool,
-        seconds=reference.seconds * float(np.median(ratios)),
+        # Few ratios of medians: their mean scatters less than their median would, and a wild one is bounded by its own run.
+        seconds=reference.seconds * float(np.exp(np.log(ratios).mean())),
         num_runs=len(ratios),
         log_deviation=deviation,
         log_standard_error=error,
@@ -121,13 +124,11 @@ def _against(pool: PooledStepTime, reference: PooledStepTime, both: Sequence[tup
 
 
 def _scatter(values: FloatArray) -> tuple[float | None, float]:
-    """Deviation of the logarithms, None of one value, and the standard error of their median."""
-    count = len(values)
-    if count < 2:
+    """Deviation of the logarithms, None of one value, and the standard error of their mean."""
+    if len(values) < 2:
         return None, ASSUMED_LOG_ERROR
     deviation = float(np.log(values).std(ddof=1))
-    # A median scatters sqrt(pi / 2) times as much as a mean; that of two values is their mean.
-    return deviation, (math.sqrt(math.pi / 2) if count > 2 else 1.0) * deviation / math.sqrt(count)
+    return deviation, deviation / math.sqrt(len(values))
 
 
 def pooled_gpu_hours(run: FinishedRun, pools: Mapping[PoolKey, PooledStepTime]) -> float | None:

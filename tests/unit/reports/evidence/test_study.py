@@ -159,7 +159,7 @@ def test_only_the_ratio_of_two_phases_within_a_run_tilts_a_comparison() -> None:
     assert sum(shares.values()) == pytest.approx(1)
     bags = next(key for key in shares if key[2] == "superposition")
     deviation = np.log([1 + 0.02 * number for number in range(len(method))]).std(ddof=1)
-    error = np.sqrt(np.pi / 2 / len(method)) * deviation
+    error = deviation / np.sqrt(len(method))
     assert scale.pools[bags].log_standard_error == pytest.approx(error)
     assert clock_error(runs[0], method[0], scale.pools).variance == pytest.approx((shares[bags] * error) ** 2)
 
