@@ -6,6 +6,7 @@ Applies the vectorised estimators to the cells of one scale. Which cell counts, 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -38,6 +39,9 @@ DISTINCT_COST = 1e-3
 
 SAME_COST = 0.02
 """Two costs within this fraction count as equal."""
+
+ROUNDING = 1e-12
+"""A part of a run's hours below this is what rounding left."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,9 +107,14 @@ def own_clock_error(run: FinishedRun, pools: Mapping[PoolKey, PooledStepTime]) -
 def _error_of(weights: Mapping[PoolKey, float], pools: Mapping[PoolKey, PooledStepTime]) -> ClockError:
     terms: list[tuple[float, float]] = []
     assumed = False
+    # A pool that is priced against another one moves with it: between two arms that other one's own error then cancels.
+    moved = defaultdict(float, weights)
     for key, weight in weights.items():
+        if key in pools and (reference := pools[key].reference) is not None:
+            moved[reference] += weight
+    for key, weight in moved.items():
         pool = pools.get(key)
-        if pool is None:
+        if pool is None or abs(weight) < ROUNDING:
             continue
         term = (weight * pool.log_standard_error) ** 2
         if term > 0:

@@ -1,8 +1,10 @@
 """The GPU-hour clock, pooled: one step time per device, scale, phase and bag size, shared by every run that has it.
 
 On shared cores a single run's step time can be off by more than the speedup in question; a pooled median cannot favour
-one arm, because equal work gets an equal price. Runs from elsewhere often state hours only: then each keeps its own, and
-the spread of hours per step says how sure the clock is.
+one arm, because equal work gets an equal price. A machine also grows slower and faster by the minute, and arms train at
+different minutes. So only the commonest phase has a price of its own; each other one is priced against it within the runs
+that go through both, a moment apart. Runs from elsewhere often state hours only: then each keeps its own, and the spread
+of hours per step says how sure the clock is.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,6 +34,8 @@ class PooledStepTime:
 
     `seconds` is the median of the runs' medians; `log_deviation` the deviation of their logarithms (None from one
     run); `log_standard_error` that of the pooled value; `spread` the largest over the smallest run median.
+    Where `reference` names another pool, `seconds` are that pool's times the geometric mean of the ratios within the
+    `num_runs` runs that have both, and deviation and error are the ratio's.
     For runs without phases (`phase == "whole run"`) `seconds` are device-seconds a step and hours stay the run's own.
     """
 
@@ -44,6 +48,7 @@ class PooledStepTime:
     log_deviation: float | None
     log_standard_error: float
     spread: float
+    reference: PoolKey | None = None
 
     @property
     def assumed(self) -> bool:
@@ -72,13 +77,16 @@ def _parts(run: FinishedRun) -> list[tuple[PoolKey, float, float]]:
 def pool_step_times(runs: Sequence[FinishedRun]) -> dict[PoolKey, PooledStepTime]:
     """Pool the step times of finished runs. Values that agree to nine digits were measured once (a branch inherits the
     clock of its trunk, hours were computed from steps) and count once."""
-    measured: dict[PoolKey, set[float]] = defaultdict(set)
-    for run in runs:
-        if run.outcome == "finished":
-            for key, _, seconds in _parts(run):
-                # The clock of a run that broke off may be that of a machine in trouble.
-                measured[key].add(seconds)
-    return {key: _pool(key, _distinct(values)) for key, values in sorted(measured.items())}
+    # The clock of a run that broke off may be that of a machine in trouble.
+    clocks = [{key: seconds for key, _, seconds in _parts(run)} for run in runs if run.outcome == "finished"]
+    keys = sorted({key for clock in clocks for key in clock})
+    pools = {key: _pool(key, _distinct({clock[key] for clock in clocks if key in clock})) for key in keys}
+    for key in keys:
+        reference = max((other for other in keys if other[:2] == key[:2]), key=lambda other: pools[other].num_runs)
+        both = [(clock[key], clock[reference]) for clock in clocks if key in clock and reference in clock]
+        if key != reference and both:
+            pools[key] = _against(pools[key], pools[reference], both)
+    return pools
 
 
 def _distinct(values: set[float]) -> FloatArray:
@@ -89,14 +97,38 @@ def _distinct(values: set[float]) -> FloatArray:
 
 
 def _pool(key: PoolKey, seconds: FloatArray) -> PooledStepTime:
-    count = len(seconds)
-    deviation = float(np.log(seconds).std(ddof=1)) if count > 1 else None
+    count, (deviation, error) = len(seconds), _scatter(seconds)
     # A median scatters sqrt(pi / 2) times as much as a mean; that of two values is their mean.
-    factor = math.sqrt(math.pi / 2) if count > 2 else 1.0
-    error = ASSUMED_LOG_ERROR if deviation is None else factor * deviation / math.sqrt(count)
+    error *= math.sqrt(math.pi / 2) if count > 2 else 1.0
     return PooledStepTime(
         *key, float(np.median(seconds)), count, deviation, error, float(seconds.max() / seconds.min())
     )
+
+
+def _against(pool: PooledStepTime, reference: PooledStepTime, both: Sequence[tuple[float, float]]) -> PooledStepTime:
+    """The pool priced by its ratio to the reference `both` of whose step times a run has."""
+    own = np.array([seconds for seconds, _ in both])
+    other = np.array([seconds for _, seconds in both])
+    # Branches of one trunk have its clock in common: one ratio, against the median of what they went on with.
+    ratios = np.array([one / np.median(other[np.isclose(own, one, rtol=1e-9, atol=0)]) for one in _distinct(set(own))])
+    deviation, error = _scatter(ratios)
+    return replace(
+        pool,
+        # Few ratios of medians: their mean scatters less than their median would, and a wild one is bounded by its own run.
+        seconds=reference.seconds * float(np.exp(np.log(ratios).mean())),
+        num_runs=len(ratios),
+        log_deviation=deviation,
+        log_standard_error=error,
+        reference=(reference.device, reference.scale, reference.phase, reference.bag_size),
+    )
+
+
+def _scatter(values: FloatArray) -> tuple[float | None, float]:
+    """Deviation of the logarithms, None of one value, and the standard error of their mean."""
+    if len(values) < 2:
+        return None, ASSUMED_LOG_ERROR
+    deviation = float(np.log(values).std(ddof=1))
+    return deviation, deviation / math.sqrt(len(values))
 
 
 def pooled_gpu_hours(run: FinishedRun, pools: Mapping[PoolKey, PooledStepTime]) -> float | None:

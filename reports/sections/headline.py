@@ -187,15 +187,19 @@ def _seeds(main: ScaleVerdict) -> str:
     """How many seeds and trials stand behind the number."""
     baseline, method = main.seeds_baseline, main.seeds_method
     if baseline == method:
-        text = f"{baseline} {'seed' if baseline == 1 else 'seeds'} a budget in either arm"
+        text = f"{_counted(baseline, 'seed')} a budget in either arm"
     else:
-        text = f"{baseline} seeds a budget of the baseline, {method} of the method"
-    trials = main.trials_baseline, main.trials_method
-    if None in trials:
+        text = f"{_counted(baseline, 'seed')} a budget of the baseline, {method} of the method"
+    first, second = main.trials_baseline, main.trials_method
+    if first is None or second is None:
         return text
-    if trials[0] == trials[1]:
-        return f"{text} · {trials[0]} tuning trials in either arm"
-    return f"{text} · {trials[0]} tuning trials of the baseline, {trials[1]} of the method"
+    if first == second:
+        return f"{text} · {_counted(first, 'tuning trial')} in either arm"
+    return f"{text} · {_counted(first, 'tuning trial')} of the baseline, {second} of the method"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _ruler(main: ScaleVerdict | None) -> Ruler | None:

@@ -74,6 +74,12 @@ def both(tmp_path_factory: pytest.TempPathFactory, corpora: Path) -> Path:
     """Results that hold the tiny sweep by our trainer and by a command."""
     results = tmp_path_factory.mktemp("both")
     (results / CORPORA).symlink_to(corpora)
+    sweep_both(results)
+    return results
+
+
+def sweep_both(results: Path) -> None:
+    """The tiny sweep by our trainer, then by a command."""
     run(RunOptions(TINY, results, executor="inline"))
     fingerprint = records_of(results, "tiny")[0].spec.corpus_fingerprint  # type: ignore[union-attr]
     (corpus,) = (
@@ -85,7 +91,6 @@ def both(tmp_path_factory: pytest.TempPathFactory, corpora: Path) -> Path:
     file = results / "as-command.yaml"
     file.write_text(text, encoding="utf-8")
     run(RunOptions(file, results, executor="inline"))
-    return results
 
 
 def test_a_command_comes_to_the_same_losses_and_the_same_verdict(both: Path) -> None:
@@ -166,7 +171,8 @@ def test_the_shipped_example_is_planned_tried_run_and_taken_home(tmp_path: Path)
 
 @pytest.mark.real
 def test_the_sweep_of_transformers_is_tried_and_run(tmp_path: Path) -> None:
-    pytest.importorskip("transformers", reason="the extra `examples` is not installed")
+    for package in ("transformers", "accelerate"):
+        pytest.importorskip(package, reason="the extra `examples` is not installed")
     file, results = shortened(tmp_path, "transformers"), tmp_path / "results"
     tried = sweeper("run", file, "--dry", "--results", results)
     assert tried.returncode == 0, tried.stdout + tried.stderr

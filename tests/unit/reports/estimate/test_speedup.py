@@ -75,7 +75,7 @@ def test_the_interval_is_the_delta_methods_with_trunks_as_units() -> None:
     sigma = float(np.std(OFFSETS, ddof=1))
     slope = -0.3 * (true_loss(6_000) - 2.0)
     spread = sigma * math.sqrt(2 / 3) / abs(slope)
-    clock = 0.25 * math.sqrt(2) * 0.02  # a step time measured once is taken to be known within 2 %
+    clock = 0.25 * 0.02  # the price of a bag step against the other, measured once, is taken to be known within 2 %
     assert reading.log_standard_error == pytest.approx(math.hypot(spread, clock), rel=1e-3)
     assert verdict.sigma is not None
     assert verdict.sigma.total == pytest.approx(sigma)

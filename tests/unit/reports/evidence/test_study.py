@@ -125,17 +125,43 @@ def test_a_clock_inherited_from_a_trunk_counts_once() -> None:
     assert scale.step_times[0].assumed
 
 
-def test_a_phase_that_both_arms_share_cancels_out_of_the_clock_error() -> None:
-    runs = [slower_clock(run, 1 + 0.01 * number) for number, run in enumerate([*ladder(), *ladder("tst", (4_000,))])]
+def slower_bags(run: FinishedRun, factor: float) -> FinishedRun:
+    phases = tuple(
+        replace(phase, median_step_seconds=(factor if phase.bag_size > 1 else 1.0) * phase.median_step_seconds)
+        for phase in run.phases
+    )
+    return replace(run, phases=phases)
+
+
+def test_a_machine_that_grows_faster_between_the_arms_moves_no_price() -> None:
+    baseline, method = ladder(), ladder("tst", (4_000,))
+    (quiet,) = make_study([*baseline, *method]).scales
+    runs = [
+        *(slower_clock(run, 1.3 + 0.01 * number) for number, run in enumerate(baseline)),
+        *(slower_clock(run, 1 + 0.01 * number) for number, run in enumerate(method)),
+    ]
     (scale,) = make_study(runs).scales
-    baseline, method = runs[0], runs[-1]
-    assert clock_error(baseline, baseline, scale.pools).variance == 0
-    shares = clock_shares(method, scale.pools)
+    for key, pool in quiet.pools.items():
+        assert scale.pools[key].seconds / scale.pools[min(quiet.pools)].seconds == pytest.approx(
+            pool.seconds / quiet.pools[min(quiet.pools)].seconds
+        )
+    assert clock_error(runs[0], runs[-1], scale.pools).variance == pytest.approx(
+        0
+    )  # within each run the ratio is the same
+
+
+def test_only_the_ratio_of_two_phases_within_a_run_tilts_a_comparison() -> None:
+    method = [slower_bags(run, 1 + 0.02 * number) for number, run in enumerate(ladder("tst", (4_000,)))]
+    runs = [*(slower_clock(run, 1 + 0.01 * number) for number, run in enumerate(ladder())), *method]
+    (scale,) = make_study(runs).scales
+    assert clock_error(runs[0], runs[0], scale.pools).variance == 0
+    shares = clock_shares(method[0], scale.pools)
     assert sum(shares.values()) == pytest.approx(1)
-    pools = {key[2]: pool for key, pool in scale.pools.items()}
-    superposition = next(value for key, value in shares.items() if key[2] == "superposition")
-    expected = superposition**2 * sum(pools[name].log_standard_error ** 2 for name in ("superposition", "next-token"))
-    assert clock_error(baseline, method, scale.pools).variance == pytest.approx(expected)
+    bags = next(key for key in shares if key[2] == "superposition")
+    deviation = np.log([1 + 0.02 * number for number in range(len(method))]).std(ddof=1)
+    error = deviation / np.sqrt(len(method))
+    assert scale.pools[bags].log_standard_error == pytest.approx(error)
+    assert clock_error(runs[0], method[0], scale.pools).variance == pytest.approx((shares[bags] * error) ** 2)
 
 
 def test_curves_are_drawn_on_the_pooled_clock() -> None:
@@ -238,3 +264,25 @@ def test_a_file_that_asks_for_none_of_the_runs_shows_them_with_a_check_that_fail
         "Trained as the file says: 0 of 12. "
         "The search-space file, as it is now, asks for none of these runs: they answer an earlier state of it."
     )
+
+
+@pytest.mark.parametrize(
+    ("stated", "params", "found"),
+    [
+        (("small", "medium", "large"), {}, ["small", "medium", "large"]),
+        ((), {}, ["large", "medium", "small"]),
+        (("small", "medium", "large"), {"small": 3e6, "medium": 2e6, "large": 1e6}, ["large", "medium", "small"]),
+    ],
+)
+def test_scales_stand_by_size_or_as_the_file_has_them(
+    stated: tuple[str, ...], params: dict[str, float], found: list[str]
+) -> None:
+    runs = [
+        replace(run, run_id=f"{scale}{run.run_id}", scale=scale, params=params.get(scale))
+        for scale in ("medium", "large", "small")
+        for run in (*ladder(), *ladder("tst", (4_000,), speedup=1.3))
+    ]
+    study = make_study(runs, scales=stated)
+    assert [scale.scale for scale in study.scales] == found
+    ends = "(the largest of 3 scales)." if stated or params else "(the last of 3 scales)."
+    assert summarize(study).headline.endswith(ends)

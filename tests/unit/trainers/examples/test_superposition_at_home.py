@@ -145,6 +145,7 @@ def test_the_code_for_nanochat_trains_its_stand_in_as_the_slow_loop_does() -> No
 @pytest.mark.filterwarnings("ignore")
 def test_the_code_for_transformers_trains_as_the_slow_loop_does(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="the extra `examples` is not installed")
+    pytest.importorskip("accelerate", reason="the extra `examples` is not installed")
     config = transformers.LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
         bos_token_id=None, eos_token_id=None,
