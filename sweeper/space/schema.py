@@ -287,10 +287,7 @@ class Budgets(Model):
         Discriminator(_kind_of_tuning),
         Field(description="Total steps of every tuning trial, or increasing rungs: [2000, 4000]."),
     ]
-    confirmation: Annotated[
-        tuple[Count, ...],
-        Field(min_length=1, max_length=MOST_BUDGETS, description="Total steps of the confirmation runs, increasing."),
-    ]
+    confirmation: Annotated[Rungs, Field(description="Total steps of the confirmation runs, increasing.")]
 
     @property
     def rungs(self) -> tuple[int, ...]:
