@@ -5,7 +5,6 @@ The only place of a run that asks which of the two it is; engine, ledger and rep
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,13 +13,13 @@ from pathlib import Path
 from sweeper.corpora import corpus_request, prepared_text, refuse_little_asked, refuse_little_text, reread_text
 from sweeper.executors.inline import Train
 from sweeper.foreign.costs import command_cost
-from sweeper.foreign.dry import Check, DryRun, example_specs, measured_by_a_dry_run
-from sweeper.foreign.trainer import code_of, trainer_of
-from sweeper.foreign.worker import TrialFolder, run_command, words_of
+from sweeper.foreign.dry import NO_CLAIM, Check, DryRun, example_specs, measured_by_a_dry_run
+from sweeper.foreign.trainer import ForeignTrainer, trainer_of
+from sweeper.foreign.worker import TrialFolder, machine_of, run_command
 from sweeper.options import CORPORA, STAGES, CorpusFacts, RunOptions, corpus_facts
 from sweeper.plans.costs import Costs, step_cost
 from sweeper.plans.plan import UNPREPARED
-from sweeper.plans.room import Room, find_room
+from sweeper.plans.room import Room, find_room, gpus_here
 from sweeper.space.foreign_schema import AnySpace, ForeignSpace
 from sweeper.space.load import load_search_space
 from sweeper.space.schema import SearchSpace
@@ -29,6 +28,7 @@ from trainers.bench.result import read_figures
 from trainers.contract.errors import InputError, UserError
 from trainers.contract.record import RunRecord
 from trainers.methods import TRAINERS_OWN
+from trainers.planning.command import shell_line
 
 COMMAND = "command"
 """Execution of a trial that is one."""
@@ -51,7 +51,7 @@ class Materials:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a plan may know before anything is prepared: the text, what steps cost, the commands of another trainer."""
+    """What a plan may know before anything is prepared: the text, what steps cost, what is to be said of another trainer."""
 
     corpus: CorpusFacts
     words: str
@@ -67,8 +67,10 @@ def ranks_of(space: AnySpace) -> int:
 def materials_of(space: AnySpace, options: RunOptions, room: Room, say: Say) -> Materials:
     """Prepare what `space` needs. Raises `UserError` before anything is trained."""
     if isinstance(space, ForeignSpace):
-        trainer = trainer_of(space, options.file, room.device)
-        return Materials(partial(run_command, trainer), _no_corpus(space, options), TRAINERS_OWN, None, None, COMMAND)
+        trainer = trainer_of(space, options.file, room.device, room.gpus)
+        if not space.trainer.decayed:
+            say(f"schedule: {NO_CLAIM}")
+        return Materials(partial(run_command, trainer), _no_corpus(trainer), TRAINERS_OWN, None, None, COMMAND)
     import torch
 
     from sweeper.executors.worker import train_stage
@@ -84,10 +86,12 @@ def materials_of(space: AnySpace, options: RunOptions, room: Room, say: Say) -> 
 def expected(space: AnySpace, options: RunOptions, room: Room, known: Sequence[RunRecord]) -> Expected:
     """What is known of it all now; prepares nothing. Raises `UserError` where a prepared text is too little."""
     if isinstance(space, ForeignSpace):
-        facts = _no_corpus(space, options)
+        trainer = trainer_of(space, options.file, room.device, room.gpus)
+        facts = _no_corpus(trainer)
         dry = measured_by_a_dry_run(options.results / space.name, facts.code)
-        cost = command_cost(trainer_of(space, options.file, room.device), known, room.devices, dry)
-        return Expected(facts, TRAINERS_OWN, cost, tuple(_commands(space, options, facts.code)))
+        cost = command_cost(trainer, known, room.devices, dry)
+        notes = () if space.trainer.decayed else (f"schedule: {NO_CLAIM}",)
+        return Expected(facts, TRAINERS_OWN, cost, (*_commands(space, options, facts.code), *notes))
     facts, words = _prepared(space, options)
     # By what was measured on this very device where there is any; a plan says which of the three sources it used.
     own = step_cost(
@@ -109,12 +113,17 @@ def dry_run(options: RunOptions, say: Say) -> list[Check]:
             f"{options.file}: --dry is for a file with a trainer: of its own; `sweeper plan` checks this one"
         )
     room = find_room(space, options)
-    trainer, code = trainer_of(space, options.file, room.device), code_of(space, options.file)
-    return DryRun(space, trainer, code, (options.results / space.name).resolve(), say).run()
+    trainer = trainer_of(space, options.file, room.device, room.gpus)
+    lacking = room.on_gpu and room.gpus > gpus_here()
+    if lacking:
+        say(
+            f"resources.gpus: {room.gpus:g} wanted for a trial, this machine has {gpus_here()}; its step times are not kept"
+        )
+    return DryRun(space, trainer, (options.results / space.name).resolve(), say, timed=not lacking).run()
 
 
-def _no_corpus(space: ForeignSpace, options: RunOptions) -> CorpusFacts:
-    return CorpusFacts("unknown", "unknown", 0, 0, "", code=code_of(space, options.file))
+def _no_corpus(trainer: ForeignTrainer) -> CorpusFacts:
+    return CorpusFacts("unknown", "unknown", 0, 0, "", code=trainer.fingerprint)
 
 
 def _prepared(space: SearchSpace, options: RunOptions) -> tuple[CorpusFacts, str]:
@@ -140,7 +149,5 @@ def _prepared(space: SearchSpace, options: RunOptions) -> tuple[CorpusFacts, str
 def _commands(space: ForeignSpace, options: RunOptions, code: str) -> list[str]:
     """A command of each method, as it would run: the folder is that of the trial that it is of."""
     store = (options.results / space.name / STAGES).resolve()
-    return [
-        f"{spec.method}: {shlex.join(words_of(spec, TrialFolder(Path(store) / 'TRIAL')))}"
-        for spec in example_specs(space, code)
-    ]
+    machine = machine_of(TrialFolder(Path(store) / "TRIAL"))
+    return [f"{spec.method}: {shell_line(spec, machine)}" for spec in example_specs(space, code)]

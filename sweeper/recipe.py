@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sweeper.reporting import read_study
 from trainers.contract.errors import InputError
 from trainers.contract.schedule import boundary_step
-from trainers.contract.spec import AnySpec, ForeignSpec
-from trainers.planning.command import command_line
+from trainers.contract.spec import ForeignSpec
+from trainers.planning.command import OUT, PYTHON, TRIAL, reads_file, shell_line, trial_to_dict
 
 FAR = 4.0
 """Times the ladder's longest run beyond which a forecast is only a guess."""
-MACHINE = {"trial": "TRIAL.json", "out": "OUT", "python": "python"}
+MACHINE = {TRIAL: "TRIAL.json", OUT: "OUT", PYTHON: "python"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +63,10 @@ def recipe(results: Path, name: str, total_steps: int | None, tracking_uri: str 
         lines.append(f"expected loss: {to_come.loss:.4f}{between}, {how}{far}")
     lines += [f"expected cost: {to_come.hours:.3g} {clock}"] if to_come.hours is not None else []
     record = arm.cells[-1].runs[0].record
-    return TakeHome(None if record is None else _command(record.spec, steps), snippet(shown), tuple(lines))
-
-
-def _command(spec: AnySpec, total_steps: int) -> str | None:
-    """The command of a trial as long as the reader's run; its folder is theirs to name."""
-    if not isinstance(spec, ForeignSpec):
-        return None
-    longer = replace(spec, schedule=replace(spec.schedule, total_steps=total_steps))
-    return shlex.join(command_line(longer, MACHINE))
+    if record is None or not isinstance(record.spec, ForeignSpec):
+        return TakeHome(None, snippet(shown), tuple(lines))
+    # As long as the reader's run; its folder is theirs to name.
+    longer = replace(record.spec, schedule=replace(record.spec.schedule, total_steps=steps))
+    if reads_file(longer):
+        lines.append(f"{MACHINE[TRIAL]}: {json.dumps(trial_to_dict(longer, MACHINE[OUT], resumes=False))}")
+    return TakeHome(shell_line(longer, MACHINE), snippet(shown), tuple(lines))

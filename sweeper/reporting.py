@@ -128,6 +128,7 @@ def _context(about: SweepAbout, space: AnySpace | None, command: str, run_links:
         price_per_gpu_hour=about.price_per_gpu_hour,
         currency=about.currency,
         axes=searched_values(space) if space else {},
+        scales=tuple(space.scales) if space else (),
         target_loss=space.target_loss if space else None,
         run_links=run_links,
     )

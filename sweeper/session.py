@@ -38,7 +38,7 @@ from sweeper.materials import Materials, expected, materials_of, ranks_of
 from sweeper.options import REPORT, STAGES, RunOptions
 from sweeper.plans.known import known_records
 from sweeper.plans.plan import Plan, make_plan
-from sweeper.plans.room import Room, find_room
+from sweeper.plans.room import Room, find_room, gpus_here, refuse_too_little
 from sweeper.space.foreign_schema import AnySpace
 from sweeper.space.load import load_search_space
 from sweeper.studies.keeper import StudyLedger, place_of, remembered
@@ -243,6 +243,8 @@ def _executor(
     """The executor, and the room of a trial: the one given, or what the cluster says where there is none."""
     if options.executor == "inline":
         assert room is not None, "options refuse an address without Ray"
+        # Cores are nobody's here: a trial that wants more of them waits for no one.
+        refuse_too_little(room, gpus=gpus_here() if room.on_gpu else 0, cpus=math.inf, where="this machine")
         yield InlineExecutor(), replace(room, gpus=math.ceil(room.gpus))  # one at a time has the whole device
         return
     from sweeper.executors.cluster import attach
@@ -252,9 +254,7 @@ def _executor(
         kind = space.resources.accelerator
         gpus = cluster.usable_gpus(kind) if space.resources.gpus != 0 else 0.0
         room = room or find_room(space, options, cluster.cpus, gpus)
-        for what, wanted, there in (("gpus", room.gpus, gpus), ("cpus", room.cpus, cluster.cpus)):
-            if wanted > there:
-                raise UserError(f"resources.{what}: {wanted:g} wanted for a trial, the cluster has {there:g}")
+        refuse_too_little(room, gpus=gpus, cpus=cluster.cpus, where="the cluster")
         kind = kind or cluster.only_kind if room.on_gpu else None
         ranks = ranks_of(space)
         workers = room.workers if ranks > 1 else options.workers  # else Ray counts them, also on nodes that join later

@@ -5,7 +5,7 @@ Both are estimated by the method of moments from two sums of squares of the resi
 their trunk's mean); the variance of any linear combination of final losses is then a quadratic form in the data, and
 its degrees of freedom follow from Satterthwaite's approximation. So three branches of one trunk count as one seed.
 
-Vectorised over R replicates; N runs, matrices `[N, N]` depend on the design only.
+Vectorised over R replicates; N runs, K cells, T trunks.
 
 The validation text adds an error of its own: it is one sample of the text that there is, and every seed reads the same.
 Runs that were scored on the same text are compared piece by piece, where what a piece is worth to both arms cancels. The
@@ -17,9 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import reduce
+from itertools import combinations
+from operator import matmul
+from typing import Any, Protocol
 
 import numpy as np
+from scipy.sparse import csr_array, eye_array
 
 from reports.evidence.runs import FinishedRun, FloatArray
 
@@ -36,21 +40,24 @@ _SEPARABLE = 0.02
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NoiseDesign:
-    """Which runs share a cell and which share a trunk. `center_NN` removes the cell means, `shared_NN` is one for
-    runs of one trunk; `between_NN`, `within_NN` are the two sums of squares, `moments_22` their expectations as
-    multiples of (trunk variance, branch variance)."""
+    """Which runs share a cell and which share a trunk: `cells_NK` and `trunks_NT` are sparse, one for a member. `active_N`
+    are the runs whose cell has a second one. `moments_22` are the expectations of the two sums of squares (of trunk means, of
+    branches about them) as multiples of (trunk variance, branch variance), `traces` what their variances are made of,
+    `total_2` and `total_22` the same for the sum of all squares."""
 
-    center_NN: FloatArray
-    shared_NN: FloatArray
-    between_NN: FloatArray
-    within_NN: FloatArray
+    cells_NK: Any
+    trunks_NT: Any
+    active_N: FloatArray
     moments_22: FloatArray
     traces: FloatArray
+    total_2: FloatArray
+    total_22: FloatArray
 
     @property
     def repeats(self) -> int:
         """Runs beyond the first of each cell, counted per branch."""
-        return round(float(np.trace(self.center_NN)))
+        rows, cells = self.cells_NK.shape
+        return int(rows - cells)
 
     @property
     def separable(self) -> bool:
@@ -61,11 +68,26 @@ class NoiseDesign:
         scale = abs(m[0, 0] * m[1, 1]) + abs(m[0, 1] * m[1, 0])
         return bool(scale > 0 and abs(np.linalg.det(m)) > _SEPARABLE * scale)
 
+    def squares(self, loss_RN: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """The two sums of squares `[R, 2]` of final losses, and their pooled variance within cells `[R]`."""
+        size_K = self.cells_NK.sum(0)
+        residual_RN = loss_RN - (loss_RN @ self.cells_NK / size_K) @ self.cells_NK.T
+        # Branches whose cell has no second seed have no residual; they must not dilute the mean of their trunk.
+        size_T = np.maximum(self.active_N @ self.trunks_NT, 1)
+        sum_RT = (residual_RN * self.active_N) @ self.trunks_NT
+        all_R = np.square(residual_RN).sum(1)
+        within_R = all_R - (np.square(sum_RT) / size_T).sum(1)
+        # Each trunk counts once in the first, however many branches it has.
+        between_R = np.square(sum_RT / size_T).sum(1)
+        return np.stack([between_R, np.maximum(within_R, 0.0)], 1), all_R / max(self.repeats, 1)
+
+    def extremes(self, gradient_RN: FloatArray) -> FloatArray:
+        """Variance `[R, 2]` of `sum_n gradient_n * loss_n` per unit of trunk and of branch variance."""
+        return np.stack([np.square(gradient_RN @ self.trunks_NT).sum(1), np.square(gradient_RN).sum(1)], 1)
+
     def coefficients(self, gradient_RN: FloatArray) -> FloatArray:
         """Multiples `[R, 2]` of the two sums of squares that estimate the variance of `sum_n gradient_n * loss_n`."""
-        shared_R = np.einsum("rn,nm,rm->r", gradient_RN, self.shared_NN, gradient_RN)
-        alone_R = np.einsum("rn,rn->r", gradient_RN, gradient_RN)
-        coefficient_R2: FloatArray = np.stack([shared_R, alone_R], 1) @ np.linalg.inv(self.moments_22)
+        coefficient_R2: FloatArray = self.extremes(gradient_RN) @ np.linalg.inv(self.moments_22)
         # A negative multiple would take certainty from a noisy sum of squares. Without it the variance is a little
         # too large, never too small.
         return np.maximum(coefficient_R2, 0.0)
@@ -82,47 +104,97 @@ class NoiseDesign:
 
     def total_freedom(self, share_R: FloatArray) -> FloatArray:
         """Degrees of freedom `[R]` of the pooled within-cell variance, where `share_R` of it belongs to the trunks."""
-        forms = [self.center_NN @ source for source in (self.shared_NN, np.eye(len(self.shared_NN)))]
-        traces_22 = np.array([[np.sum(f * g.T) for g in forms] for f in forms])
         parts_R2 = np.stack([share_R, 1.0 - share_R], 1)
-        mean = parts_R2 @ np.array([np.trace(form) for form in forms])
-        spread = np.einsum("ri,rj,ij->r", parts_R2, parts_R2, traces_22)
-        freedom: FloatArray = mean**2 / spread
+        freedom: FloatArray = (parts_R2 @ self.total_2) ** 2 / np.einsum(
+            "ri,rj,ij->r", parts_R2, parts_R2, self.total_22
+        )
         return freedom
 
 
 def noise_design(cells: Sequence[object], trunks: Sequence[object]) -> NoiseDesign:
-    """Build the design from the cell and the trunk of every run (any hashable labels, length N)."""
-    same_cell_NN = _equal(cells)
-    shared_NN = _equal(trunks)
-    center_NN = np.eye(len(cells)) - same_cell_NN / same_cell_NN.sum(1, keepdims=True)
-    repeated = same_cell_NN.sum(1) > 1
-    # Branches whose cell has no second seed have no residual; they must not dilute the mean of their trunk.
-    active_NN = shared_NN * repeated[None, :] * repeated[:, None]
-    size_N = np.maximum(active_NN.sum(1), 1)
-    trunk_mean_NN = active_NN / size_N[:, None]
-    # Each trunk counts once in `between`, however many branches it has.
-    between_NN = center_NN.T @ (trunk_mean_NN.T @ (trunk_mean_NN / size_N[:, None])) @ center_NN
-    deviation_NN = np.diag(repeated.astype(np.float64)) - trunk_mean_NN
-    within_NN = center_NN.T @ (deviation_NN.T @ deviation_NN) @ center_NN
-    forms, sources = (between_NN, within_NN), (shared_NN, np.eye(len(cells)))
+    """Build the design from the cell and the trunk of every run (any hashable labels, length N).
+
+    Nothing of size N x N is made: a sweep may confirm thousands of runs.
+    """
+    cells_NK, trunks_NT = _members(cells), _members(trunks)
+    active_N = (cells_NK @ cells_NK.sum(0) > 1).astype(np.float64)
+    blocks = _Blocks.of(cells_NK, trunks_NT, active_N)
+    size_T = np.maximum(active_N @ trunks_NT, 1)
+    # Each of the four matrices is a multiple of the identity and a number for each trunk. The forms take losses about the mean
+    # of their cell, the sources are the covariances of trunk and branch effects.
+    forms = ((0.0, size_T**-2), (1.0, -1 / size_T))
+    sources = ((0.0, np.ones_like(size_T)), (1.0, np.zeros_like(size_T)))
     # E[x' F x] = tr(F Cov(x)), for each of the two sums of squares and each of the two variances.
-    moments_22 = np.array([[np.sum(form * source) for source in sources] for form in forms])
-    products = [[form @ source for source in sources] for form in forms]
-    traces = np.array(
-        [
-            [[[np.sum(fs * gt.T) for gt in products_g] for products_g in products] for fs in products_f]
-            for products_f in products
-        ]
+    moments_22 = np.array([[blocks.trace(f, s) for s in sources] for f in forms])
+    return NoiseDesign(
+        cells_NK,
+        trunks_NT,
+        active_N,
+        moments_22=moments_22,
+        traces=np.array(
+            [[[[blocks.trace(f, s, g, t) for t in sources] for g in forms] for s in sources] for f in forms]
+        ),
+        total_2=np.array([blocks.trace(s) for s in sources]),
+        total_22=np.array([[blocks.trace(s, t) for t in sources] for s in sources]),
     )
-    return NoiseDesign(center_NN, shared_NN, between_NN, within_NN, moments_22, traces)
 
 
-def _equal(labels: Sequence[object]) -> FloatArray:
+Block = tuple[float, FloatArray]
+"""`(a, d_T)`: the matrix `[N, N]` of `a` on its diagonal and `d` between all runs of a trunk. So are products of such."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Blocks:
+    """Traces over the active runs: `size_T` of them in each trunk, `means_KT` takes a trunk to its cells (in units in which the
+    projection on the cell means is `V V'` with orthonormal columns, of which it is `V' Z`)."""
+
+    size_T: FloatArray
+    means_KT: Any
+
+    @classmethod
+    def of(cls, cells_NK: Any, trunks_NT: Any, active_N: FloatArray) -> _Blocks:
+        size_K = cells_NK.sum(0)
+        scale_K = np.where(size_K > 1, size_K**-0.5, 0.0)
+        return cls(active_N @ trunks_NT, (cells_NK.multiply(scale_K[None, :]).T @ trunks_NT).tocsr()[size_K > 1])
+
+    def trace(self, *blocks: Block) -> float:
+        """Of the product `C B1 C B2 ...`, where C takes the cell means away.
+
+        C is `I - V V'`: the product is a sum over the places where `-V V'` is taken. Between two of those stands a product of
+        blocks, and a cyclic product of the small matrices `V' B V` is left.
+        """
+        total, num = 0.0, len(blocks)
+        for cuts in (cuts for n in range(num + 1) for cuts in combinations(range(num), n)):
+            if not cuts:
+                alone, shared_T = self._product(blocks)
+                total += alone * float(self.size_T.sum()) + float(shared_T @ self.size_T)
+                continue
+            ends = (*cuts[1:], cuts[0] + num)
+            parts = [
+                self._seen(self._product([blocks[place % num] for place in range(start, end)]))
+                for start, end in zip(cuts, ends, strict=True)
+            ]
+            total += (-1) ** len(cuts) * float(reduce(matmul, parts).trace())
+        # Where no trunk has a second run a sum is nothing, and its rounding must not look like a design.
+        return total if abs(total) > 1e-12 * float(self.size_T.sum()) else 0.0
+
+    def _product(self, blocks: Sequence[Block]) -> Block:
+        alone, shared_T = 1.0, np.zeros_like(self.size_T)
+        for a, d_T in blocks:
+            alone, shared_T = alone * a, alone * d_T + a * shared_T + shared_T * d_T * self.size_T
+        return alone, shared_T
+
+    def _seen(self, block: Block) -> Any:
+        """`V' B V`, `[K, K]` and sparse."""
+        alone, shared_T = block
+        return alone * eye_array(self.means_KT.shape[0]) + self.means_KT.multiply(shared_T[None, :]) @ self.means_KT.T
+
+
+def _members(labels: Sequence[object]) -> Any:
     codes: dict[object, int] = {}
-    index = np.array([codes.setdefault(label, len(codes)) for label in labels])
-    same: FloatArray = (index[:, None] == index[None, :]).astype(np.float64)
-    return same
+    index = [codes.setdefault(label, len(codes)) for label in labels]
+    shape = (len(index), len(codes))
+    return csr_array((np.ones(len(index)), (np.arange(len(index)), index)), shape=shape)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,9 +215,7 @@ class Noise:
         # Not separable: branches may be identical or independent and the data cannot say, so the wider interval is
         # taken.
         if self.trunk_share is None:
-            shared_R = np.einsum("rn,nm,rm->r", gradient_RN, self.design.shared_NN, gradient_RN)
-            alone_R = np.einsum("rn,rn->r", gradient_RN, gradient_RN)
-            return self.total * np.maximum(shared_R, alone_R), self.total_freedom()
+            return self.total * self.design.extremes(gradient_RN).max(1), self.total_freedom()
         coefficient_R2 = self.design.coefficients(gradient_RN)
         variance = np.einsum("ri,ri->r", coefficient_R2, self.squares_R2)
         return variance, self.design.freedom(coefficient_R2, self.trunk_share)
@@ -159,10 +229,7 @@ def estimate_noise(design: NoiseDesign, loss_RN: FloatArray) -> Noise | None:
     """Estimate from the final losses `[R, N]`. None where no cell has a second seed."""
     if design.repeats == 0:
         return None
-    squares_R2 = np.stack(
-        [np.einsum("rn,nm,rm->r", loss_RN, form, loss_RN) for form in (design.between_NN, design.within_NN)], 1
-    )
-    total = np.einsum("rn,nm,rm->r", loss_RN, design.center_NN, loss_RN) / np.trace(design.center_NN)
+    squares_R2, total = design.squares(loss_RN)
     if not design.separable:
         return Noise(design, squares_R2, total, None)
     parts_R2 = squares_R2 @ np.linalg.inv(design.moments_22).T
@@ -178,14 +245,12 @@ class PriorNoise:
     """A seed deviation taken from elsewhere: `sigma` nats, exact, with branches of a trunk identical or independent,
     whichever makes the wider interval."""
 
-    shared_NN: FloatArray
+    design: NoiseDesign
     sigma: float
 
     def variance_of(self, gradient_RN: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Variance `[R]` of linear combinations of the losses; infinite degrees of freedom."""
-        shared_R = np.einsum("rn,nm,rm->r", gradient_RN, self.shared_NN, gradient_RN)
-        alone_R = np.einsum("rn,rn->r", gradient_RN, gradient_RN)
-        return self.sigma**2 * np.maximum(shared_R, alone_R), np.full(len(gradient_RN), np.inf)
+        return self.sigma**2 * self.design.extremes(gradient_RN).max(1), np.full(len(gradient_RN), np.inf)
 
 
 # the validation text, which all seeds share
@@ -237,8 +302,11 @@ def sampling_of(runs: Sequence[FinishedRun], cells: Sequence[object]) -> Samplin
 def interaction_of(pieces_NP: FloatArray, cells: Sequence[object]) -> float:
     """Residual variance of a two-way layout (seeds x pieces) within each cell, pooled over the cells with repeats."""
     squares, freedom = 0.0, 0
-    for cell in dict.fromkeys(cells):
-        part = pieces_NP[[other == cell for other in cells]]
+    members: dict[object, list[int]] = {}
+    for row, cell in enumerate(cells):
+        members.setdefault(cell, []).append(row)
+    for rows in members.values():
+        part = pieces_NP[rows]
         if len(part) < 2:
             continue
         residual = part - part.mean(0) - part.mean(1, keepdims=True) + part.mean()

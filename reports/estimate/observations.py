@@ -6,6 +6,7 @@ reading is said by the cells. Knows nothing of clocks or speedups.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -77,13 +78,14 @@ def observe(scale: ScaleStudy) -> Observations:
         # factor, and a page without an interval says so.
         if (scale.params or 0.0) < PRIOR_MINIMUM_PARAMS:
             return Observations(losses, index, None, SeedDeviation(0.0, None, 0.0, 0, "unknown"), sampling)
-        prior = PriorNoise(design.shared_NN, PRIOR_SIGMA)
+        prior = PriorNoise(design, PRIOR_SIGMA)
         return Observations(losses, index, prior, SeedDeviation(PRIOR_SIGMA, None, np.inf, 0, "prior"), sampling)
-    repeated = {cell for cell in cells if cells.count(cell) > 1}
+    repeated = {cell for cell, count in Counter(cells).items() if count > 1}
     confirmed = {cell for cell, run in zip(cells, runs, strict=True) if run.purpose == "confirmation"}
     # A cell counts for the confirmation if it repeats without the noise floor's help: the page names whose scatter it
     # is.
-    num_confirmed = sum(cells[: len(runs) - len(floor)].count(cell) > 1 for cell in confirmed)
+    alone = Counter(cells[: len(runs) - len(floor)])
+    num_confirmed = sum(alone[cell] > 1 for cell in confirmed)
     deviation = SeedDeviation(
         total=float(np.sqrt(noise.total[0])),
         trunk_share=None if noise.trunk_share is None else float(noise.trunk_share[0]),

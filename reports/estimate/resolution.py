@@ -83,8 +83,7 @@ def what_it_can_resolve(
         inversion = invert_ladder(cost_K, loss_K[None, :], counts_K, np.array([target]))
         # The same gradient as a report takes, so that plan and report cannot disagree about a design.
         gradient = (means[-1:] - inversion.weights @ means[:-1]) / inversion.slope[:, None]
-        shared = float((gradient @ design.shared_NN @ gradient.T)[0, 0])
-        alone = float((gradient @ gradient.T)[0, 0])
+        shared, alone = design.extremes(gradient)[0]
         error = sigma * math.sqrt(trunk_share * shared + (1 - trunk_share) * alone)
         freedom = (
             # As the report will: it can use both sums of squares only where the plan lets it tell trunks from

@@ -45,7 +45,7 @@ from reports.estimate.verdict import (
     SpeedupCurve,
     Words,
 )
-from reports.estimate.wording import unfinished_words, worst_caveat
+from reports.estimate.wording import unconfirmed_words, worst_caveat
 from reports.evidence.runs import BASELINE
 from reports.evidence.study import Cell, ScaleStudy, Study, StudyArm
 from reports.evidence.tuning import TuningComparison, compare_tuning, edges
@@ -410,5 +410,5 @@ def _unconfirmed(
         seeds_method=method.num_seeds,
         words=Words.UNCONFIRMED,
         flags=(Flag.UNEQUAL_TUNING,) if tuning.equal is False else (),
-        unfinished=unfinished_words(run for run in scale.own_runs if run.method in arms),
+        unfinished=unconfirmed_words(run for run in scale.own_runs if run.method in arms),
     )

@@ -202,7 +202,7 @@ class ScaleVerdict:
     exists only where both arms are confirmed. `against` is the arm in the baseline's place. `needed_steps`: a baseline
     budget has to be larger than this before it can tell whether the method is faster (None: the ladder can tell).
     `one_more_seed` is about the interval with a further seed in both arms, where the noise of seeds is most of it.
-    `unfinished`: confirmation runs without a final loss, in words, where an arm has nothing else. `wall_time_only`: hours are
+    `unfinished`: why runs that an arm has do not confirm it, in words, where it has no others. `wall_time_only`: hours are
     wall time from elsewhere, so that FLOPs stand beside them where the two differ.
     """
 

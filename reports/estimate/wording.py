@@ -7,8 +7,8 @@ of their own, as plain as the one for a success.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 
 from reports.estimate.verdict import (
     Check,
@@ -302,7 +302,33 @@ def _cost_bounds(reading: TargetReading) -> str:
     return "" if reading.upper_bound is None else f": less than {_cost(reading, reading.upper_bound)} (95 %)"
 
 
-def unfinished_words(runs: Iterable[FinishedRun]) -> tuple[str, ...]:
+def unconfirmed_words(runs: Iterable[FinishedRun]) -> tuple[str, ...]:
+    """Why arms with these runs are not confirmed: their searches found nothing, their confirmation did not finish, or does not
+    count."""
+    runs = tuple(runs)
+    return (*_lost_searches(runs), *_unfinished(runs), *_undecayed(runs))
+
+
+def _lost_searches(runs: Sequence[FinishedRun]) -> Iterator[str]:
+    """`no tuning trial of TST has finished: 8 diverged`, where nothing of it was confirmed."""
+    for method in dict.fromkeys(run.method for run in runs):
+        own = [run for run in runs if run.method == method]
+        ends = Counter(run.outcome for run in own)
+        if not ends["finished"] and all(run.purpose == "tuning" for run in own):
+            ended = ", ".join(f"{count} {end}" for end, count in sorted(ends.items()))
+            yield f"no tuning trial of {reference(method)} has finished: {ended}"
+
+
+def _undecayed(runs: Sequence[FinishedRun]) -> Iterator[str]:
+    """`the confirmation of TST does not count, its schedule is not said to end decayed`, and how its file would say so."""
+    left_out = [r for r in runs if r.purpose == "confirmation" and r.outcome == "finished" and not r.decayed]
+    for line in dict.fromkeys(run.undecayed for run in left_out):
+        methods = dict.fromkeys(reference(run.method) for run in left_out if run.undecayed == line)
+        said = f"; where it does, say so by {line}, for new trials" if line else ""
+        yield f"the confirmation of {' and '.join(methods)} does not count, its schedule is not said to end decayed{said}"
+
+
+def _unfinished(runs: Sequence[FinishedRun]) -> tuple[str, ...]:
     """Confirmation runs that did not finish: `the confirmation of TST failed at 8,000 and 12,000 steps (seeds 1000, 1001)`."""
     seeds: dict[tuple[str, str, int], list[int]] = defaultdict(list)
     for run in runs:
@@ -350,5 +376,6 @@ def _headline(study: Study, main: ScaleVerdict | None, label: str) -> str:
         warning = f"UNEQUAL TUNING ({main.trials_method} trials against {main.trials_baseline}"
         warning += f": {main.tuning_difference}). " if main.trials_method == main.trials_baseline else "). "
     compared = sum(1 for scale in study.scales if scale.methods)
-    suffix = f" (the largest of {compared} scales)" if compared > 1 else ""
+    ordered = study.context.scales or all(scale.params is not None for scale in study.scales)
+    suffix = f" (the {'largest' if ordered else 'last'} of {compared} scales)" if compared > 1 else ""
     return f"{warning}{verdict_sentence(main, label)}{suffix}."

@@ -76,7 +76,8 @@ class FinishedRun:
     phase, 0 without one. `params` are those of the model that is evaluated, without heads that only train it.
     Of runs from elsewhere: `execution` in their own words, `own_learning_rate` where the learning rate is not in the
     baseline's unit, `loss_unit` in which their losses came (here all are nats per token), `vocab_size` of their
-    tokenizer, `scores` of downstream tasks, which enter no claim.
+    tokenizer, `scores` of downstream tasks, which enter no claim. Of runs from here: `undecayed`, what its file would say for a
+    schedule that ends decayed.
     """
 
     run_id: str
@@ -108,6 +109,7 @@ class FinishedRun:
     tokens_per_step: int | None = None
     validation: str | None = None
     tokenizer: str | None = None
+    undecayed: str = ""
     recipe: str | None = None
     phases: tuple[PhaseTiming, ...] = ()
     curve: RunCurve = EMPTY_CURVE
@@ -210,6 +212,7 @@ def run_from_record(record: RunRecord) -> FinishedRun:
         purpose=record.purpose,
         total_steps=spec.schedule.total_steps,
         decayed=finished and facts.decayed,
+        undecayed=facts.undecayed,
         outcome=kind,  # type: ignore[arg-type]
         trunk=trunk_name(spec.scale, spec.method, spec.schedule.learning_rate, spec.bag_size, spec.seed, spec.spec_id),
         reason=_outcome_reason(record.outcome),

@@ -25,13 +25,13 @@ StudyKind = Literal["sweep", "imported", "published", "replay", "demo"]
 class SweepContext:
     """What the report must know about a sweep beyond its runs.
 
-    `axes`: method -> parameter (with `learning_rate`) -> searched values in ascending order, so that the first and the
-    last are the edges. `run_links`: run id -> link into the dashboard. `target_scale_params`: the model size that the
-    reader means to train, `target_loss` a loss (nats per token) that the reader asks the cost of, `target_given` what the
-    reader called it where not in nats. `created_at`: ISO 8601. `price_per_gpu_hour` in `currency` per device-hour.
-    `command` reproduces the page. `against`: the arm in the baseline's
-    place. `of_file`: ids of the runs that have the identity of the search-space file, None where that is not known.
-    `seen_share` of the validation text is in training, too; `bytes_per_token`: bytes of its mean token.
+    `axes`: method -> parameter (with `learning_rate`) -> searched values in ascending order, so that the first and the last
+    are the edges. `run_links`: run id -> link into the dashboard. `target_scale_params`: the model size that the reader means
+    to train, `target_loss` a loss (nats per token) that the reader asks the cost of, `target_given` what the reader called it
+    where not in nats. `created_at`: ISO 8601. `price_per_gpu_hour` in `currency` per device-hour. `command` reproduces the
+    page. `against`: the arm in the baseline's place. `scales` as the file orders them, small to large. `of_file`: ids of the
+    runs that have the identity of the search-space file, None where that is not known. `seen_share` of the validation text is
+    in training, too; `bytes_per_token`: bytes of its mean token.
     """
 
     name: str
@@ -54,6 +54,7 @@ class SweepContext:
     target_given: str = ""
     num_gpus: int | None = None
     against: str = BASELINE
+    scales: tuple[str, ...] = ()
     of_file: frozenset[str] | None = None
 
 
@@ -216,16 +217,15 @@ class Study:
 
 
 def build_study(context: SweepContext, runs: Sequence[FinishedRun]) -> Study:
-    """Sort runs into scales and arms, refuse what may not be compared, pool the clock.
-
-    Never raises for bad runs: what cannot enter is an `Exclusion` with its reason.
-    """
+    """Sort runs into scales (by size, else as the file has them) and arms, refuse what may not be compared, pool the clock.
+    Never raises for bad runs: what cannot enter is an `Exclusion` with its reason."""
     by_scale: dict[str, list[FinishedRun]] = defaultdict(list)
     for run in runs:
         by_scale[run.scale].append(run)
     asked = _asked_for(context, runs)
     scales = [_build_scale(context, name, members, asked) for name, members in by_scale.items()]
-    scales.sort(key=lambda scale: (scale.params is None, scale.params or 0.0, scale.scale))
+    place = {name: index for index, name in enumerate(context.scales) if any(one.params is None for one in scales)}
+    scales.sort(key=lambda one: (place.get(one.scale, len(place)), one.params is None, one.params or 0.0, one.scale))
     return Study(context, tuple(scales), tuple(runs))
 
 
@@ -238,8 +238,7 @@ def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun], aske
     seen: set[object] = set()
     for run in runs:
         unit = (run.method, configuration_of(run), run.total_steps, run.seed)
-        # A search repeats as it likes; a second copy of a confirmed seed would make the scatter look smaller than
-        # it is.
+        # A search repeats as it likes; a second copy of a confirmed seed would make the scatter look smaller.
         repeated = run.purpose not in SEARCH_PURPOSES and run.seed is not None and unit in seen
         if run.run_id in seen:
             reason: str | None = "the same run a second time"

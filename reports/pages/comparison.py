@@ -107,7 +107,7 @@ def compare(first: Study, second: Study) -> Comparison:
     for summary in summaries:
         for verdict in summary.verdicts:
             keys.setdefault((verdict.scale, verdict.method), verdict.params or math.inf)
-    ordered = sorted(keys, key=lambda key: (keys[key], key))
+    ordered = sorted(keys, key=lambda key: keys[key])
     arms = tuple(_arm(scale, method, (first, second), summaries, names) for scale, method in ordered)
     return Comparison(names, summaries, arms, _differences(first, second, names))
 

@@ -198,7 +198,7 @@ def _dry_run(options: RunOptions) -> None:
     show_findings(PlainConsole(), checks)
     if any(check.status == "fail" for check in checks):
         raise typer.Exit(FAULT)
-    print("the contract holds; `sweeper plan` reckons with these step times")
+    print("the contract holds")
 
 
 @app.command()

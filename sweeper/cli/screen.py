@@ -177,9 +177,8 @@ def show_plan(console: Console, plan: Plan) -> None:
         console.print(_scale_table(scale, plan))
         resolves = f"can resolve a speedup of {scale.resolves:.2f}x or more" if scale.resolves else "gives no interval"
         console.print(
-            f"{theme.hours(scale.wall_hours)} of wall time on {plan.workers} worker{'s' if plan.workers > 1 else ''}, "
-            f"at most {size(scale.disk_bytes)} of checkpoints (budget {size(plan.disk_budget)}){_kept(scale)}; "
-            f"{resolves} ({scale.resolves_reason})."
+            f"{theme.hours(scale.wall_hours)} of wall time on {plan.workers} worker{'s' if plan.workers > 1 else ''}"
+            f"{_disk(scale, plan)}; {resolves} ({scale.resolves_reason})."
         )
         if scale.fit is not None:
             console.print(f"{scale.scale} {scale.fit.sentence}.")
@@ -193,14 +192,16 @@ def show_plan(console: Console, plan: Plan) -> None:
         else ""
     )
     console.print()
-    console.print(
-        f"In all {device_time(plan.hours_shared, plan.clock)}{price}; sharing prefixes saves {theme.hours(saved)} "
-        f"({plan.steps_saved:.0%} of the steps)."
-    )
+    shared = f"; sharing prefixes saves {theme.hours(saved)} ({plan.steps_saved:.0%} of the steps)" if saved else ""
+    console.print(f"In all {device_time(plan.hours_shared, plan.clock)}{price}{shared}.")
 
 
-def _kept(scale: ScalePlan) -> str:
-    return f", of which {size(scale.models_bytes)} stay: {scale.models} models to export" if scale.models else ""
+def _disk(scale: ScalePlan, plan: Plan) -> str:
+    """Nothing is known of what another trainer leaves."""
+    if not scale.disk_bytes:
+        return ""
+    kept = f", of which {size(scale.models_bytes)} stay: {scale.models} models to export" if scale.models else ""
+    return f", at most {size(scale.disk_bytes)} of checkpoints (budget {size(plan.disk_budget)}){kept}"
 
 
 def stage_tree(plan: Plan) -> Tree:

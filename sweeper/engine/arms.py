@@ -15,13 +15,14 @@ Budget, learning rate, the method's parameters and the seed may differ.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from sweeper.engine.probes import PROBE, best_rate, probed_rates, rate_of, with_rate
 from sweeper.search import Domain, Proposal, Recommendation, Strategy
 from sweeper.search.domain import LAST_SEARCH_SEED, Parameters
-from trainers.contract.record import RunRecord
+from trainers.contract.record import RunRecord, outcome_name
 from trainers.contract.spec import AnySpec, Scalar, Spec, fingerprint, spec_to_dict
 from trainers.methods import LEARNING_RATE
 
@@ -138,6 +139,14 @@ class Arm:
         top = max((record.spec.schedule.total_steps for record in ended), default=0)
         finished = [record for record in ended if record.spec.schedule.total_steps == top]
         return min(finished, key=lambda record: record.final_loss or 0.0, default=None)
+
+    @property
+    def without_a_winner(self) -> str:
+        """Why nothing of a search is confirmed."""
+        ends = Counter(outcome_name(record.outcome) for record in self.tuned.values())
+        if len(ends) == 1:
+            return f"every trial {next(iter(ends))}"
+        return f"no trial finished: {', '.join(f'{count} {end}' for end, count in sorted(ends.items()))}"
 
     def probe(self) -> list[tuple[AnySpec, str]]:
         """The probes of the winner's learning rate that are still to be asked for, with their purpose; they hold up the

@@ -18,8 +18,8 @@ from sweeper.engine.sweep import Idle, Sweep
 from trainers.contract.flops import flops_at
 from trainers.contract.record import Stopped
 from trainers.contract.schedule import data_position
-from trainers.contract.spec import ForeignSpec, TrialSpec
-from trainers.contract.stage import StageJob, StageResult
+from trainers.contract.spec import AnySpec, ForeignSpec
+from trainers.contract.stage import PointCost, StageJob, StageResult
 from trainers.methods import phases_of
 from trainers.planning.assemble import is_evaluated, phase_timings
 from trainers.planning.life import StageLife, life_file, lives_in, read_life, write_life
@@ -44,7 +44,7 @@ def is_full_disk(reason: str) -> bool:
 class LiveLedger(Protocol):
     """Where points go while a trial trains."""
 
-    def point(self, spec: TrialSpec, step: int, loss: float, tokens: int, flops: float, device_seconds: float) -> None:
+    def point(self, spec: AnySpec, step: int, loss: float, tokens: int, flops: float, device_seconds: float) -> None:
         """A trial has evaluated after `step` steps."""
         ...
 
@@ -63,6 +63,7 @@ class LiveSweep:
         self.sweep, self._ledger, self.store, self._stall, self._now = sweep, ledger, store, stall_seconds, now
         self.lives: dict[str, StageLife] = {}
         self._jobs: dict[str, tuple[StageJob, float]] = {}
+        self._charted: dict[str, int] = {}
         self._changed: dict[str, tuple[float, float]] = {}
         self._looked = -LOOK_SECONDS
         self.came = False
@@ -105,14 +106,18 @@ class LiveSweep:
         self._leave(job.node)
         self.sweep.lose_parent(job)
 
-    def point(self, node: str, step: int, loss: float) -> None:
-        """A stage has evaluated."""
+    def point(self, node: str, step: int, loss: float, cost: PointCost | None = None) -> None:
+        """A stage has evaluated; `cost` is as in `StagePoint`."""
         self.came = True
         self.sweep.point(node, step, loss)
         if self._ledger is None or node not in self._jobs:
             return
         job = self._jobs[node][0]
-        if isinstance(job.spec, ForeignSpec):  # whose record alone knows what its points have cost
+        if isinstance(job.spec, ForeignSpec):
+            # Until its clock is known only the record can say what a point has cost; the last one is the end's.
+            if cost is not None and step < job.end - 1 and self._is_far_enough(job, step):
+                seconds = cost.seconds * job.devices
+                self._ledger.point(job.spec, step, loss, cost.tokens, cost.flops, seconds)
             return
         spec, phases = job.spec, phases_of(job.spec)
         total, every = spec.schedule.total_steps, job.evaluate_every
@@ -131,6 +136,13 @@ class LiveSweep:
             flops_at(spec, phases, step),
             self._seconds_before(job) + own,
         )
+
+    def _is_far_enough(self, job: StageJob, step: int) -> bool:
+        """Whether a point of a trainer that evaluates when it likes is a 400th of its run beyond the last one that was told."""
+        if (step - self._charted.get(job.node, step - job.end)) * MOST_POINTS < job.end:
+            return False
+        self._charted[job.node] = step
+        return True
 
     def _seconds_before(self, job: StageJob) -> float:
         """Device-seconds of the clock of the stages on the way to this one."""
@@ -179,6 +191,7 @@ class LiveSweep:
     def _leave(self, node: str, *, ended: bool = False) -> None:
         self.came = True
         self._jobs.pop(node, None)
+        self._charted.pop(node, None)
         self._changed.pop(node, None)
         life = self.lives.pop(node, None)
         if ended:

@@ -18,6 +18,7 @@ from trainers.contract.record import RunRecord
 from trainers.methods import LEARNING_RATE
 
 PROBE = "probe"
+NUM_RATES = 3
 FACTOR = 4.0
 HALF_OCTAVE = math.sqrt(2)
 _SAME = 1.03
@@ -31,6 +32,11 @@ def is_probed(space: AnySpace) -> bool:
     rates = [method.axes[LEARNING_RATE] for method in space.methods.values()]
     tuned = all(isinstance(rate, AxisRange) and len(rate.values) > 1 for rate in rates)
     return space.search.probe and far and tuned
+
+
+def num_probes(space: AnySpace, asked: int) -> int:
+    """How many probes an arm has in the end, of which `asked` were asked for already."""
+    return asked or (NUM_RATES if is_probed(space) else 0)
 
 
 def probed_rates(centre: float, grid: Sequence[float]) -> tuple[float, float, float]:

@@ -34,7 +34,7 @@ from sweeper.space.trials import domain_of, grid_trials, make_spec
 from trainers.contract.errors import InputError
 from trainers.contract.record import Diverged, Failed, Provenance, RunRecord, Stopped
 from trainers.contract.spec import AnySpec, Scalar
-from trainers.contract.stage import StageJob, StageResult
+from trainers.contract.stage import PointCost, StageJob, StageResult
 from trainers.methods import BASELINE
 from trainers.planning.assemble import assemble_record
 from trainers.planning.lineage import ROOT, Segment, path_of
@@ -251,9 +251,8 @@ class Sweep:
         trials = arm.confirm()
         self.book.protected -= boundaries(arm.asked.values(), self.space, self.site.execution)
         self._want(trials)
-        self.latest = (
-            f"{arm.scale} {arm.method}: confirming the winner" if trials else f"{arm.method}: every trial failed"
-        )
+        said = "confirming the winner" if trials else arm.without_a_winner
+        self.latest = f"{arm.scale} {arm.method}: {said}"
         if not trials:
             self.arms.remove(arm)
         return True
@@ -354,7 +353,7 @@ class Sweep:
         segment = self.book.running[result.node]
         if isinstance(result.outcome, Stopped):
             self.book.abandon(result.node)
-            self.stopping = self.stopping or "stop requested"
+            self.stopping = self.stopping or result.outcome.reason
             return
         self.book.finish(result)
         self.losses.pop(result.node, None)
@@ -390,7 +389,7 @@ class Sweep:
         self.book.abandon(job.node)
         self.latest = f"the state at step {job.start} is damaged and is trained again"
 
-    def point(self, node: str, step: int, loss: float) -> None:
+    def point(self, node: str, step: int, loss: float, cost: PointCost | None = None) -> None:
         """A running stage has evaluated: for the screen."""
         self.losses[node] = (step, loss)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sweeper.engine.arms import NOISE_FLOOR_SEEDS, Arm
+from sweeper.engine.probes import num_probes
 from sweeper.engine.sweep import Sweep
 from trainers.contract.record import RunRecord
 from trainers.methods import BASELINE, describe_parameters
@@ -30,7 +31,7 @@ class ArmView:
 
     @property
     def total(self) -> int:
-        """Trials of the arm, tuning and confirmation together."""
+        """Trials of the arm: tuning, probes and confirmation together."""
         return self.done + self.running + self.left
 
 
@@ -68,7 +69,9 @@ def _arm_view(sweep: Sweep, scale: str, method: str, steps_left: Mapping[tuple[s
     seeds = len(space.seeds.confirmation)
     floor = NOISE_FLOOR_SEEDS - 1 if seeds == 1 and method == BASELINE else 0
     tuning = arm.trials if arm else space.search.trials_per_arm
-    total = tuning + seeds * len(confirmation) + floor
+    # Probes are asked for only when the search has its winner, but they are known to come.
+    probes = num_probes(space, len((arm.probes if arm else None) or {}))
+    total = tuning + probes + seeds * len(confirmation) + floor
     running = sum((s.spec.scale, s.spec.method) == key for s in sweep.book.running.values())
     best = arm.best if arm else None
     steps, hours = sweep.arm_steps[key], sweep.arm_hours[key]
@@ -78,6 +81,7 @@ def _arm_view(sweep: Sweep, scale: str, method: str, steps_left: Mapping[tuple[s
     if arm is not None:
         to_come += (tuning - len(arm.asked)) * rungs[0]
         to_come += 0 if arm.winner else seeds * sum(confirmation) + floor * confirmation[0]
+        to_come += 0 if arm.probes else probes * confirmation[-1]
     hours_left = sweep.step_hours[key] / steps * to_come if steps else None
     return ArmView(
         scale=scale,

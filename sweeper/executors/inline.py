@@ -12,7 +12,7 @@ from typing import Protocol
 
 from sweeper.engine.sweep import Idle
 from trainers.contract.record import reason_of
-from trainers.contract.stage import ParentLostError, StageJob, StagePoint, StageResult
+from trainers.contract.stage import ParentLostError, PointCost, StageJob, StagePoint, StageResult
 
 MAX_FAILURES = 2
 """How often a stage is tried again after a crash of program or machine; it goes on from its last checkpoint."""
@@ -37,8 +37,8 @@ class StageSource(Protocol):
         """A stage could not start, because its parent's state is damaged."""
         ...
 
-    def point(self, node: str, step: int, loss: float) -> None:
-        """A stage has evaluated."""
+    def point(self, node: str, step: int, loss: float, cost: PointCost | None = None) -> None:
+        """A stage has evaluated; `cost` is as in `StagePoint`."""
         ...
 
 
@@ -69,7 +69,7 @@ class InlineExecutor:
 
     def _run_one(self, source: StageSource, train: Train, watch: Callable[[], None], job: StageJob) -> None:
         def on_point(point: StagePoint) -> None:
-            source.point(job.node, point.step, point.loss)
+            source.point(job.node, point.step, point.loss, point.cost)
             watch()
 
         # A second attempt goes on from the last checkpoint of the first, so that what is repeated is one interval at

@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from trainers.contract.record import reason_of
 from trainers.contract.spec import TrialSpec
 from trainers.contract.stage import (
     ParentLostError,
+    PointCost,
     StageJob,
     StagePoint,
     job_from_dict,
@@ -67,7 +68,8 @@ def _searcher(source: StageSource) -> Any:
 
         def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
             if "loss" in result and trial_id in self.jobs:
-                self.source.point(self.jobs[trial_id].node, result["step"], result["loss"])
+                cost = PointCost(*result["cost"]) if "cost" in result else None
+                self.source.point(self.jobs[trial_id].node, result["step"], result["loss"], cost)
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
             # Exactly one of the four ways to end a stage is told for every job that was given out.
@@ -167,7 +169,9 @@ def _trainable(train: Train, ranks: RankResources) -> Callable[[dict[str, Any]],
         write_life(Path(job.store), first_sign(job))
 
         def on_point(point: StagePoint) -> None:
-            tune.report({"step": point.step, "loss": point.loss})
+            # In a list: Tune takes mappings apart.
+            cost = {} if point.cost is None else {"cost": list(astuple(point.cost))}
+            tune.report({"step": point.step, "loss": point.loss, **cost})
 
         try:
             alone = ranks.size == 1

@@ -16,15 +16,16 @@ from typing import Literal
 
 from sweeper.foreign.track import WHOLE
 from sweeper.foreign.trainer import ForeignTrainer
-from sweeper.foreign.worker import WATCHED, run_command
+from sweeper.foreign.worker import STOP_WORDS, WATCHED, run_command
 from sweeper.space.foreign_schema import ForeignSpace
 from sweeper.space.schema import values_of
 from sweeper.space.trials import make_spec
-from trainers.contract.record import Diverged, Failed, Stopped
+from trainers.contract.record import Stopped
 from trainers.contract.spec import ForeignSpec
 from trainers.contract.stage import StageJob, StagePoint, StageResult
 from trainers.contract.writing import write_atomically
 
+NO_CLAIM = "not said to end decayed: no claim will be made; where it does, add `decayed: true` below `trainer:`"
 FOLDER, MEASURED = "dry", "measured.json"
 LEAST_STEPS, SHARE = 20, 20
 """A dry run has a twentieth of the shortest tuning budget's steps, and twenty at least where there are as many."""
@@ -80,13 +81,13 @@ def measured_by_a_dry_run(folder: Path, code: str) -> Mapping[tuple[str, str], f
 
 @dataclass
 class DryRun:
-    """The dry run of a file in its sweep's `folder`; `say` is told which command runs."""
+    """The dry run of a file in its sweep's `folder`; `say` is told which command runs. `timed` keeps what a step took."""
 
     space: ForeignSpace
     trainer: ForeignTrainer
-    code: str
     folder: Path
     say: Callable[[str], None]
+    timed: bool = True
     seconds: list[tuple[str, str, float]] = field(default_factory=list)
 
     def run(self) -> list[Check]:
@@ -95,10 +96,10 @@ class DryRun:
         shutil.rmtree(root, ignore_errors=True)
         checks: list[Check] = []
         if not self.space.trainer.decayed:
-            checks.append(Check("note", "schedule", "not said to end decayed (decayed: true): no claim will be made"))
-        for spec in example_specs(self.space, self.code, dry_steps(self.space)):
+            checks.append(Check("note", "schedule", NO_CLAIM))
+        for spec in example_specs(self.space, self.trainer.fingerprint, dry_steps(self.space)):
             checks += list(self._method(spec, root / spec.method))
-        write_atomically(root / MEASURED, json.dumps({"code": self.code, "seconds": self.seconds}))
+        write_atomically(root / MEASURED, json.dumps({"code": self.trainer.fingerprint, "seconds": self.seconds}))
         return checks
 
     def _method(self, spec: ForeignSpec, root: Path) -> Iterator[Check]:
@@ -109,7 +110,7 @@ class DryRun:
             yield Check("fail", f"{name}: run", done.outcome.reason)
             return
         steps, step_seconds = done.timings[0].steps, done.timings[0].median_step_seconds
-        if done.clock != WHOLE:  # which holds the start-up, too: no plan shall reckon with it
+        if self.timed and done.clock != WHOLE:  # which holds the start-up, too: no plan shall reckon with it
             self.seconds.append((spec.scale, name, step_seconds))
         yield Check(
             "ok", f"{name}: points", f"{len(done.points)}, the last at step {done.points[-1].step:,} of {steps:,}"
@@ -140,13 +141,14 @@ class DryRun:
             first = self._run(tried, root, ask)
             took = time.monotonic() - asked[0] if asked else 0.0
             outcome = first.outcome
-            in_the_middle = isinstance(outcome, Stopped) and outcome.step < total - 1
-            if in_the_middle or isinstance(outcome, Failed | Diverged):
+            stopped = outcome if isinstance(outcome, Stopped) and outcome.reason == STOP_WORDS else None
+            in_the_middle = stopped is not None and stopped.step < total - 1
+            if in_the_middle or (outcome is not None and stopped is None):
                 break
-        if isinstance(outcome, Failed | Diverged):
+        if outcome is not None and stopped is None:
             yield Check("fail", f"{name}: SIGTERM", outcome.reason)
             return
-        if outcome is None or not in_the_middle:
+        if stopped is None or not in_the_middle:
             yield Check("note", f"{name}: SIGTERM", "it had ended before it could be asked")
             return
         if took >= self.trainer.grace_seconds:
@@ -154,7 +156,7 @@ class DryRun:
                 "fail", f"{name}: SIGTERM", f"did not end within {self.trainer.grace_seconds:g} s and was killed"
             )
         else:
-            yield Check("ok", f"{name}: SIGTERM", f"ended after {took:.2g} s, at step {outcome.step:,}")
+            yield Check("ok", f"{name}: SIGTERM", f"ended after {took:.2g} s, at step {stopped.step:,}")
         if not self.trainer.resumes:
             yield Check("note", f"{name}: resumption", "not claimed (resumes: true): a stopped trial begins anew")
             return

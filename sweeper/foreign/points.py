@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from sweeper.space.foreign_schema import Metrics, TensorboardTags
+from sweeper.space.foreign_schema import POINT_KEYS, Metrics, TensorboardTags
 from trainers.contract.record import MOST_COUNTED, MOST_FLOPS, MOST_SECONDS
 
 LONGEST_SHOWN = 80
@@ -22,7 +22,8 @@ LONGEST_SHOWN = 80
 @dataclass(frozen=True, slots=True)
 class Sighting:
     """One thing that a trainer said. `step` is None for a final loss; `seconds`, `tokens` and `flops` are totals so far, None
-    where it did not say. `loss` may be any float, NaN among them."""
+    where it did not say. `loss` may be any float, NaN among them. `at` is when it was written, in seconds by the wall's clock,
+    where that stands beside it: a buffer may hold it back."""
 
     step: int | None
     loss: float
@@ -30,6 +31,7 @@ class Sighting:
     tokens: int | None = None
     flops: float | None = None
     phase: str | None = None
+    at: float | None = None
 
 
 class Reader(Protocol):
@@ -108,17 +110,14 @@ class LineReader:
                 yield sighting({name: value for name, value in match.groupdict().items() if value is not None})
         except (ValueError, RecursionError) as error:
             reason = "not JSON" if isinstance(error, json.JSONDecodeError) else str(error)
-            self.bad = self.bad or f"{self.file.name}:{self._lines}: {reason}: {text[:LONGEST_SHOWN]}"
-
-
-KEYS = ("step", "loss", "final_loss", "seconds", "tokens", "flops", "phase")
+            self.bad = self.bad or f"{self.file.name}:{self._lines}: {reason}: {text[:LONGEST_SHOWN]!r}"
 
 
 def sighting(said: Any) -> Sighting:
     """A line of the contract as a value. Raises `ValueError` in words for anything else."""
     if not isinstance(said, Mapping):
         raise ValueError("not an object with step and loss")
-    unknown = [str(key) for key in said if key not in KEYS]
+    unknown = [str(key) for key in said if key not in POINT_KEYS]
     if unknown:
         raise ValueError(f"unknown {', '.join(sorted(unknown))}")
     if "final_loss" not in said and not {"step", "loss"} <= said.keys():
@@ -158,6 +157,10 @@ def _total(name: str, value: Any, most: float) -> float:
     return number
 
 
+Scalar = tuple[int, str, float, float | None]
+"""Step, tag, value, and when it was written."""
+
+
 @dataclass
 class EventReader:
     """Scalars of TensorBoard's event files below a folder, with the little of their format that this needs."""
@@ -173,11 +176,11 @@ class EventReader:
         """See `Reader`."""
         changed: dict[int, None] = {}
         for file in sorted(self.folder.rglob("*tfevents*")):
-            for step, tag, value in self._scalars(file):
+            for step, tag, value, at in self._scalars(file):
                 # A step's other values may stand before its loss.
                 beside = self._beside.setdefault(step, {})
                 if tag == self.tags.loss:
-                    self._points[step] = replace(self._points.get(step, Sighting(step, value)), loss=value)
+                    self._points[step] = replace(self._points.get(step, Sighting(step, value)), loss=value, at=at)
                 elif tag == self.tags.seconds:
                     beside["seconds"] = value
                 elif tag == self.tags.tokens:
@@ -193,7 +196,7 @@ class EventReader:
         """See `Reader`. A record that was cut is none."""
         return self.read()
 
-    def _scalars(self, file: Path) -> Iterator[tuple[int, str, float]]:
+    def _scalars(self, file: Path) -> Iterator[Scalar]:
         try:
             with file.open("rb") as opened:
                 opened.seek(self._offsets.get(file, 0))
@@ -211,10 +214,12 @@ class EventReader:
         self._offsets[file] = self._offsets.get(file, 0) + at
 
 
-def scalars_of(event: bytes) -> Iterator[tuple[int, str, float]]:
-    """Step, tag and value of the scalars in one event (a protocol buffer): field 2 is the step, 5 the summary, whose values
-    have a tag in 1 and a float in 2, or a tensor in 8 with its floats in 5 or its bytes in 4."""
+def scalars_of(event: bytes) -> Iterator[Scalar]:
+    """The scalars in one event (a protocol buffer): field 1 is the wall's time, 2 the step, 5 the summary, whose values have a
+    tag in 1 and a float in 2, or a tensor in 8 with its floats in 5 or its bytes in 4."""
     fields = list(_fields(event))
+    times = [value for number, value in fields if number == 1 and isinstance(value, bytes) and len(value) == 8]
+    at = float(struct.unpack("<d", times[0])[0]) if times else None
     step = next((value for number, value in fields if number == 2 and isinstance(value, int)), 0)
     for number, summary in fields:
         if number == 5 and isinstance(summary, bytes):
@@ -223,7 +228,7 @@ def scalars_of(event: bytes) -> Iterator[tuple[int, str, float]]:
                     known = dict(_fields(value))
                     number_found = _float_in(known)
                     if number_found is not None:
-                        yield step, bytes(known.get(1, b"")).decode(errors="replace"), number_found
+                        yield step, bytes(known.get(1, b"")).decode(errors="replace"), number_found, at
 
 
 def _float_in(value: Mapping[int, int | bytes]) -> float | None:

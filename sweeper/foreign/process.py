@@ -128,7 +128,7 @@ class GuardedProcess:
 
 
 def last_lines(log: Path, lines: int = 5, longest: int = 160) -> str:
-    """The end of a log in one line of text; empty where there is none."""
+    """The end of a log in one line of text, each of its lines in quotes; empty where there is none."""
     try:
         with log.open("rb") as file:
             file.seek(0, os.SEEK_END)
@@ -138,4 +138,4 @@ def last_lines(log: Path, lines: int = 5, longest: int = 160) -> str:
         return ""
     # Progress bars overwrite their line: what was seen last is what stands behind the last carriage return.
     kept = [line.rstrip("\r").rpartition("\r")[2].strip() for line in text.split("\n")]
-    return " | ".join(line[:longest] for line in [line for line in kept if line][-lines:])
+    return " | ".join(repr(line[:longest]) for line in [line for line in kept if line][-lines:])

@@ -1,7 +1,7 @@
 """A foreign trial's points and clock, gathered over its attempts: which loss is its last, and what a step took.
 
 The clock is the trainer's own where it gives one, else the wall's between the first and the last point of each attempt, so that
-start-up is no part of it. Which of them it was is said.
+start-up is no part of it: by when they were written, where that is known, else by when they came. Which of them it was is said.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Track:
             else:
                 self.points[step] = seen
                 if now is not None:
-                    self._time(step, now)
+                    self._time(step, now if seen.at is None else seen.at)
 
     def _time(self, step: int, now: float) -> None:
         if self._began is None or not self.spans:

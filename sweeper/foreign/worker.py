@@ -16,16 +16,17 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sweeper.foreign.points import reader_of
+from sweeper.foreign.points import Sighting, reader_of
 from sweeper.foreign.process import Ending, GuardedProcess, held, last_lines
-from sweeper.foreign.track import Span, Track
+from sweeper.foreign.track import WHOLE, Span, Track
 from sweeper.foreign.trainer import ForeignTrainer
+from sweeper.space.foreign_schema import VISIBLE
 from trainers.contract.record import Diverged, Failed, PhaseTiming, Stopped
 from trainers.contract.spec import ForeignSpec
 from trainers.contract.stage import RESULT, PointCost, StageJob, StagePoint, StageResult, read_result, result_to_dict
 from trainers.contract.writing import write_atomically
 from trainers.methods import phases_of
-from trainers.planning.command import command_line, trial_to_dict
+from trainers.planning.command import command_line, environment, trial_to_dict
 from trainers.planning.life import SignOfLife
 
 MOST_ATTEMPTS = 3
@@ -33,6 +34,11 @@ MOST_ATTEMPTS = 3
 POLL_SECONDS = 0.1
 PATIENCE_SECONDS = 30.0
 """For the guard of an earlier attempt, beyond its grace."""
+RANKS = (
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    *("SLURM_PROCID", "SLURM_LOCALID", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
+)
+"""Which of its starter's processes this one is: Slurm numbers a cluster's nodes so. A trial is no rank but what it starts."""
 STOP_WORDS = "stop requested"
 TELL_SECONDS = 0.5
 """Between two points that the screen is told of."""
@@ -99,24 +105,29 @@ class Watched:
 
 
 def environment_of(trainer: ForeignTrainer, spec: ForeignSpec, folder: TrialFolder) -> dict[str, str]:
-    """This process's own without Ray's, then the trial's threads, the file's, the contract's."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    defaults = {"OMP_NUM_THREADS": str(trainer.cpus), "PYTHONUNBUFFERED": "1"}
+    """This process's own without what it is to Ray and to whoever started it, then the trial's threads and devices, the file's,
+    the contract's."""
+    inherited = {n: value for n, value in os.environ.items() if not n.startswith("RAY_") and n not in RANKS}
+    # A worker of Ray's sees its trial's devices alone, a process without one sees all.
+    seen = os.environ.get(VISIBLE)
+    devices = [str(index) for index in range(trainer.gpus)] if seen is None else seen.split(",")[: trainer.gpus]
+    defaults = {"OMP_NUM_THREADS": str(trainer.cpus), VISIBLE: ",".join(devices), "PYTHONUNBUFFERED": "1"}
     contract = {"SWEEPER_TRIAL": str(folder.root / TRIAL_FILE), "SWEEPER_OUT": str(folder.out)}
-    return {**inherited, **defaults, **dict(spec.environment), **contract}
+    return {**inherited, **defaults, **environment(spec, machine_of(folder)), **contract}
 
 
-def words_of(spec: ForeignSpec, folder: TrialFolder) -> list[str]:
-    """The command of a trial on this machine."""
-    machine = {"trial": str(folder.root / TRIAL_FILE), "out": str(folder.out), "python": sys.executable}
-    return command_line(spec, machine)
+def machine_of(folder: TrialFolder) -> dict[str, str]:
+    """The placeholders that are this machine's."""
+    return {"trial": str(folder.root / TRIAL_FILE), "out": str(folder.out), "python": sys.executable}
 
 
 def run_command(trainer: ForeignTrainer, job: StageJob, on_point: OnPoint = lambda point: None) -> StageResult:
     """Run a trial's command to its end and leave `result.json` where it finished or diverged.
 
     A trial that stopped or failed leaves its folder; the next attempt goes on there, or begins anew where the trainer does
-    not resume. Raises `StillRunsError` while an earlier attempt cannot be ended.
+    not resume. Where the code is no longer the trial's, it stops before anything runs.
+
+    Raises `StillRunsError` while an earlier attempt cannot be ended.
     """
     done = read_result(Path(job.store), job.node)
     return done if done is not None else CommandRun(trainer, job, on_point).run()
@@ -147,6 +158,9 @@ class CommandRun:
 
     def _run(self) -> StageResult:
         for attempt in range(1, MOST_ATTEMPTS + 1):
+            if (changed := self.trainer.changed()) is not None:
+                outcome: Stopped | Diverged | Failed | None = Stopped(self.track.step, changed)
+                break
             ended = self._attempt()
             outcome = self._outcome(ended)
             lost = isinstance(outcome, Failed) and (ended.ending.killed or ended.asked is not None)
@@ -170,7 +184,7 @@ class CommandRun:
             self.reader.bad = None
             began = time.monotonic()
             process = GuardedProcess(
-                command=words_of(spec, folder),
+                command=command_line(spec, machine_of(folder)),
                 directory=Path(trainer.directory),
                 environment=environment_of(trainer, spec, folder),
                 log=folder.log,
@@ -178,12 +192,12 @@ class CommandRun:
                 grace_seconds=trainer.grace_seconds,
             )
             with process:
-                ended = self._watch(process, lambda: watched.save(time.monotonic() - began, track))
+                ended = self._watch(process, watched, began)
             track.add(self.reader.cut(forgive=ended.ending.code != 0), time.monotonic())
             watched.save(time.monotonic() - began, track)
         return ended
 
-    def _watch(self, process: GuardedProcess, save: Callable[[], None]) -> Attempt:
+    def _watch(self, process: GuardedProcess, watched: Watched, began: float) -> Attempt:
         """Read what it says until it ends; end it where it diverged, fell silent, or nobody wants it any more."""
         asked: str | None = None
         heard, size = time.monotonic(), -1
@@ -197,8 +211,8 @@ class CommandRun:
                 heard, size = now, written
             self.life.moved()  # that of this process: the command's own silence is told of below
             if seen:
-                save()
-                self._tell(now)
+                watched.save(now - began, self.track)
+                self._tell(now, watched.seconds + now - began)
             if asked is None and (asked := self._why_end(now - heard)) is not None:
                 process.end()
         return Attempt(ending, asked)
@@ -216,13 +230,24 @@ class CommandRun:
     def _stop_is_asked(self) -> bool:
         return Path(self.job.stop_file).exists()
 
-    def _tell(self, now: float) -> None:
+    def _tell(self, now: float, billed: float) -> None:
         step = self.track.step
-        if step in self.track.points:
-            self.life.look(step, self.track.points[step].loss, 0.0)
-        if step in self.track.points and now - self._told > TELL_SECONDS:
+        if (seen := self.track.points.get(step)) is None:
+            return
+        self.life.look(step, seen.loss, 0.0)
+        if now - self._told > TELL_SECONDS:
             self._told = now
-            self.on_point(StagePoint(step, self.track.points[step].loss, self.phase))
+            clock, step_seconds = self.track.clock(billed)
+            # A clock with the start-up in it may yet turn out to be a better one.
+            cost = None if clock == WHOLE else self._cost(step, seen, clock, step_seconds)
+            self.on_point(StagePoint(step, seen.loss, seen.phase or self.phase, cost=cost))
+
+    def _cost(self, step: int, seen: Sighting, clock: str, step_seconds: float) -> PointCost:
+        return PointCost(
+            seconds=self.track.seconds_at(step, seen, clock, step_seconds),
+            tokens=self.trainer.tokens_at(self.spec, step) if seen.tokens is None else seen.tokens,
+            flops=self.trainer.flops_at(step) if seen.flops is None else seen.flops,
+        )
 
     def _outcome(self, ended: Attempt) -> Stopped | Diverged | Failed | None:
         """What became of the trial; None where it finished."""
@@ -262,11 +287,7 @@ class CommandRun:
                     step=step,
                     loss=seen.loss,
                     phase=seen.phase or self.phase,
-                    cost=PointCost(
-                        seconds=track.seconds_at(step, seen, clock, step_seconds),
-                        tokens=self.trainer.tokens_at(self.spec, step) if seen.tokens is None else seen.tokens,
-                        flops=self.trainer.flops_at(step) if seen.flops is None else seen.flops,
-                    ),
+                    cost=self._cost(step, seen, clock, step_seconds),
                 )
                 for step, seen in track.curve()
             ),

@@ -219,12 +219,9 @@ def live_points(
 ) -> tuple[MetricPoint, ...]:
     """A point of a curve while its trial trains, with the keys and numbers that the record will have; its hours are by the
     clock so far. `moment` is in milliseconds."""
-    return (
-        MetricPoint(LOSS_KEY, loss, step, moment),
-        MetricPoint("gpu_hours", device_seconds / 3_600, step, moment),
-        MetricPoint("tokens", float(tokens), step, moment),
-        MetricPoint("flops", flops, step, moment),
-    )
+    measured = ((LOSS_KEY, loss), ("gpu_hours", device_seconds / 3_600))
+    counted = ((name, value) for name, value in (("tokens", float(tokens)), ("flops", flops)) if value)
+    return tuple(MetricPoint(name, value, step, moment) for name, value in (*measured, *counted))
 
 
 def metric_points(

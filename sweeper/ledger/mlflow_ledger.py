@@ -334,7 +334,7 @@ class Ledger:
 
     def run_links(self) -> Mapping[str, str]:
         """Each trial's run in MLflow's interface by spec id, from its fragment on."""
-        return {spec_id: self.link_of(trial.run_id) for spec_id, trial in self._trials().items()}
+        return {spec_id: self.link_of(trial.run_id) for spec_id, trial in self._known().items()}
 
     def link_of(self, run_id: str) -> str:
         """A run in MLflow's interface, from its fragment on."""

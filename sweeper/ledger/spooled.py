@@ -25,7 +25,7 @@ from trainers.contract.errors import InputError, given
 from trainers.contract.faults import without_login
 from trainers.contract.reading import json_value
 from trainers.contract.record import RunRecord, record_from_dict, record_to_dict
-from trainers.contract.spec import AnySpec, TrialSpec, spec_from_dict, spec_to_dict
+from trainers.contract.spec import AnySpec, spec_from_dict, spec_to_dict
 
 FILE = "unwritten.jsonl"
 """In the sweep's folder; empty, or not there, while the ledger has everything."""
@@ -116,7 +116,7 @@ class SpooledLedger:
         self._records[record.spec.spec_id] = record
         self._note({"op": "write", "record": record_to_dict(record)})
 
-    def point(self, spec: TrialSpec, step: int, loss: float, tokens: int, flops: float, device_seconds: float) -> None:
+    def point(self, spec: AnySpec, step: int, loss: float, tokens: int, flops: float, device_seconds: float) -> None:
         """A trial has evaluated after `step` steps."""
         points = live_points(step, loss, tokens, flops, device_seconds, round(1_000 * time.time()))
         plain = [[point.key, point.value, point.step, point.timestamp] for point in points]

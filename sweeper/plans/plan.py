@@ -70,7 +70,7 @@ class ScalePlan:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A whole sweep. Hours are device-hours with `workers` trials at a time; checkpoints may take `disk_budget` bytes.
-    `commands` are those of another trainer, one a method, as they would run."""
+    `commands` are those of another trainer, one a method, as they would run, and what else is to be said of it."""
 
     name: str
     question: str
@@ -160,7 +160,8 @@ def plan_scale(
     )
     example = next(spec for spec, _ in wanted if spec.method == BASELINE)
     parameters = facts_of(example).params
-    others = [record for record in earlier if record.spec.scale == scale]
+    # What another trainer calls a scale is its own: seeds scatter alike where its code is the same.
+    others = [r for r in earlier if r.spec.scale == scale and getattr(r.spec, "code", "") == corpus.code]
     largest = max(state_bytes(spec) for spec, _ in wanted)
     resolves, reason = _resolution(space, expected_deviation(known, others, parameters))
     return ScalePlan(

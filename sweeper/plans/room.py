@@ -10,6 +10,7 @@ from sweeper.options import RunOptions
 from sweeper.plans.fits import ScaleFit, device_memory, fits_of, refuse_what_does_not_fit
 from sweeper.space.foreign_schema import AnySpace
 from sweeper.space.schema import SearchSpace
+from trainers.contract.errors import UserError
 from trainers.training.devices import cpu_name, device_name
 
 
@@ -46,7 +47,7 @@ def find_room(
     Raises `InputError` for the first scale that does not fit.
     """
     if available_gpus is None:
-        available_gpus = _gpus_here() if space.resources.gpus != 0 else 0
+        available_gpus = gpus_here() if space.resources.gpus != 0 else 0
     cores = cores or len(os.sched_getaffinity(0))
     wanted = space.resources.gpus
     gpus = float(available_gpus > 0) if wanted == "auto" else float(wanted)
@@ -56,6 +57,13 @@ def find_room(
     fits = _fits(space, gpus, options) if isinstance(space, SearchSpace) else {}
     refuse_what_does_not_fit(fits)
     return Room(gpus, space.resources.cpus, options.workers or max(1, at_once), _device(gpus), fits)
+
+
+def refuse_too_little(room: Room, *, gpus: float, cpus: float, where: str) -> None:
+    """Raise `UserError` where a trial wants more than there is."""
+    for what, wanted, there in (("gpus", room.gpus, gpus), ("cpus", room.cpus, cpus)):
+        if wanted > there:
+            raise UserError(f"resources.{what}: {wanted:g} wanted for a trial, {where} has {there:g}")
 
 
 def _fits(space: SearchSpace, gpus: float, options: RunOptions) -> Mapping[str, ScaleFit]:
@@ -68,7 +76,8 @@ def _fits(space: SearchSpace, gpus: float, options: RunOptions) -> Mapping[str, 
     )
 
 
-def _gpus_here() -> int:
+def gpus_here() -> int:
+    """GPUs of this machine."""
     import torch
 
     return torch.cuda.device_count()

@@ -7,13 +7,13 @@ The rules that both kinds of file share are `rules`'s.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from sweeper.space.code_files import matching
+from sweeper.space.code_files import MOST_FILES, matching
 from sweeper.space.errors import choose_from, closest, shown
-from sweeper.space.foreign_schema import Metrics, TrainerSettings
+from sweeper.space.foreign_schema import POINT_KEYS, VISIBLE, Metrics, TrainerSettings
 from sweeper.space.rules import (
     Arms,
     Rules,
@@ -92,51 +92,85 @@ def _ranks(resources: Resources) -> Iterator[Finding]:
 
 
 def _commands(trainer: TrainerSettings, methods: Arms, scales: Scales) -> Iterator[Finding]:
-    # The shared command is told about once, with the first arm that it does not fit.
+    # What the arms share is told about once, with the first arm that it does not fit.
     told: set[tuple[Location, str]] = set()
+    shared = [(("trainer", "environment", name), word) for name, word in trainer.environment.items()]
     for name, arm in methods.items():
         place: Location = ("trainer", "command") if arm.command is None else ("methods", name, "command")
         command = arm.command or trainer.command
-        found = (
-            [(place, "", f"missing; {name} has no command of its own, write [python, train.py, ...]")]
-            if command is None
-            else _objections(place, placeholders(command), name, arm.axes, scales)
-        )
+        if command is None:
+            found: Iterable[tuple[Location, str, str]] = [
+                (place, "", f"missing; {name} has no command of its own, write [python, train.py, ...]")
+            ]
+        else:
+            words: list[tuple[Location, str]] = [((*place, index), word) for index, word in enumerate(command)]
+            used = [(where, inner) for where, word in [*words, *shared] for inner in placeholders(word)]
+            found = [*_program(place, command), *_objections(place, used, name, arm.axes, scales)]
         for location, word, message in found:
             if (location, word) not in told:
                 told.add((location, word))
                 yield Finding(location, message)
 
 
+def _program(place: Location, command: tuple[str, ...]) -> Iterator[tuple[Location, str, str]]:
+    if not command[0].strip():
+        yield (*place, 0), "", f"{shown(command[0])} is no program; the first word is what is started"
+
+
 def _objections(
-    place: Location, used: list[tuple[int, str]], name: str, axes: Mapping[str, object], scales: Scales
+    place: Location, used: list[tuple[Location, str]], name: str, axes: Mapping[str, object], scales: Scales
 ) -> Iterator[tuple[Location, str, str]]:
-    """What is wrong with an arm's command: where, about which word, in words.
+    """What is wrong with an arm's command and environment: where, about which word, in words.
 
     Every placeholder needs a value. What the command does not hand on could not differ: other values would be the same run.
     """
     words = {word for _, word in used}
     known = [*axes, *(other for other in NEUTRAL if other not in axes), *ALWAYS, "scale.KEY"]
     meant: set[str | None] = set()
-    for index, word in used:
-        if word.startswith("scale."):
-            lacking = [scale for scale, values in scales.items() if word.removeprefix("scale.") not in values]
+    for location, word in used:
+        if word in ("{", "}"):
+            yield location, word, f"{word} stands alone; a brace that is text is doubled: {2 * word}"
+        elif word.strip().startswith("scale."):
+            key = word.strip().removeprefix("scale.")
+            lacking = [scale for scale, values in scales.items() if word != f"scale.{key}" or key not in values]
             if lacking:
-                yield (*place, index), word, f"{{{word}}} has no value at {', '.join(lacking)}; give it in scales"
+                near = closest(key, sorted({other for values in scales.values() for other in values}))
+                asked = "" if near is None else f"did you mean {{scale.{near}}}? "
+                yield location, word, f"{{{word}}} has no value at {', '.join(lacking)}; {asked}give it in scales"
         elif word not in (*known, LEARNING_RATE):
-            meant.add(closest(word, known))
-            said = f"{{{word}}} is no placeholder, and {name} has no axis of that name; {choose_from(word, known)}"
-            yield (*place, index), word, said
+            # `{ seed }` and `{seed:.3f}` mean what they begin with; `{"a": 1}` means braces.
+            begins = re.match(r"\s*([\w.-]*)", word)
+            near = closest(begins[1] if begins else "", known)
+            meant.add(near)
+            asked = f"did you mean {{{near}}}? " if near else ""
+            if begins is not None and begins[0] == word != "":
+                said = f", and {name} has no axis of that name; {asked}allowed: {', '.join(known)}"
+            else:
+                said = f"; {asked}braces that are text are doubled: {{{{ and }}}}"
+            yield location, word, f"{{{word}}} is no placeholder{said}"
     if TRIAL in words:
         return
     for word in NEEDED:
         if word not in words | meant:
-            yield place, word, f"{{{word}}} is not in it: trials that differ in it would be the same run"
+            said = "is not in it: trials that differ in it would be the same run; a trainer that reads it in the trial's file"
+            yield place, word, f"{{{word}}} {said} says so by {{{TRIAL}}}"
     for axis in axes:
         carriers = USED_THROUGH.get(axis, (axis,))
         if not (words | meant) & {*carriers} and axis not in ALWAYS:
-            location = ("methods", name, "axes", axis)
-            yield location, axis, f"no command of {name} uses it; write {{{axis}}} where its value belongs"
+            yield (
+                ("methods", name, "axes", axis),
+                axis,
+                f"no command of {name} uses it; write {{{axis}}} where its value belongs",
+            )
+
+
+def _environment(trainer: TrainerSettings) -> Iterator[Finding]:
+    for name in trainer.environment:
+        place = ("trainer", "environment", name)
+        if re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) is None:
+            yield Finding(place, f"{shown(name)} is no name of a variable: letters, digits and underscores")
+        elif name.startswith("SWEEPER_") or name == VISIBLE:
+            yield Finding(place, "is the trial's own, which the sweep sets; leave it out")
 
 
 def _metrics(trainer: TrainerSettings) -> Iterator[Finding]:
@@ -145,19 +179,29 @@ def _metrics(trainer: TrainerSettings) -> Iterator[Finding]:
     given = [key for key in Metrics.model_fields if getattr(metrics, key) is not None]
     if len(given) != 1:
         yield Finding(place, f"{', '.join(given) or 'nothing'} given; one of points, log, tensorboard is needed")
-    if metrics.points is not None and (Path(metrics.points).is_absolute() or ".." in Path(metrics.points).parts):
-        yield Finding((*place, "points"), f"{shown(metrics.points)} is not a file in the trial's folder")
+    if metrics.points is not None:
+        points = Path(metrics.points)
+        # `{out}/points.jsonl` would be a file below a folder of that name.
+        if points.is_absolute() or ".." in points.parts or not points.name or set("{}") & set(metrics.points):
+            said = "is not a file in the trial's folder; write its name there, such as points.jsonl"
+            yield Finding((*place, "points"), f"{shown(metrics.points)} {said}")
     if metrics.log is not None:
-        try:
-            groups = re.compile(metrics.log).groupindex
-        except re.error as error:
-            yield Finding((*place, "log"), f"{shown(metrics.log)} is no regular expression: {error}")
-            return
-        lacking = [group for group in ("step", "loss") if group not in groups]
-        if lacking:
-            yield Finding(
-                (*place, "log"), f"has no group {' and no '.join(lacking)}; write (?P<step>...) and (?P<loss>...)"
-            )
+        yield from (Finding((*place, "log"), said) for said in _pattern(metrics.log))
+
+
+def _pattern(pattern: str) -> Iterator[str]:
+    """What is wrong with the regular expression for a log."""
+    try:
+        groups = re.compile(pattern).groupindex
+    except (re.error, OverflowError, RecursionError) as error:
+        yield f"{shown(pattern)} is no regular expression: {error}"
+        return
+    unknown = [group for group in groups if group not in POINT_KEYS]
+    for group in unknown:
+        yield f"{group} is no group of a point; {choose_from(group, POINT_KEYS)}"
+    lacking = [group for group in ("step", "loss") if group not in groups]
+    if lacking and not {closest(group, POINT_KEYS) for group in unknown} & {*lacking}:
+        yield f"has no group {' and no '.join(lacking)}; write (?P<step>...) and (?P<loss>...)"
 
 
 def _files(trainer: TrainerSettings, folder: Path) -> Iterator[Finding]:
@@ -166,7 +210,10 @@ def _files(trainer: TrainerSettings, folder: Path) -> Iterator[Finding]:
         yield Finding(("trainer", "directory"), f"{shown(trainer.directory)} is no folder beside this file")
         return
     for index, pattern in enumerate(trainer.code):
-        if not matching(directory, pattern):
+        num_files = len(matching(directory, pattern))
+        if num_files > MOST_FILES:
+            yield Finding(("trainer", "code", index), f"{shown(pattern)} names more than {MOST_FILES:,} files")
+        if not num_files:
             yield Finding(("trainer", "code", index), f"{shown(pattern)} matches no file in {trainer.directory}")
 
 
@@ -181,6 +228,7 @@ FOREIGN_RULES: Rules = (
     _equal_tuning,
     _points,
     _commands,
+    _environment,
     _metrics,
     _files,
 )

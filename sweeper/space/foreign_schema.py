@@ -13,6 +13,9 @@ from sweeper.space.schema import Constant, Count, Method, Model, Name, PositiveN
 
 Word = Annotated[str, Strict()]
 Command = Annotated[tuple[Word, ...], Field(min_length=1)]
+POINT_KEYS = ("step", "loss", "final_loss", "seconds", "tokens", "flops", "phase")
+"""What a trainer may say in one point."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class ForeignMethod(Method):
@@ -45,7 +48,10 @@ class TrainerSettings(Model):
 
     command: Annotated[Command | None, Field(description="The words of the command; {name} is a placeholder.")] = None
     directory: Annotated[Text, Field(description="Where the command runs; relative to this file.")] = "."
-    environment: Annotated[dict[str, Word], Field(default_factory=dict, description="Variables for the command.")]
+    environment: Annotated[
+        dict[str, Word],
+        Field(default_factory=dict, description="Variables for the command; placeholders work here, too."),
+    ]
     code: Annotated[
         tuple[Text, ...],
         Field(min_length=1, description="Files below `directory`, as globs, whose content changes a result."),

@@ -23,6 +23,8 @@ AXIS_HELP = (
 UNIFORM_CELLS = 8
 """Cells of a uniform range that gives no step."""
 MOST_VALUES = 1_000
+MOST_SEEDS = 2_000
+MOST_BUDGETS = 100
 """Of one axis."""
 LARGEST_SEED = 2**32 - 1
 LARGEST_INTEGER = 10**15
@@ -273,7 +275,7 @@ def _kind_of_tuning(value: object) -> str:
     return RUNGS_TAG if isinstance(value, list | tuple) else STEPS_TAG
 
 
-Rungs = Annotated[tuple[Count, ...], Field(min_length=1)]
+Rungs = Annotated[tuple[Count, ...], Field(min_length=1, max_length=MOST_BUDGETS)]
 
 
 class Budgets(Model):
@@ -285,9 +287,7 @@ class Budgets(Model):
         Discriminator(_kind_of_tuning),
         Field(description="Total steps of every tuning trial, or increasing rungs: [2000, 4000]."),
     ]
-    confirmation: Annotated[
-        tuple[Count, ...], Field(min_length=1, description="Total steps of the confirmation runs, increasing.")
-    ]
+    confirmation: Annotated[Rungs, Field(description="Total steps of the confirmation runs, increasing.")]
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -328,11 +328,9 @@ class Seeds(Model):
     """Search seeds lie in 0..99, confirmation seeds from 1000 up, so that they cannot meet."""
 
     tuning: Annotated[tuple[Annotated[Integer, Field(ge=0, le=99)], ...], Field(min_length=1)] = (0,)
-    confirmation: Annotated[tuple[Annotated[Integer, Field(ge=1000, le=LARGEST_SEED)], ...], Field(min_length=1)] = (
-        1000,
-        1001,
-        1002,
-    )
+    confirmation: Annotated[
+        tuple[Annotated[Integer, Field(ge=1000, le=LARGEST_SEED)], ...], Field(min_length=1, max_length=MOST_SEEDS)
+    ] = (1000, 1001, 1002)
 
 
 class Search(Model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +17,11 @@ from typing import Any
 
 import pytest
 
+from sweeper.engine.live import LiveLedger, LiveSweep
 from sweeper.engine.site import Site
 from sweeper.engine.sweep import Sweep
 from sweeper.executors.inline import Executor, InlineExecutor
-from sweeper.foreign.trainer import ForeignTrainer, code_of, trainer_of
+from sweeper.foreign.trainer import ForeignTrainer, trainer_of
 from sweeper.foreign.worker import run_command
 from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.options import CorpusFacts
@@ -28,6 +30,7 @@ from sweeper.space.load import load_search_space
 from tests.support.places import ROOT
 from tests.support.strategies import PROVENANCE
 from trainers.contract.record import Diverged, Failed, Finished, RunRecord
+from trainers.contract.spec import AnySpec
 from trainers.planning.store import DiskStore
 
 TRAINER = Path(__file__).with_name("a_trainer.py")
@@ -63,6 +66,7 @@ class ForeignBench:
     folder: Path
     fault: str = "none"
     resumes: bool = False
+    directory: Path = TRAINER.parent
     changes: dict[str, Any] = field(default_factory=dict)
     ledger: MemoryLedger = field(default_factory=MemoryLedger)
 
@@ -70,26 +74,26 @@ class ForeignBench:
         file = self.folder / "foreign.yaml"
         file.write_text(
             SPACE.format(
-                marks=self.folder, fault=self.fault, directory=TRAINER.parent, resumes=str(self.resumes).lower()
+                marks=self.folder, fault=self.fault, directory=self.directory, resumes=str(self.resumes).lower()
             )
         )
         space = load_search_space(file)
         assert isinstance(space, ForeignSpace)
-        self.space, self.code = space, code_of(space, file)
+        self.space = space
         self.trainer: ForeignTrainer = replace(
-            trainer_of(space, file, "imaginary"), **{"grace_seconds": 5.0, **self.changes}
+            trainer_of(space, file, "imaginary", 0), **{"grace_seconds": 5.0, **self.changes}
         )
 
     @property
     def stop_file(self) -> Path:
         return self.folder / "stop"
 
-    def run(self, executor: Executor, max_hours: float | None = None) -> Sweep:
+    def run(self, executor: Executor, max_hours: float | None = None, ledger: LiveLedger | None = None) -> Sweep:
         store = self.folder / "stages"
         site = Site(store=str(store), stop_file=str(self.stop_file), execution="command")
-        facts = CorpusFacts("unknown", "unknown", 0, 0, "", self.code)
+        facts = CorpusFacts("unknown", "unknown", 0, 0, "", self.trainer.fingerprint)
         sweep = Sweep(self.space, facts, self.ledger, DiskStore(store), site, PROVENANCE, max_hours)
-        executor.run(sweep, partial(run_command, self.trainer), lambda: None)
+        executor.run(LiveSweep(sweep, ledger, store, 600), partial(run_command, self.trainer), lambda: None)
         return sweep
 
     @property
@@ -158,11 +162,11 @@ def test_a_foreign_sweep_comes_to_its_records_and_then_runs_nothing_again(
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("exits", "exit code 7 at step 5 of 20; its log ends: from step 0 | no such layer"),
-        ("early", "exit code 0 at step 5 of 20; its log ends: from step 0"),
-        ("garbage", "its output cannot be used: points.jsonl:2: not JSON: loss is about three"),
-        ("half", 'its output cannot be used: points.jsonl:2: not JSON: {"step": 20, "loss": 3.'),
-        ("silent", "exit code 0 and no loss; its log ends: from step 0 | done"),
+        ("exits", "exit code 7 at step 5 of 20; its log ends: 'from step 0' | 'no such layer'"),
+        ("early", "exit code 0 at step 5 of 20; its log ends: 'from step 0'"),
+        ("garbage", "its output cannot be used: points.jsonl:2: not JSON: 'loss is about three'"),
+        ("half", 'its output cannot be used: points.jsonl:2: not JSON: \'{"step": 20, "loss": 3.\''),
+        ("silent", "exit code 0 and no loss; its log ends: 'from step 0' | 'done'"),
         ("killed", "killed by SIGKILL at step 5 of 20"),
     ],
 )
@@ -244,6 +248,58 @@ def test_a_stop_request_ends_the_command_and_the_next_run_goes_on(
     (tmp_path / "go-on").touch()
     assert bench.run(executor).stopping is None
     assert essence(bench.records) == undisturbed
+
+
+def test_code_that_is_edited_while_a_sweep_runs_trains_nothing_under_the_old_name(
+    executor: Executor, tmp_path: Path, undisturbed: dict[object, object]
+) -> None:
+    code = Path(shutil.copy(TRAINER, tmp_path))
+    before = code.read_text()
+    bench = ForeignBench(tmp_path, "waits", resumes=True, directory=tmp_path)
+
+    def edit() -> None:
+        wait_for((tmp_path / "waiting").exists)
+        code.write_text(before.replace("3 + 10", "2 + 10"))
+        (tmp_path / "go-on").touch()
+
+    editing = threading.Thread(target=edit)
+    editing.start()
+    sweep = bench.run(executor)
+    editing.join()
+    assert sweep.stopping is not None
+    assert sweep.stopping.startswith("a_trainer.py changed while the sweep ran (trainer.code)")
+    assert bench.ledger.pending()
+    assert essence(bench.records).items() <= undisturbed.items()
+    code.write_text(before)
+    assert bench.run(executor).stopping is None
+    assert essence(bench.records) == undisturbed
+
+
+@dataclass
+class Told:
+    """A ledger that lets the trials that wait go on once it has heard of one of them."""
+
+    go_on: Path
+    said: set[tuple[object, ...]] = field(default_factory=set)
+
+    def point(self, spec: AnySpec, step: int, loss: float, tokens: int, flops: float, device_seconds: float) -> None:
+        self.said.add((spec.spec_id, step, loss, tokens, flops, device_seconds))
+        if spec.seed == 1000:
+            self.go_on.touch()
+
+
+def test_points_reach_the_ledger_while_a_command_runs(executor: Executor, tmp_path: Path) -> None:
+    bench = ForeignBench(tmp_path, "waits", resumes=True)
+    told = Told(tmp_path / "go-on")
+    bench.run(executor, ledger=told)
+    assert told.go_on.exists(), "the trials that waited for it were never heard of"
+    held = {
+        (r.spec.spec_id, p.step, p.loss, p.tokens, p.flops, p.seconds * r.timing.devices)
+        for r in bench.records
+        for p in r.curve.points
+    }
+    assert told.said <= held
+    assert all(step < 40 for _, step, *_ in told.said)
 
 
 def test_a_spent_limit_starts_nothing_more(executor: Executor, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ class Ladder:
     def lose_parent(self, job: StageJob) -> None:
         self.fail(job.node, "lost")
 
-    def point(self, node: str, step: int, loss: float) -> None:
+    def point(self, node: str, step: int, loss: float, cost: object = None) -> None:
         self.seen.add((node, step))
 
 

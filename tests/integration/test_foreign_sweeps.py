@@ -74,6 +74,12 @@ def both(tmp_path_factory: pytest.TempPathFactory, corpora: Path) -> Path:
     """Results that hold the tiny sweep by our trainer and by a command."""
     results = tmp_path_factory.mktemp("both")
     (results / CORPORA).symlink_to(corpora)
+    sweep_both(results)
+    return results
+
+
+def sweep_both(results: Path) -> None:
+    """The tiny sweep by our trainer, then by a command."""
     run(RunOptions(TINY, results, executor="inline"))
     fingerprint = records_of(results, "tiny")[0].spec.corpus_fingerprint  # type: ignore[union-attr]
     (corpus,) = (
@@ -85,7 +91,6 @@ def both(tmp_path_factory: pytest.TempPathFactory, corpora: Path) -> Path:
     file = results / "as-command.yaml"
     file.write_text(text, encoding="utf-8")
     run(RunOptions(file, results, executor="inline"))
-    return results
 
 
 def test_a_command_comes_to_the_same_losses_and_the_same_verdict(both: Path) -> None:

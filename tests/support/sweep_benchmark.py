@@ -2,7 +2,7 @@
 
 Simulated sweeps of 100, 1,000 and 10,000 trials, each in a process of its own: searches, trees, arms and records are the real
 ones, nothing is trained. Most of the trials are confirmations: a search of thousands would time its model of all of them. Then
-the status of the largest one and the report of its records. Prints the figures of sweeper/README.md.
+the status of each and the report of its records. Prints the figures of sweeper/README.md.
 """
 
 from __future__ import annotations
@@ -66,8 +66,6 @@ def one(trials: int) -> None:
         records = desk.ledger.records()
         memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
         print(f"{len(records):,} trials: {1000 * seconds / len(records):.2f} ms a trial, {memory:.0f} MB", flush=True)
-        if trials < SIZES[-1]:
-            return
         started = time.perf_counter()
         (folder / "tiny").mkdir()
         text = json.dumps(asdict(status_of_sweep(live, "How large?", True)))

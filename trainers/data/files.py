@@ -21,6 +21,9 @@ from typing import BinaryIO, cast
 from trainers.contract.errors import InputError
 from trainers.data.documents import Document
 
+_ROOT = Path("/")
+_RECURSIVE = "**"
+
 
 def documents(paths: tuple[str, ...]) -> tuple[Document, ...]:
     """The files that `paths` name, in the order of document names. Raises `InputError` like `listing`."""
@@ -91,6 +94,8 @@ def _matches(given: str) -> list[tuple[str, Path]]:
     path = Path(given).expanduser()
     if path.is_file():
         return [(path.name, path)]
+    if path.resolve() == _ROOT or (_RECURSIVE in path.parts and _fixed_part(path).resolve() == _ROOT):
+        raise InputError(f"corpus.paths: {given} is everything on this machine; name a folder")
     if path.is_dir():
         root, files = path, _files_below(path)
     elif glob.has_magic(given):

@@ -23,7 +23,7 @@ TRAINERS_OWN = "the trainer's own"
 class SpecFacts:
     """`params` of the model that is evaluated; `validation` and `tokenizer` name what the loss is measured on; `recipe` names
     all that both arms must have in common and that has no field of its own; `text` is the corpus's fingerprint. `columns` are
-    further ones of a table of trials.
+    further ones of a table of trials, `undecayed` what a file would say for a schedule that ends decayed.
     """
 
     params: float | None
@@ -36,6 +36,7 @@ class SpecFacts:
     recipe: str
     text: str | None
     columns: Mapping[str, Scalar]
+    undecayed: str
 
 
 def facts_of(spec: Spec) -> SpecFacts:
@@ -79,6 +80,7 @@ def _own(spec: TrialSpec) -> SpecFacts:
             "corpus": spec.corpus_fingerprint,
             "tokenizer": spec.tokenizer_fingerprint,
         },
+        undecayed="a `decay_fraction` above 0",
     )
 
 
@@ -98,4 +100,5 @@ def _foreign(spec: ForeignSpec) -> SpecFacts:
         recipe=fingerprint(shared),
         text=None,
         columns={"code": spec.code, **{f"scale.{name}": value for name, value in spec.scale_values}},
+        undecayed="`decayed: true` below `trainer:`",
     )

@@ -1,13 +1,15 @@
 """The command of a foreign trial: its placeholders, their values, and the file that tells a trainer everything.
 
-A command is a list of words; `{name}` inside a word is replaced by a value, `{{name}}` stands for `{name}`. No shell ever
-sees it. Which commands a file may have is checked elsewhere, by what is said here.
+A command is a list of words; `{name}` inside a word is replaced by a value, `{{` and `}}` stand for braces, and nothing else
+has any. The same holds for the values of its environment. No shell ever sees it. Which commands a file may have is checked
+elsewhere, by what is said here.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from trainers.contract.schedule import boundary_step
@@ -26,17 +28,14 @@ NEUTRAL: dict[str, Scalar] = {
 USED_THROUGH: dict[str, tuple[str, ...]] = {"step_ratio": ("step_ratio", BOUNDARY)}
 """Placeholders that carry an axis; elsewhere it is the one of its name."""
 
-_PLACEHOLDER = re.compile(r"(\{\{[A-Za-z_][\w.]*\}\})|\{([A-Za-z_][\w.]*)\}")
+_BRACES = re.compile(r"(\{\{|\}\})|\{([^{}]*)\}|[{}]")
+"""A doubled brace, a placeholder, or a brace that stands alone."""
 
 
-def placeholders(command: Iterable[str]) -> list[tuple[int, str]]:
-    """Every placeholder of a command with the index of its word."""
-    return [
-        (index, match[2])
-        for index, word in enumerate(command)
-        for match in _PLACEHOLDER.finditer(word)
-        if match[2] is not None
-    ]
+def placeholders(word: str) -> list[str]:
+    """What stands between the braces of each placeholder of a word, whatever it is. A brace that stands alone is one of that
+    name, which no value has."""
+    return [match[0] if match[2] is None else match[2] for match in _BRACES.finditer(word) if match[1] is None]
 
 
 def spoken(value: Scalar) -> str:
@@ -45,8 +44,14 @@ def spoken(value: Scalar) -> str:
 
 
 def fill(word: str, values: Mapping[str, Scalar]) -> str:
-    """A word with its placeholders replaced. Raises `KeyError` for one without a value."""
-    return _PLACEHOLDER.sub(lambda match: match[1][1:-1] if match[1] else spoken(values[match[2]]), word)
+    """A word with its placeholders replaced; what has no value stays as it stands, which no file that was checked has."""
+
+    def replaced(match: re.Match[str]) -> str:
+        if match[1]:
+            return match[1][0]
+        return spoken(values[match[2]]) if match[2] in values else match[0]
+
+    return _BRACES.sub(replaced, word)
 
 
 def boundary_of(spec: ForeignSpec) -> int:
@@ -73,6 +78,23 @@ def command_line(spec: ForeignSpec, machine: Mapping[str, str]) -> list[str]:
     """The words to run; `machine` has `trial`, `out` and `python`."""
     values = {**values_of_trial(spec), **machine}
     return [fill(word, values) for word in spec.command]
+
+
+def reads_file(spec: ForeignSpec) -> bool:
+    """Whether the command is handed the trial's file."""
+    return any(TRIAL in placeholders(word) for word in (*spec.command, *(value for _, value in spec.environment)))
+
+
+def environment(spec: ForeignSpec, machine: Mapping[str, str]) -> dict[str, str]:
+    """The variables that the file gives the command."""
+    values = {**values_of_trial(spec), **machine}
+    return {name: fill(value, values) for name, value in spec.environment}
+
+
+def shell_line(spec: ForeignSpec, machine: Mapping[str, str]) -> str:
+    """Variables and command as somebody would type them."""
+    given = [f"{name}={shlex.quote(value)}" for name, value in environment(spec, machine).items()]
+    return " ".join([*given, shlex.join(command_line(spec, machine))])
 
 
 def trial_to_dict(spec: ForeignSpec, out: str, *, resumes: bool) -> dict[str, Any]:

@@ -201,6 +201,22 @@ def test_confirmations_that_failed_are_named() -> None:
     )
 
 
+def test_runs_whose_decay_is_not_said_are_named_with_the_line_that_says_it() -> None:
+    line = "`decayed: true` below `trainer:`"
+    runs = [replace(run, decayed=False, undecayed=line) for run in (*ladder(), *ladder("tst", (4_000,)))]
+    summary = summarize(make_study([*tuning("baseline"), *tuning("tst"), *runs]))
+    assert summary.headline == (
+        "Nothing is confirmed yet at nano: the confirmation of the baseline and TST does not count, its schedule is not "
+        "said to end decayed; where it does, say so by `decayed: true` below `trainer:`, for new trials."
+    )
+
+
+def test_a_search_that_found_nothing_is_named() -> None:
+    lost = [make_run("tst", 2_500, 0, None, purpose="tuning", learning_rate=rate) for rate in (1e-3, 2e-3, 4e-3)]
+    summary = summarize(make_study([*tuning("baseline"), *lost, *ladder()]))
+    assert summary.headline == "Nothing is confirmed yet at nano: no tuning trial of TST has finished: 3 diverged."
+
+
 def test_a_search_without_a_choice_is_equal_tuning() -> None:
     """One arm's rate is an axis of one value, the other's a constant that no axis names."""
     rates = (2e-3,)

@@ -264,3 +264,25 @@ def test_a_file_that_asks_for_none_of_the_runs_shows_them_with_a_check_that_fail
         "Trained as the file says: 0 of 12. "
         "The search-space file, as it is now, asks for none of these runs: they answer an earlier state of it."
     )
+
+
+@pytest.mark.parametrize(
+    ("stated", "params", "found"),
+    [
+        (("small", "medium", "large"), {}, ["small", "medium", "large"]),
+        ((), {}, ["large", "medium", "small"]),
+        (("small", "medium", "large"), {"small": 3e6, "medium": 2e6, "large": 1e6}, ["large", "medium", "small"]),
+    ],
+)
+def test_scales_stand_by_size_or_as_the_file_has_them(
+    stated: tuple[str, ...], params: dict[str, float], found: list[str]
+) -> None:
+    runs = [
+        replace(run, run_id=f"{scale}{run.run_id}", scale=scale, params=params.get(scale))
+        for scale in ("medium", "large", "small")
+        for run in (*ladder(), *ladder("tst", (4_000,), speedup=1.3))
+    ]
+    study = make_study(runs, scales=stated)
+    assert [scale.scale for scale in study.scales] == found
+    ends = "(the largest of 3 scales)." if stated or params else "(the last of 3 scales)."
+    assert summarize(study).headline.endswith(ends)

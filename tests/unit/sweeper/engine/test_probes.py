@@ -13,6 +13,7 @@ from reports.checks.check_runs import check_edges, check_tuning_length
 from reports.evidence.runs import run_from_record
 from reports.evidence.study import Study, SweepContext, build_study
 from sweeper.engine.probes import probed_rates
+from sweeper.engine.view import view_of
 from sweeper.plans.costs import step_cost
 from sweeper.plans.plan import make_plan
 from sweeper.plans.spec_list import list_trials
@@ -62,6 +63,18 @@ def swept(space: SearchSpace, workers: Workers | None = None) -> Desk:
 
 def of(desk: Desk, purpose: str) -> list[Any]:
     return [record.spec for record in desk.ledger.written.values() if record.purpose == purpose]
+
+
+def test_progress_counts_probes_from_the_start() -> None:
+    """A total that grows when the searches end would take the bar back."""
+    desk = Desk(far_space())
+    sweep = desk.open()
+    before = {(arm.scale, arm.method): arm.total for arm in view_of(sweep).arms}
+    Workers(judge=falling_optimum).run(sweep)
+    after = {(arm.scale, arm.method): arm.total for arm in view_of(sweep).arms}
+    trained = Counter((record.spec.scale, record.spec.method) for record in desk.ledger.written.values())
+    assert before == after == trained
+    assert of(desk, "probe")
 
 
 def study(desk: Desk) -> Study:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from sweeper import session
+from sweeper import UserError, session
 from sweeper.engine.site import Site
 from sweeper.executors.inline import InlineExecutor
 from sweeper.options import RunOptions
+from tests.support.places import ROOT, SHIPPED
 from tests.support.tiny_sweep import Desk, result_of
 
 SITE = Site(store="memory", stop_file="never", execution="eager")
@@ -42,3 +43,17 @@ def test_a_file_may_ask_for_a_share_of_a_gpu(tmp_path: Path) -> None:
         file.write_text(text.replace("gpus: 0", f"gpus: {gpus}"), encoding="utf-8")
         hours.append(session.plan(RunOptions(file, tmp_path / "results")).hours_shared)
     assert hours[0] == pytest.approx(hours[1])
+
+
+@pytest.mark.parametrize("gpus", ["0.25", "2"])
+def test_a_machine_without_a_gpu_trains_no_share_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    text = (SHIPPED / "your-trainer.yaml").read_text(encoding="utf-8")
+    file = tmp_path / "share.yaml"
+    text = text.replace("../trainers/examples", str(ROOT / "trainers" / "examples"))
+    file.write_text(text.replace("gpus: 0", f"gpus: {gpus}"), encoding="utf-8")
+    said = rf"resources.gpus: {gpus} wanted for a trial, this machine has 0"
+    with pytest.raises(UserError, match=said):
+        session.run(RunOptions(file, tmp_path / "results", executor="inline"))

@@ -201,8 +201,10 @@ def test_a_diverged_trunk_ends_all_its_trials_and_loses_the_search() -> None:
 
 def test_an_arm_of_which_every_trial_diverged_ends_and_the_other_is_confirmed() -> None:
     desk = Desk()
+    sweep = desk.open()
     workers = Workers(judge=lambda job: result_of(job, Diverged(job.end, "nan") if job.spec.method == "tst" else None))
-    assert workers.run(desk.open())
+    assert workers.run(sweep)
+    assert sweep.latest == "nano tst: every trial diverged"
     assert by_arm(desk, "tuning") == {("nano", "baseline"): 4, ("nano", "tst"): 4}
     assert by_arm(desk, "confirmation") == {("nano", "baseline"): 6}
     assert desk.open().next_job() is Idle.OVER

@@ -73,5 +73,5 @@ def test_a_folder_has_one_command_at_a_time(tmp_path: Path) -> None:
 def test_the_end_of_a_log_is_one_line(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     log.write_bytes(b"first\n\n  10%\r 50%\r100%\r\nTraceback\nValueError: no \xff layer\n")
-    assert last_lines(log, lines=3) == "100% | Traceback | ValueError: no � layer"
+    assert last_lines(log, lines=3) == "'100%' | 'Traceback' | 'ValueError: no � layer'"
     assert last_lines(tmp_path / "none") == ""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.foreign.points import EventReader, LineReader, Sighting, scalars_of, sighting
+from sweeper.foreign.track import BETWEEN, Track
 from sweeper.space.foreign_schema import TensorboardTags
 
 
@@ -35,7 +36,7 @@ def test_a_last_line_without_its_break_counts_if_it_is_whole(tmp_path: Path) -> 
     assert reader.bad is None
 
 
-@pytest.mark.parametrize(("forgive", "bad"), [(True, None), (False, 'points.jsonl:1: not JSON: {"step": 1, "lo')])
+@pytest.mark.parametrize(("forgive", "bad"), [(True, None), (False, 'points.jsonl:1: not JSON: \'{"step": 1, "lo\'')])
 def test_half_a_line_is_forgiven_where_the_writer_was_cut(tmp_path: Path, forgive: bool, bad: str | None) -> None:
     file = tmp_path / "points.jsonl"
     file.write_text('{"step": 1, "lo')
@@ -93,13 +94,13 @@ def part(number: int, content: bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(content)) + content
 
 
-def event(step: int, tag: str, value: float, *, as_tensor: bool = False) -> bytes:
+def event(step: int, tag: str, value: float, *, as_tensor: bool = False, at: float = 1.7e9) -> bytes:
     """An event as TensorBoard writes it: the wall time, the step, a summary of one value."""
     packed = struct.pack("<f", value)
     tensor = part(8, varint(1 << 3) + varint(1) + part(2, b"") + part(5, packed))  # data type, shape, float_val
     held = tensor if as_tensor else varint(2 << 3 | 5) + packed
     summary = part(1, part(1, tag.encode()) + held)
-    return varint(1 << 3 | 1) + struct.pack("<d", 1.7e9) + varint(2 << 3) + varint(step) + part(5, summary)
+    return varint(1 << 3 | 1) + struct.pack("<d", at) + varint(2 << 3) + varint(step) + part(5, summary)
 
 
 def framed(content: bytes) -> bytes:
@@ -108,7 +109,7 @@ def framed(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("as_tensor", [False, True])
 def test_scalars_of_an_event_are_found(as_tensor: bool) -> None:
-    assert list(scalars_of(event(300, "val/loss", 3.25, as_tensor=as_tensor))) == [(300, "val/loss", 3.25)]
+    assert list(scalars_of(event(300, "val/loss", 3.25, as_tensor=as_tensor))) == [(300, "val/loss", 3.25, 1.7e9)]
     assert list(scalars_of(varint(1 << 3 | 1) + struct.pack("<d", 1.0) + part(3, b"brain.Event:2"))) == []
 
 
@@ -119,11 +120,20 @@ def test_event_files_are_read_as_they_grow(tmp_path: Path) -> None:
     whole = framed(event(10, "val/loss", 3.5)) + framed(event(10, "time", 2.0)) + framed(event(10, "other", 9.0))
     cut = framed(event(20, "val/loss", 3.25))
     file.write_bytes(whole + cut[:20])
-    assert reader.read() == [Sighting(10, 3.5, 2.0)]
+    assert reader.read() == [Sighting(10, 3.5, 2.0, at=1.7e9)]
     file.write_bytes(whole + cut + framed(event(20, "seen", 640.0)))
-    assert reader.read() == [Sighting(20, 3.25, tokens=640)]
+    assert reader.read() == [Sighting(20, 3.25, tokens=640, at=1.7e9)]
     before = framed(event(30, "time", 6.0)) + framed(event(30, "val/loss", 3.0))
     with file.open("ab") as more:
         more.write(before)
-    assert reader.read() == [Sighting(30, 3.0, 6.0)], "a writer may say the time first"
+    assert reader.read() == [Sighting(30, 3.0, 6.0, at=1.7e9)], "a writer may say the time first"
     assert reader.read() == []
+
+
+def test_what_a_buffer_held_back_is_timed_by_when_it_was_written(tmp_path: Path) -> None:
+    """TensorBoard's writer flushes every two minutes: all of a short run comes at once."""
+    file = tmp_path / "events.out.tfevents.1.host"
+    file.write_bytes(b"".join(framed(event(step, "loss", 3.0, at=1.7e9 + step / 5)) for step in (10, 20, 30)))
+    track = Track(30)
+    track.add(EventReader(tmp_path, TensorboardTags(loss="loss")).read(), now=100.0)
+    assert track.clock(60.0) == (BETWEEN, pytest.approx(0.2))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sweeper.space.code_files import MOST_FILES
 from sweeper.space.errors import SearchSpaceError
 from sweeper.space.load import load_search_space, parse_search_space
 from tests.support.places import GOLDEN, SHIPPED
@@ -107,3 +108,35 @@ def test_a_tag_never_runs(tmp_path: Path) -> None:
 if __name__ == "__main__":
     lines = [line for case in CASES for line in told(case)]
     (HERE / "messages.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "confirmation: [1000, 1001, 1002, 1003, 1004, 1005]",
+            "seeds",
+            "seeds.confirmation: .* has 8000 values; 2000 are",
+        ),
+        ("confirmation: [5000, 8000, 12000]", "budgets", "budgets.confirmation: .* has 8000 values; 100 are allowed"),
+    ],
+)
+def test_sizes_that_nobody_can_mean_are_refused_before_they_are_planned(old: str, new: str, message: str) -> None:
+    text = (SHIPPED / "quickstart.yaml").read_text(encoding="utf-8")
+    assert old in text
+    many = f"confirmation: {list(range(5_000, 13_000))}"
+    with pytest.raises(SearchSpaceError, match=message):
+        parse_search_space(text.replace(old, many, 1), Path(f"{new}.yaml"))
+
+
+def test_a_glob_of_code_that_names_a_whole_tree_is_refused_before_it_is_walked(tmp_path: Path) -> None:
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(MOST_FILES + 1):
+        (many / f"{number}.py").touch()
+    text = (SHIPPED / "your-trainer.yaml").read_text(encoding="utf-8")
+    directory, code = (next(line for line in text.splitlines() if f" {key}:" in line) for key in ("directory", "code"))
+    text = text.replace(directory, f"  directory: {tmp_path}").replace(code, '  code: ["**/*"]')
+    (tmp_path / "space.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(SearchSpaceError, match=r"trainer.code.* names more than 2,000 files"):
+        load_search_space(tmp_path / "space.yaml")

@@ -121,6 +121,12 @@ def test_the_home_directory_may_be_written_short(text_root: Path, monkeypatch: p
     assert _names(("~/texts",)) == _names((str(text_root),))
 
 
+@pytest.mark.parametrize("path", ["/", "/**", "/**/*.txt"])
+def test_a_whole_machine_is_no_corpus(path: str) -> None:
+    with pytest.raises(ValueError, match="everything on this machine; name a folder"):
+        files.documents((path,))
+
+
 def test_two_files_of_one_name_are_refused(text_root: Path) -> None:
     other = text_root.parent / "other"
     shutil.copytree(text_root, other)
