@@ -84,6 +84,9 @@ def test_a_report_says_what_text_in_the_place_of_hours_says_on_a_line_of_its_own
         ),
         (["--published", "--against", "nobody"], "nobody: not a method of published"),
         (["a", "b", "--target", "3"], "are for one sweep, not for a comparison"),
+        (["a", "b", "--study-storage", "sqlite:///s.db"], "are for one sweep, not for a comparison"),
+        (["--published", "--study-storage", "sqlite:///s.db"], "--study-storage: are for a sweep in the ledger"),
+        (["a", "--study-storage", "s.db"], "study_storage: 's.db' is not a database's address"),
     ],
 )
 def test_what_a_report_cannot_be_asked_is_one_line(options: list[str], message: str, tmp_path: Path) -> None:
