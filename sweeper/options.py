@@ -27,7 +27,8 @@ def check_study_storage(url: str | None) -> None:
     if url is None:
         return
     if "://" not in url:
-        raise UserError(f"study_storage: {url!r} is not a database's address, such as sqlite:///studies.db")
+        shown = "it" if "@" in url else repr(url)  # before the @ may be a password
+        raise UserError(f"study_storage: {shown} is not a database's address, such as sqlite:///studies.db")
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 

@@ -67,6 +67,10 @@ def test_a_mistake_of_the_user_has_one_root(tmp_path: Path) -> None:
             "study_storage: 'studies.db' is not a database's address, such as sqlite:///studies.db",
         ),
         (
+            {"study_storage": "me:secret@host/studies"},
+            "study_storage: it is not a database's address, such as sqlite:///studies.db",
+        ),
+        (
             {"study_storage": "journal:///secret.log"},
             "study_storage: journal://... is not a database's address; Optuna knows sqlite, postgresql and mysql by address",
         ),
