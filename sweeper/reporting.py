@@ -60,7 +60,7 @@ def study_from(
     from reports.evidence.runs import run_from_record
     from reports.evidence.study import build_study
 
-    space = _file_of(about)
+    space = file_of(about)
     asked = None if space is None else frozenset(r.spec.spec_id for r in records if _asked_by(space, about, r.spec))
     context = replace(_context(about, space, command, run_links or {}), of_file=asked)
     own = _own_units(space)
@@ -72,7 +72,7 @@ def study_from(
     )
 
 
-def _file_of(about: SweepAbout) -> AnySpace | None:
+def file_of(about: SweepAbout) -> AnySpace | None:
     """The sweep's file; None for imported runs, which have none, and for one of an earlier version that is refused today.
     Without it the page does not know ranges and identity, which is better than no page."""
     try:
@@ -148,7 +148,7 @@ def study_of_runs(
     """The study of runs that were trained elsewhere. `links` lead into the dashboard, by run id."""
     from reports.evidence.study import build_study
 
-    return build_study(_context(about, _file_of(about), command, links or {}), runs)
+    return build_study(_context(about, file_of(about), command, links or {}), runs)
 
 
 def read_study(results: Path, name: str, tracking_uri: str | None) -> Study:

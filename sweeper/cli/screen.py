@@ -81,6 +81,7 @@ def sweep_table(view: SweepView) -> Table:
     for arm in view.arms:
         best = f"{arm.best_loss:.4f} {arm.best_parameters}" if arm.best_loss is not None else arm.state
         done = f"{arm.done}" + (f" ({arm.ended_badly} bad)" if arm.ended_badly else "")
+        done += f" (+{arm.of_earlier_files} old)" if arm.of_earlier_files else ""
         cells = (f"{arm.scale} {arm.method}", _bar(arm), done, str(arm.running), str(arm.left), best)
         table.add_row(*cells, theme.hours(arm.hours_spent), "" if arm.state == "done" else theme.hours(arm.hours_left))
     return table
@@ -182,6 +183,10 @@ def show_plan(console: Console, plan: Plan) -> None:
         )
         if scale.fit is not None:
             console.print(f"{scale.scale} {scale.fit.sentence}.")
+    if (old := plan.of_earlier_files) > 0:
+        console.print(
+            f"An earlier state of the file asked for {old} run{'s' if old > 1 else ''} that this one does not count."
+        )
     for command in plan.commands:
         console.print()
         console.print(Text(command), soft_wrap=True)

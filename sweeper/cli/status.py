@@ -77,9 +77,12 @@ def status_of(results: Path, name: str, tracking_uri: str | None) -> tuple[Sweep
 
 
 def _from_ledger(results: Path, name: str, tracking_uri: str | None) -> SweepStatus:
+    from sweeper.engine.arms import of_this_file
     from sweeper.engine.status import Failure, SweepStatus, arms_of, failures_of
     from sweeper.ledger.imports import ImportLedger
     from sweeper.ledger.tables import imported_runs
+    from sweeper.options import CorpusFacts
+    from sweeper.reporting import file_of
 
     with ImportLedger.open(results, name, tracking_uri, create=False) as ledger:
         about = ledger.about()
@@ -90,7 +93,10 @@ def _from_ledger(results: Path, name: str, tracking_uri: str | None) -> SweepSta
             spent = sum(arm.hours for arm in arms)
             return SweepStatus(name, about.question, arms, tuple(bad), hours_spent=spent, complete=True)
         records, pending, damaged = ledger.records(), ledger.pending(), ledger.damaged()
-    arms = arms_of(records, (spec for spec, _ in pending))
+    space = file_of(about)
+    corpus = CorpusFacts(about.corpus_fingerprint, about.tokenizer_fingerprint, 0, 0, "", about.code)
+    earlier = {r.spec.spec_id for r in records if space is not None and not of_this_file(space, corpus, r)}
+    arms = arms_of(records, (spec for spec, _ in pending), earlier)
     return SweepStatus(
         name,
         about.question,
@@ -219,8 +225,10 @@ def _arm_table(status: SweepStatus) -> RenderableType:
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for arm in status.arms:
         best = f"{arm.best_confirmed:.4f}" if arm.best_confirmed is not None else "-"
-        counts = (arm.finished, arm.diverged, arm.failed, arm.open)
-        table.add_row(f"{arm.scale} {arm.method}", *map(str, counts), theme.hours(arm.hours), best)
+        counts = [str(count) for count in (arm.finished, arm.diverged, arm.failed, arm.open)]
+        if arm.of_earlier_files:
+            counts[0] += f" (+{arm.of_earlier_files} of an earlier file)"
+        table.add_row(f"{arm.scale} {arm.method}", *counts, theme.hours(arm.hours), best)
     return table
 
 

@@ -20,8 +20,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from sweeper.engine.probes import PROBE, best_rate, probed_rates, rate_of, with_rate
+from sweeper.options import CorpusFacts
 from sweeper.search import Domain, Proposal, Recommendation, Strategy
 from sweeper.search.domain import LAST_SEARCH_SEED, Parameters
+from sweeper.space.foreign_schema import AnySpace
+from sweeper.space.trials import as_asked_now, domain_of
 from trainers.contract.record import RunRecord, outcome_name
 from trainers.contract.spec import AnySpec, Scalar, Spec, fingerprint, spec_to_dict
 from trainers.methods import LEARNING_RATE
@@ -196,6 +199,28 @@ class Arm:
                 for seed in range(first, first + NOISE_FLOOR_SEEDS - 1)
             ]
         return trials
+
+
+def of_this_file(space: AnySpace, corpus: CorpusFacts, record: RunRecord) -> bool:
+    """Whether the file as it is now may ask for this very trial; what an earlier state of it asked for (another context, batch,
+    text, code, value, budget or seed) counts as no progress of this one."""
+    spec = record.spec
+    try:
+        asked = as_asked_now(
+            space,
+            spec,
+            corpus_fingerprint=corpus.fingerprint,
+            tokenizer_fingerprint=corpus.tokenizer_fingerprint,
+            code=corpus.code,
+        )
+        if record.purpose == "tuning":
+            domain_of(space.methods[spec.method], space.seeds.tuning).refuse_outside(proposal_of(spec))
+    except ValueError:
+        return False
+    if asked.spec_id != spec.spec_id or record.purpose != "confirmation":
+        return asked.spec_id == spec.spec_id
+    budgets = space.methods[spec.method].budgets.confirmation
+    return spec.schedule.total_steps in budgets and spec.seed in space.seeds.confirmation
 
 
 def identity_of(spec: Spec) -> str:

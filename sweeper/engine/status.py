@@ -10,7 +10,7 @@ import json
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,7 +31,8 @@ WRITE_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class ArmStatus:
-    """Trials of one arm by how they ended; `open` were asked for and have not ended. Hours are device-hours that were paid."""
+    """Trials of one arm by how they ended; `open` were asked for and have not ended. `of_earlier_files` are those that an
+    earlier state of the file asked for, in no other count. Hours are device-hours that were paid for all of them."""
 
     scale: str
     method: str
@@ -41,6 +42,7 @@ class ArmStatus:
     open: int
     hours: float
     best_confirmed: float | None
+    of_earlier_files: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +80,19 @@ class SweepStatus:
     stages: tuple[StageLife, ...] = ()
 
 
-def arms_of(records: Sequence[RunRecord], pending: Iterable[AnySpec]) -> tuple[ArmStatus, ...]:
-    """One entry an arm, in the order in which the arms first appear."""
+def arms_of(
+    records: Sequence[RunRecord], pending: Iterable[AnySpec], earlier: Container[str] = ()
+) -> tuple[ArmStatus, ...]:
+    """One entry an arm, in the order in which the arms first appear. `earlier` are spec ids of an earlier state of the file."""
     mine: dict[tuple[str, str], list[RunRecord]] = {}
     for record in records:
         mine.setdefault((record.spec.scale, record.spec.method), []).append(record)
     waiting = Counter((spec.scale, spec.method) for spec in pending)
-    return tuple(_arm(arm, mine.get(arm, []), waiting[arm]) for arm in dict.fromkeys([*mine, *waiting]))
+    return tuple(_arm(arm, mine.get(arm, []), waiting[arm], earlier) for arm in dict.fromkeys([*mine, *waiting]))
 
 
-def _arm(arm: tuple[str, str], records: Sequence[RunRecord], waiting: int) -> ArmStatus:
+def _arm(arm: tuple[str, str], every: Sequence[RunRecord], waiting: int, earlier: Container[str]) -> ArmStatus:
+    records = [record for record in every if record.spec.spec_id not in earlier]
     ends = Counter(outcome_name(record.outcome) for record in records)
     confirmed = [r.final_loss for r in records if r.purpose == "confirmation" and r.final_loss is not None]
     return ArmStatus(
@@ -96,8 +101,9 @@ def _arm(arm: tuple[str, str], records: Sequence[RunRecord], waiting: int) -> Ar
         diverged=ends["diverged"],
         failed=ends["failed"] + ends["stopped"],
         open=waiting,
-        hours=sum(record.timing.incurred_gpu_hours for record in records),
+        hours=sum(record.timing.incurred_gpu_hours for record in every),
         best_confirmed=min(confirmed, default=None),
+        of_earlier_files=len(every) - len(records),
     )
 
 
@@ -118,7 +124,7 @@ def status_of_sweep(live: LiveSweep, question: str, complete: bool) -> SweepStat
     return SweepStatus(
         name=view.name,
         question=question,
-        arms=arms_of(records, (path.spec for path in sweep.book.paths.values())),
+        arms=arms_of(records, (path.spec for path in sweep.book.paths.values()), sweep.of_earlier_files),
         failures=failures_of(records),
         clock=view.clock,
         hours_spent=view.hours_spent,

@@ -15,7 +15,7 @@ from enum import Enum
 from functools import partial
 from typing import Protocol
 
-from sweeper.engine.arms import ROUNDS, Arm, SpecMaker, earlier_points
+from sweeper.engine.arms import ROUNDS, Arm, SpecMaker, earlier_points, of_this_file
 from sweeper.engine.probes import is_probed
 from sweeper.engine.site import Site, state_bytes
 from sweeper.engine.states import (
@@ -114,6 +114,7 @@ class Sweep:
         self.book = StageBook(self.store)
         self.book.adopt(self.store.states())
         self.finished: dict[str, RunRecord] = {}
+        self.of_earlier_files: set[str] = set()
         self._purpose_of: dict[str, str] = {}
         self._begun: set[str] = set()
         self._damages: Counter[str] = Counter()
@@ -126,6 +127,8 @@ class Sweep:
                 self.ledger.reopen(record.spec)
             else:
                 self.finished[record.spec.spec_id] = record
+                if not of_this_file(self.space, self.corpus, record):
+                    self.of_earlier_files.add(record.spec.spec_id)
             # Of failed trials, too: a limit on hours is on what is paid, not on what was useful.
             self.spent_hours += record.timing.incurred_gpu_hours
             self.arm_hours[record.spec.scale, record.spec.method] += record.timing.incurred_gpu_hours

@@ -15,7 +15,8 @@ from trainers.methods import BASELINE, describe_parameters
 
 @dataclass(frozen=True, slots=True)
 class ArmView:
-    """One arm. `state` is waiting, tuning, confirming or done; hours are device-hours, `hours_left` an estimate."""
+    """One arm. `state` is waiting, tuning, confirming or done; hours are device-hours, `hours_left` an estimate. Runs that an
+    earlier state of the file asked for are in no other count, and their hours are among those spent."""
 
     scale: str
     method: str
@@ -28,6 +29,7 @@ class ArmView:
     hours_spent: float
     hours_left: float | None
     ended_badly: int = 0
+    of_earlier_files: int = 0
 
     @property
     def total(self) -> int:
@@ -65,7 +67,8 @@ def _arm_view(sweep: Sweep, scale: str, method: str, steps_left: Mapping[tuple[s
     space, key = sweep.space, (scale, method)
     confirmation, rungs = space.methods[method].budgets.confirmation, space.methods[method].budgets.rungs
     arm = next((arm for arm in sweep.arms if (arm.scale, arm.method) == key), None)
-    records = [r for r in sweep.finished.values() if (r.spec.scale, r.spec.method) == key]
+    mine = [r for r in sweep.finished.values() if (r.spec.scale, r.spec.method) == key]
+    records = [record for record in mine if record.spec.spec_id not in sweep.of_earlier_files]
     seeds = len(space.seeds.confirmation)
     floor = NOISE_FLOOR_SEEDS - 1 if seeds == 1 and method == BASELINE else 0
     tuning = arm.trials if arm else space.search.trials_per_arm
@@ -95,6 +98,7 @@ def _arm_view(sweep: Sweep, scale: str, method: str, steps_left: Mapping[tuple[s
         hours_spent=hours,
         hours_left=hours_left,
         ended_badly=sum(record.final_loss is None for record in records),
+        of_earlier_files=len(mine) - len(records),
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any, Self
 from urllib.parse import unquote, urlparse
 
 from sweeper.ledger.about import SweepAbout, about_from_dict, about_to_dict
-from sweeper.ledger.connection import connect, one_line, pages, release
+from sweeper.ledger.connection import connect, one_line, pages, release, uncollected
 from sweeper.ledger.entries import (
     DESCRIPTION_TAG,
     KIND_TAG,
@@ -284,12 +284,10 @@ class Ledger:
 
     def pending(self) -> list[tuple[AnySpec, str]]:
         """Trials and their purposes that were asked for and have no readable record, in the order asked."""
-        return [
-            (trial.spec, trial.purpose)
-            for trial in self._trials().values()
-            if not trial.complete or self._read(trial)[0] is None
-        ]
+        lacking = [one for one in self._trials().values() if not one.complete or self._read(one)[0] is None]
+        return [(trial.spec, trial.purpose) for trial in lacking]
 
+    @uncollected()
     def records(self) -> list[RunRecord]:
         """Every readable record, in the order asked. What `damaged` lists is left out, with one logged line each."""
         found = [self._read(trial) for trial in self._trials().values() if trial.complete]
@@ -346,6 +344,7 @@ class Ledger:
 
     # MLflow
 
+    @uncollected()
     def _search(self, filter_string: str) -> list[Any]:
         return list(
             pages(lambda token: self._client.search_runs([self._experiment_id], filter_string, page_token=token))

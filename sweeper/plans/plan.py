@@ -15,7 +15,7 @@ from statistics import variance
 from reports.estimate.noise import PRIOR_MINIMUM_PARAMS, PRIOR_SIGMA
 from reports.estimate.resolution import what_it_can_resolve
 from reports.pages.plan import PlannedArm, PlannedStage
-from sweeper.engine.arms import NOISE_FLOOR_SEEDS, identity_of
+from sweeper.engine.arms import NOISE_FLOOR_SEEDS, identity_of, of_this_file
 from sweeper.engine.probes import PROBE
 from sweeper.engine.site import STATE_BYTES, WEIGHT_BYTES, Site, state_bytes
 from sweeper.engine.sweep import Sweep
@@ -70,7 +70,8 @@ class ScalePlan:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A whole sweep. Hours are device-hours with `workers` trials at a time; checkpoints may take `disk_budget` bytes.
-    `commands` are those of another trainer, one a method, as they would run, and what else is to be said of it."""
+    `commands` are those of another trainer, one a method, as they would run, and what else is to be said of it. Of the runs
+    that the ledger holds, `of_earlier_files` were asked for by an earlier state of the file and count for nothing."""
 
     name: str
     question: str
@@ -84,6 +85,7 @@ class Plan:
     currency: str
     disk_budget: float
     commands: tuple[str, ...] = ()
+    of_earlier_files: int = 0
 
     @property
     def arms(self) -> tuple[PlannedArm, ...]:
@@ -348,7 +350,8 @@ def make_plan(
 ) -> Plan:
     """The plan of `space` on `workers` workers. `known` are the records that the ledger holds already, `earlier` those of
     its other sweeps, `fits` what is known of the scales' memory, `commands` those of another trainer."""
-    known, earlier = tuple(known), tuple(earlier)
+    held, earlier = tuple(known), tuple(earlier)
+    known = tuple(record for record in held if of_this_file(space, corpus, record))
     parts = [
         plan_scale(
             space,
@@ -375,4 +378,5 @@ def make_plan(
         currency=space.price.currency if space.price else "USD",
         disk_budget=space.resources.disk_gb * 1e9,
         commands=commands,
+        of_earlier_files=len(held) - len(known),
     )

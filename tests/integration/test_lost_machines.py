@@ -1,14 +1,16 @@
 """Parts of a cluster that die under a sweep: a worker, a node, the raylet, the head.
 
-Real processes on loopback. What is compared with an undisturbed sweep is whatever is not a clock, to the last bit.
+Real processes on loopback. What is compared with an undisturbed sweep is whatever is not a clock, to the last bit; each
+step that is trained is counted (printed), and none may be trained again that a saved state had held.
 """
 
 from __future__ import annotations
 
 import contextlib
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from sweeper.options import CORPORA
 from tests.conformance.sweep_of import essence
 from tests.integration.test_cluster import RAY, end_tree, environment, family_of
 from tests.integration.test_command_line import FILE, SWEEPER, results
+from tests.support.counted_steps import counted, counting
 
 __all__ = ["results"]
 pytestmark = [
@@ -31,6 +34,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
 ]
 DEADLINE = 900.0
+SECONDS_BETWEEN_STATES = 1.0
 WORKER = "ray::ImplicitFunc"
 
 
@@ -47,7 +51,12 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(file: Path, tmp_path_factory: pytest.TempPathFactory, corpora: Path) -> dict[str, tuple[Any, ...]]:
     """What the sweep comes to when nothing happens."""
-    folder = tmp_path_factory.mktemp("undisturbed")
+    return swept_alone(file, tmp_path_factory.mktemp("undisturbed"), corpora)
+
+
+def swept_alone(file: Path, folder: Path, corpora: Path) -> dict[str, tuple[Any, ...]]:
+    """The records of a sweep in one process, for whose results there is a `folder`."""
+    folder.mkdir(exist_ok=True)
     (folder / CORPORA).symlink_to(corpora)
     command = [str(SWEEPER), "run", str(file), "--results", str(folder), "--executor", "inline"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=DEADLINE)
@@ -63,9 +72,10 @@ def records_of(results: Path, uri: str | None = None) -> dict[str, tuple[Any, ..
 
 @dataclass
 class Nodes:
-    """Ray nodes of our own, each with a place for its files; what dies can be started again."""
+    """Ray nodes of our own, each with a place for its files; what dies can be started again. `more` is in their environment."""
 
     folder: Path
+    more: Mapping[str, str] = field(default_factory=dict)
     address: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
     running: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     generation: int = 0
@@ -79,7 +89,11 @@ class Nodes:
         with (self.folder / "ray.log").open("ab") as log:
             command = [RAY, "start", *(head if node == 0 else ["--address", self.address]), *common]
             self.running[node] = subprocess.Popen(
-                command, stdout=log, stderr=log, env=environment(**{AUTH_MODE: "disabled"}), start_new_session=True
+                command,
+                stdout=log,
+                stderr=log,
+                env=environment(**{AUTH_MODE: "disabled"}, **self.more),
+                start_new_session=True,
             )
         deadline = time.monotonic() + 120
         while (
@@ -108,11 +122,30 @@ def part_of(pid: int, name: str) -> psutil.Process | None:
 
 
 @pytest.fixture
-def nodes() -> Iterator[Nodes]:
-    import tempfile
+def steps(tmp_path: Path) -> Path:
+    """Where every process of a test's sweep writes down its steps."""
+    return tmp_path / "steps"
 
+
+@pytest.fixture
+def nodes(steps: Path) -> Iterator[Nodes]:
+    with nodes_at(**counting(steps, SECONDS_BETWEEN_STATES)) as made:
+        yield made
+
+
+def refuse_lost_steps(steps: Path) -> None:
+    """Of what had been trained only that is trained again which no state held."""
+    done = counted(steps)
+    print(done)
+    assert done.repeated < done.trained
+    assert done.beyond == 0, done
+
+
+@contextlib.contextmanager
+def nodes_at(**more: str) -> Iterator[Nodes]:
+    """A head and one more node."""
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as name:
-        made = Nodes(Path(name))
+        made = Nodes(Path(name), more)
         try:
             made.start(0)
             made.start(1)
@@ -122,15 +155,14 @@ def nodes() -> Iterator[Nodes]:
                 made.end(node)
 
 
-def driver(file: Path, results: Path, *more: str) -> subprocess.Popen[str]:
-    command = [str(SWEEPER), "run", str(file), "--results", str(results), *more]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(**{AUTH_MODE: "disabled"}) if "--address" in more else environment(),
-    )
+def driver(file: Path, results: Path, *options: str, steps: Path | None = None) -> subprocess.Popen[str]:
+    """A sweep in a process of its own; on a Ray of its own `steps` counts, nodes of ours count by themselves."""
+    command = [str(SWEEPER), "run", str(file), "--results", str(results), *options]
+    more = {AUTH_MODE: "disabled"} if "--address" in options else {}
+    if steps is not None:
+        more |= counting(steps, SECONDS_BETWEEN_STATES)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment(**more))
 
 
 def until(what: Callable[[], object], run: subprocess.Popen[str] | None = None) -> None:
@@ -147,8 +179,8 @@ def training(results: Path) -> bool:
     return any(results.glob("tiny/stages/*/result.json"))
 
 
-def test_a_killed_worker_is_replaced(file: Path, results: Path, undisturbed: dict[str, Any]) -> None:
-    run = driver(file, results, "--workers", "1")
+def test_a_killed_worker_is_replaced(file: Path, results: Path, undisturbed: dict[str, Any], steps: Path) -> None:
+    run = driver(file, results, "--workers", "1", steps=steps)
     until(lambda: training(results) and part_of(run.pid, WORKER), run)
     worker = part_of(run.pid, WORKER)
     assert worker is not None
@@ -156,11 +188,12 @@ def test_a_killed_worker_is_replaced(file: Path, results: Path, undisturbed: dic
     _, err = run.communicate(timeout=DEADLINE)
     assert run.returncode == 0, err
     assert records_of(results) == undisturbed
+    refuse_lost_steps(steps)
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["the whole node", "its raylet"])
 def test_a_lost_node_costs_what_ran_on_it(
-    file: Path, results: Path, nodes: Nodes, undisturbed: dict[str, Any], whole: bool
+    file: Path, results: Path, nodes: Nodes, undisturbed: dict[str, Any], steps: Path, whole: bool
 ) -> None:
     run = driver(file, results, "--address", nodes.address)
     until(lambda: training(results) and nodes.part(1, WORKER), run)
@@ -173,13 +206,14 @@ def test_a_lost_node_costs_what_ran_on_it(
     _, err = run.communicate(timeout=DEADLINE)
     assert run.returncode == 0, err
     assert records_of(results) == undisturbed
+    refuse_lost_steps(steps)
 
 
 @pytest.mark.parametrize("part", ["gcs_server", "raylet"])
 def test_a_lost_head_is_one_line_with_a_report_and_the_same_command_goes_on(
-    file: Path, results: Path, undisturbed: dict[str, Any], part: str
+    file: Path, results: Path, undisturbed: dict[str, Any], steps: Path, part: str
 ) -> None:
-    run = driver(file, results)
+    run = driver(file, results, steps=steps)
     until(lambda: training(results) and part_of(run.pid, WORKER), run)
     process = part_of(run.pid, part)
     assert process is not None
@@ -192,8 +226,9 @@ def test_a_lost_head_is_one_line_with_a_report_and_the_same_command_goes_on(
     assert len([line for line in err.splitlines() if "Ray is gone" in line]) == 1, err
     assert (results / "tiny" / "report.html").exists()
     before = {file: file.stat().st_mtime_ns for file in results.glob("tiny/stages/*/result.json")}
-    again = driver(file, results)
+    again = driver(file, results, steps=steps)
     _, err = again.communicate(timeout=DEADLINE)
     assert again.returncode == 0, err
     assert records_of(results) == undisturbed
     assert {file: file.stat().st_mtime_ns for file in before} == before, "a finished stage was trained again"
+    refuse_lost_steps(steps)
