@@ -96,10 +96,15 @@ class LiveSweep:
         """A stage failed for good. A full disk is no trial's fault: it ends the sweep, which goes on where there is room."""
         self._leave(node)
         if is_full_disk(reason):
-            self.sweep.book.abandon(node)
+            self.sweep.give_back(node)
             self.sweep.stopping = self.sweep.stopping or f"{self.store}: {reason}; make room there"
             return
         self.sweep.fail(node, reason)
+
+    def give_back(self, node: str) -> None:
+        """A stage's worker is gone through no fault of the stage: another one may have it."""
+        self._leave(node)
+        self.sweep.give_back(node)
 
     def lose_parent(self, job: StageJob) -> None:
         """A stage could not start, because its parent's state is damaged."""

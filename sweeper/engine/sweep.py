@@ -254,8 +254,7 @@ class Sweep:
         trials = arm.confirm()
         self.book.protected -= boundaries(arm.asked.values(), self.space, self.site.execution)
         self._want(trials)
-        said = "confirming the winner" if trials else arm.without_a_winner
-        self.latest = f"{arm.scale} {arm.method}: {said}"
+        self.latest = f"{arm.scale} {arm.method}: {'confirming the winner' if trials else arm.without_a_winner}"
         if not trials:
             self.arms.remove(arm)
         return True
@@ -291,10 +290,10 @@ class Sweep:
         smaller = self._optima[-1].get(method) if self._optima and method != BASELINE else None
         example = make(dict(domain.points[0]), domain.rungs[-1], domain.seeds[0])
         found = earlier_points(self.earlier, example)
-        starts = starting_points(domain, smaller_scale=smaller, finished=found) if space.search.warm_start else ()
+        warm = starting_points(domain, smaller_scale=smaller, finished=found) if space.search.warm_start else ()
         search = space.search
         strategy = make_strategy(
-            search.sampler, domain, trials=trials, fan=search.fan, seed=search.seed, warm_start=starts
+            search.sampler, domain, trials=trials, fan=search.fan, seed=search.seed, warm_start=warm
         )
         return Arm(
             scale=scale,
@@ -379,6 +378,10 @@ class Sweep:
             self._record(spec_id, failure=reason)
         self.latest = f"a stage failed: {reason}"
 
+    def give_back(self, node: str) -> None:
+        """A stage's worker is gone through no fault of the stage: another one may have it."""
+        self.book.abandon(node)
+
     def lose_parent(self, job: StageJob) -> None:
         """The state that a stage starts from is damaged: train the parent again, but not for ever."""
         if job.parent is not None:
@@ -432,9 +435,8 @@ class Sweep:
             elif spec_id in (arm.probes or {}):
                 arm.probes = {**(arm.probes or {}), spec_id: record}
         if record.final_loss is not None:
-            self.latest = (
-                f"{spec.scale} {spec.method} ended at {record.final_loss:.4f} after {spec.schedule.total_steps:,} steps"
-            )
+            steps = spec.schedule.total_steps
+            self.latest = f"{spec.scale} {spec.method} ended at {record.final_loss:.4f} after {steps:,} steps"
 
 
 def _answered(domain: Domain, make: SpecMaker, refusal: Callable[[AnySpec], str | None], arm: str) -> Domain:

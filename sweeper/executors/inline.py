@@ -33,6 +33,10 @@ class StageSource(Protocol):
         """A stage failed for good."""
         ...
 
+    def give_back(self, node: str) -> None:
+        """A stage's worker is gone through no fault of the stage: another one may have it."""
+        ...
+
     def lose_parent(self, job: StageJob) -> None:
         """A stage could not start, because its parent's state is damaged."""
         ...

@@ -12,6 +12,7 @@ import json
 import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ A_LITTLE = 0.001
 """Of a node's kind: so that as many trials as there are GPUs can ask for it."""
 
 
-def _searcher(source: StageSource) -> Any:
+def _searcher(source: StageSource, max_failures: int) -> Any:
     from ray.tune.search import Searcher
 
     class StageSearcher(Searcher):
@@ -53,6 +54,7 @@ def _searcher(source: StageSource) -> Any:
             self.source = source
             self.jobs: dict[str, StageJob] = {}
             self.trials: dict[str, Any] = {}
+            self.deaths: Counter[str] = Counter()
 
         def __getstate__(self) -> dict[str, Any]:
             return {}
@@ -76,7 +78,12 @@ def _searcher(source: StageSource) -> Any:
             job, trial = self.jobs.pop(trial_id), self.trials.pop(trial_id, None)
             end = (result or {}).get("end")
             if error or end is None:
-                self.source.fail(job.node, _reason(job, getattr(trial, "error_file", None)))
+                # Of a worker that dies while it changes from one trial to the next Tune says at once that its trial failed.
+                self.deaths[job.node] += max(1, getattr(trial, "num_failures", 1))
+                if self.deaths[job.node] <= max_failures and not _failure_file(job).exists():
+                    self.source.give_back(job.node)
+                else:
+                    self.source.fail(job.node, _reason(job, getattr(trial, "error_file", None)))
             elif end == "full":
                 self.source.fail(job.node, (result or {})["reason"])
             elif end == "lost":
@@ -222,7 +229,7 @@ class RayExecutor:
         if self.ranks > 1:
             resources = {"cpu": 0, "memory": 1}  # one byte: Tune refuses a trial without any resources
         raised: list[Exception] = []
-        searcher = _searcher(source)
+        searcher = _searcher(source, self.max_failures)
         ranks = RankResources(self.ranks, self.cpus / self.ranks, int(self.gpus > 0), str(storage), self.accelerator)
         # Tune restores nothing: a new Tuner with a folder of its own, so that what an earlier run left cannot be in
         # the way.

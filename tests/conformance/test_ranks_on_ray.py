@@ -61,6 +61,9 @@ class Ladder:
         self.running -= 1
         self.failures.append(reason)
 
+    def give_back(self, node: str) -> None:
+        self.fail(node, "given back")
+
     def lose_parent(self, job: StageJob) -> None:
         self.fail(job.node, "lost")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,11 @@ def result_of(job: StageJob, outcome: Diverged | None = None) -> StageResult:
     )
 
 
+def site_in(folder: Path) -> Site:
+    """A site whose stages would lie in `folder`."""
+    return Site(store=str(folder), stop_file=str(folder / "stop"), execution="eager")
+
+
 @dataclass
 class Desk:
     """Where the runs of one sweep meet: what survives when a driver ends."""
@@ -101,7 +106,7 @@ class Desk:
 
     def open(self, **changes: Any) -> Sweep:
         """A new driver of the sweep."""
-        site = Site(store="memory", stop_file=str(Path("never") / "stop"), execution="eager")
+        site = replace(site_in(Path("never")), store="memory")
         arguments: dict[str, Any] = {
             "space": self.space,
             "corpus": FACTS,
