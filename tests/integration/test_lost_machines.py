@@ -7,6 +7,7 @@ step that is trained is counted (printed), and none may be trained again that a 
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import subprocess
 import tempfile
 import time
@@ -20,8 +21,10 @@ import pytest
 
 from sweeper.executors.cluster import AUTH_MODE
 from sweeper.ledger.dashboard import free_port
+from sweeper.ledger.location import DATABASE as LEDGER
 from sweeper.ledger.mlflow_ledger import Ledger
 from sweeper.options import CORPORA
+from sweeper.studies.keeper import DATABASE as STUDIES
 from tests.conformance.sweep_of import essence
 from tests.integration.test_cluster import RAY, end_tree, environment, family_of
 from tests.integration.test_command_line import FILE, SWEEPER, results
@@ -35,6 +38,8 @@ pytestmark = [
 ]
 DEADLINE = 900.0
 SECONDS_BETWEEN_STATES = 1.0
+SECONDS_LOCKED = 30.0
+"""MLflow gives up a call after twenty."""
 WORKER = "ray::ImplicitFunc"
 
 
@@ -232,3 +237,23 @@ def test_a_lost_head_is_one_line_with_a_report_and_the_same_command_goes_on(
     assert records_of(results) == undisturbed
     assert {file: file.stat().st_mtime_ns for file in before} == before, "a finished stage was trained again"
     refuse_lost_steps(steps)
+
+
+def test_databases_that_somebody_holds_for_longer_than_a_call_cost_no_step(
+    file: Path, results: Path, undisturbed: dict[str, Any], steps: Path
+) -> None:
+    run = driver(file, results, "--executor", "inline", steps=steps)
+    until(lambda: training(results), run)
+    with contextlib.ExitStack() as held:
+        for database in (results / LEDGER, results / "tiny" / STUDIES):
+            until(database.exists, run)
+            connection = held.enter_context(contextlib.closing(sqlite3.connect(database, isolation_level=None)))
+            connection.execute("BEGIN IMMEDIATE")  # readers go on, nobody else may write
+        time.sleep(SECONDS_LOCKED)
+        assert run.poll() is None, run.communicate()
+    _, err = run.communicate(timeout=DEADLINE)
+    assert run.returncode == 0, err
+    assert "Traceback" not in err
+    assert "locked by another program" in err, err
+    assert records_of(results) == undisturbed
+    assert counted(steps).repeated == 0
