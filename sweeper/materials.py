@@ -13,7 +13,7 @@ from pathlib import Path
 from sweeper.corpora import corpus_request, prepared_text, refuse_little_asked, refuse_little_text, reread_text
 from sweeper.executors.inline import Train
 from sweeper.foreign.costs import command_cost
-from sweeper.foreign.dry import NO_CLAIM, Check, DryRun, example_specs, measured_by_a_dry_run
+from sweeper.foreign.dry import NO_CLAIM, DryResult, DryRun, example_specs, measured_by_a_dry_run
 from sweeper.foreign.trainer import ForeignTrainer, trainer_of
 from sweeper.foreign.worker import TrialFolder, machine_of, run_command
 from sweeper.options import CORPORA, STAGES, CorpusFacts, RunOptions, corpus_facts
@@ -105,7 +105,7 @@ def expected(space: AnySpace, options: RunOptions, room: Room, known: Sequence[R
     return Expected(facts, words, own)
 
 
-def dry_run(options: RunOptions, say: Say) -> list[Check]:
+def dry_run(options: RunOptions, say: Say) -> DryResult:
     """Run each method's command once at a small budget. Raises `UserError` for a file without a trainer of its own."""
     space = load_search_space(options.file)
     if not isinstance(space, ForeignSpace):

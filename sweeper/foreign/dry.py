@@ -1,7 +1,8 @@
 """A dry run: each method's command once at a small budget, to see that the contract holds before anything is spent.
 
 Points, a final loss and a clock have to come; then the command is asked to end by SIGTERM in the middle, and where it claims to
-resume, the same command in the same folder has to go on. What a step took is kept for plans.
+resume, the same command in the same folder has to go on. What a step took is kept for plans. No more is promised than was
+seen.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ FOLDER, MEASURED = "dry", "measured.json"
 LEAST_STEPS, SHARE = 20, 20
 """A dry run has a twentieth of the shortest tuning budget's steps, and twenty at least where there are as many."""
 LONGER = 10
-"""Times as many, where a command ends before it can be asked to."""
+"""Times as many, where a command ends before it can be asked to; at last as many as a tuning trial has."""
 
 Status = Literal["ok", "note", "fail"]
 
@@ -42,6 +43,14 @@ class Check:
     status: Status
     what: str
     found: str
+
+
+@dataclass(frozen=True, slots=True)
+class DryResult:
+    """What was found, and in words how far the contract holds: None where something does not."""
+
+    checks: tuple[Check, ...]
+    holds: str | None
 
 
 def dry_steps(space: ForeignSpace) -> int:
@@ -89,8 +98,9 @@ class DryRun:
     say: Callable[[str], None]
     timed: bool = True
     seconds: list[tuple[str, str, float]] = field(default_factory=list)
+    unseen: dict[str, None] = field(default_factory=dict)
 
-    def run(self) -> list[Check]:
+    def run(self) -> DryResult:
         """Every method in turn."""
         root = self.folder / FOLDER
         shutil.rmtree(root, ignore_errors=True)
@@ -100,7 +110,14 @@ class DryRun:
         for spec in example_specs(self.space, self.trainer.fingerprint, dry_steps(self.space)):
             checks += list(self._method(spec, root / spec.method))
         write_atomically(root / MEASURED, json.dumps({"code": self.trainer.fingerprint, "seconds": self.seconds}))
-        return checks
+        return DryResult(tuple(checks), None if any(check.status == "fail" for check in checks) else self._holds())
+
+    def _holds(self) -> str:
+        of = max(method.budgets.rungs[-1] for method in self.space.methods.values())
+        tried = f"{dry_steps(self.space):,} of {of:,} steps"
+        if not self.unseen:
+            return f"the contract holds, tried over {tried}"
+        return f"the contract holds as far as it could be tried, over {tried}: {' and '.join(self.unseen)} was not seen"
 
     def _method(self, spec: ForeignSpec, root: Path) -> Iterator[Check]:
         name = spec.method
@@ -126,11 +143,11 @@ class DryRun:
         """Ask it to end once it has said something, then run it again where it claims to go on. One that is too quick to be
         asked is tried again over more steps."""
         name, stop = spec.method, root / "stop"
-        for longer in (1, LONGER):
-            total = longer * spec.schedule.total_steps
+        short, full = spec.schedule.total_steps, self.space.methods[spec.method].budgets.rungs[-1]
+        for total in sorted({short, min(LONGER * short, full), full}):
             tried = replace(spec, schedule=replace(spec.schedule, total_steps=total))
             shutil.rmtree(root, ignore_errors=True)
-            self.say(f"{name}: SIGTERM in the middle{f' of {total:,} steps' if longer > 1 else ''}")
+            self.say(f"{name}: SIGTERM in the middle{f' of {total:,} steps' if total > short else ''}")
             asked: list[float] = []
 
             def ask(point: StagePoint, asked: list[float] = asked) -> None:
@@ -149,7 +166,8 @@ class DryRun:
             yield Check("fail", f"{name}: SIGTERM", outcome.reason)
             return
         if stopped is None or not in_the_middle:
-            yield Check("note", f"{name}: SIGTERM", "it had ended before it could be asked")
+            yield Check("note", f"{name}: SIGTERM", f"{total:,} steps had ended before it could be asked")
+            self.unseen["resumption" if self.trainer.resumes else "an end by SIGTERM"] = None
             return
         if took >= self.trainer.grace_seconds:
             yield Check(
@@ -162,7 +180,7 @@ class DryRun:
             return
         stop.unlink()
         self.say(f"{name}: going on")
-        yield self._resumed(name, self._run(tried, root), whole if longer == 1 else None, root)
+        yield self._resumed(name, self._run(tried, root), whole if total == short else None, root)
 
     def _resumed(self, name: str, again: StageResult, whole: StageResult | None, root: Path) -> Check:
         what = f"{name}: resumption"
