@@ -53,6 +53,13 @@ class DryResult:
     holds: str | None
 
 
+def _hinted(reason: str, steps: int) -> str:
+    """A reason with what is special about a dry run: a trainer that evaluates every so often may not do so in so few steps."""
+    if not reason.startswith("exit code 0"):
+        return reason
+    return f"{reason}. {steps:,} steps were asked for: does it evaluate at the last step, too?"
+
+
 def dry_steps(space: ForeignSpace) -> int:
     """Total steps of a dry run, the same for every method."""
     shortest = min(method.budgets.rungs[0] for method in space.methods.values())
@@ -124,7 +131,7 @@ class DryRun:
         self.say(f"{name}: {spec.schedule.total_steps:,} steps")
         done = self._run(spec, root / "whole")
         if done.outcome is not None:
-            yield Check("fail", f"{name}: run", done.outcome.reason)
+            yield Check("fail", f"{name}: run", _hinted(done.outcome.reason, spec.schedule.total_steps))
             return
         steps, step_seconds = done.timings[0].steps, done.timings[0].median_step_seconds
         if self.timed and done.clock != WHOLE:  # which holds the start-up, too: no plan shall reckon with it

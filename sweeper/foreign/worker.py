@@ -40,6 +40,7 @@ RANKS = (
 )
 """Which of its starter's processes this one is: Slurm numbers a cluster's nodes so. A trial is no rank but what it starts."""
 STOP_WORDS = "stop requested"
+NO_LOSS = "exit code 0 and no loss"
 TELL_SECONDS = 0.5
 """Between two points that the screen is told of."""
 LOG, TRIAL_FILE, OUT, WATCHED = "log.txt", "trial.json", "trial", "watched.json"
@@ -264,7 +265,7 @@ class CommandRun:
         elif ended.asked is not None:
             said = ended.asked
         elif code == 0 and not track.points:
-            said = "exit code 0 and no loss"
+            said = f"{NO_LOSS}: {self.reader.why_nothing()}"
         else:
             said = ended.ending.words
         where = f" at step {track.step:,} of {track.total_steps:,}" if track.points else ""

@@ -10,6 +10,7 @@ from sweeper.foreign.dry import DryResult, DryRun
 from sweeper.foreign.trainer import trainer_of
 from sweeper.space.foreign_schema import ForeignSpace
 from sweeper.space.load import load_search_space
+from tests.unit.sweeper.foreign.test_points import event, framed
 
 SPACE = """
 name: dry
@@ -79,3 +80,40 @@ def test_a_quick_command_is_asked_to_end_in_the_longest_trial_of_a_search(tmp_pa
     result, _ = tried(tmp_path, WAITS_AT_500)
     assert result.checks[-1].found == "went on at step 400"
     assert result.holds == "the contract holds, tried over 25 of 500 steps"
+
+
+EVENTS = framed(event(20, "train/loss", 3.5)) + framed(event(25, "val/Loss", 3.5))
+SELDOM = BEGIN + "for step in range(100, total + 1, 100):\n    point(step)\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "metrics", "why"),
+    [
+        (SELDOM, "{points: points.jsonl}", "points.jsonl is not there (metrics.points)"),
+        (
+            SELDOM + "open(out + '/points.jsonl', 'w')",
+            "{points: points.jsonl}",
+            "points.jsonl is empty (metrics.points)",
+        ),
+        (
+            QUICK,
+            "{log: 'STEP (?P<step>.+) (?P<loss>.+)'}",
+            "none of the 2 lines of its output matches metrics.log; its log ends: 'step 12 loss 3.0' | 'step 25 loss 3.0'",
+        ),
+        (
+            BEGIN + f"open(out + '/x.tfevents', 'wb').write({EVENTS!r})",
+            "{tensorboard: {loss: val/loss}}",
+            "no 'val/loss' in TensorBoard's event files (metrics.tensorboard); they hold 'train/loss', 'val/Loss'",
+        ),
+        (
+            BEGIN,
+            "{tensorboard: {loss: val/loss}}",
+            "no event file of TensorBoard's is in its folder (metrics.tensorboard)",
+        ),
+    ],
+)
+def test_where_no_loss_was_said_what_there_is_instead_is(tmp_path: Path, code: str, metrics: str, why: str) -> None:
+    result, _ = tried(tmp_path, code, metrics=metrics)
+    asked = "25 steps were asked for: does it evaluate at the last step, too?"
+    assert [check.found for check in result.checks] == [f"exit code 0 and no loss: {why}. {asked}"]
+    assert result.holds is None
