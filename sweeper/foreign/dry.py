@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from sweeper.foreign.costs import Arm, DryTimes
 from sweeper.foreign.track import WHOLE
 from sweeper.foreign.trainer import ForeignTrainer
 from sweeper.foreign.worker import STOP_WORDS, WATCHED, run_command
@@ -86,13 +87,17 @@ def example_specs(space: ForeignSpace, code: str, total_steps: int | None = None
         yield spec
 
 
-def measured_by_a_dry_run(folder: Path, code: str) -> Mapping[tuple[str, str], float]:
-    """Seconds a step by scale and method that a dry run of this very code left in a sweep's folder."""
+def measured_by_a_dry_run(folder: Path, code: str) -> DryTimes:
+    """What a dry run of this very code left in a sweep's folder; nothing where there was none."""
     try:
         plain = json.loads((folder / FOLDER / MEASURED).read_text(encoding="utf-8"))
-        return {(scale, method): float(seconds) for scale, method, seconds in plain["seconds"] if plain["code"] == code}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+        if plain["code"] != code:
+            return DryTimes()
+        # The bounds are younger than the file's shape.
+        told = [plain["seconds"], plain.get("at_most", [])]
+        return DryTimes(*({(scale, method): float(seconds) for scale, method, seconds in rows} for rows in told))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return DryTimes()
 
 
 @dataclass
@@ -104,7 +109,8 @@ class DryRun:
     folder: Path
     say: Callable[[str], None]
     timed: bool = True
-    seconds: list[tuple[str, str, float]] = field(default_factory=list)
+    seconds: dict[Arm, float] = field(default_factory=dict)
+    at_most: dict[Arm, float] = field(default_factory=dict)
     unseen: dict[str, None] = field(default_factory=dict)
 
     def run(self) -> DryResult:
@@ -116,7 +122,11 @@ class DryRun:
             checks.append(Check("note", "schedule", NO_CLAIM))
         for spec in example_specs(self.space, self.trainer.fingerprint, dry_steps(self.space)):
             checks += list(self._method(spec, root / spec.method))
-        write_atomically(root / MEASURED, json.dumps({"code": self.trainer.fingerprint, "seconds": self.seconds}))
+        kept = {
+            name: [(*arm, seconds) for arm, seconds in times.items()]
+            for name, times in (("seconds", self.seconds), ("at_most", self.at_most))
+        }
+        write_atomically(root / MEASURED, json.dumps({"code": self.trainer.fingerprint, **kept}))
         return DryResult(tuple(checks), None if any(check.status == "fail" for check in checks) else self._holds())
 
     def _holds(self) -> str:
@@ -134,8 +144,7 @@ class DryRun:
             yield Check("fail", f"{name}: run", _hinted(done.outcome.reason, spec.schedule.total_steps))
             return
         steps, step_seconds = done.timings[0].steps, done.timings[0].median_step_seconds
-        if self.timed and done.clock != WHOLE:  # which holds the start-up, too: no plan shall reckon with it
-            self.seconds.append((spec.scale, name, step_seconds))
+        self._keep(spec, done)
         yield Check(
             "ok", f"{name}: points", f"{len(done.points)}, the last at step {done.points[-1].step:,} of {steps:,}"
         )
@@ -145,6 +154,16 @@ class DryRun:
             said += "; start-up is in it, give `seconds` or write points as they come"
         yield Check("note" if done.clock == WHOLE else "ok", f"{name}: clock", said)
         yield from self._interrupted(spec, root / "interrupted", done)
+
+    def _keep(self, spec: ForeignSpec, done: StageResult) -> None:
+        """What a step took. Where start-up is in it, it is a bound, and the run over most steps has the best."""
+        if not self.timed or done.outcome is not None:
+            return
+        arm, step_seconds = (spec.scale, spec.method), done.timings[0].median_step_seconds
+        if done.clock != WHOLE:
+            self.seconds.setdefault(arm, step_seconds)
+        else:
+            self.at_most[arm] = min(step_seconds, self.at_most.get(arm, step_seconds))
 
     def _interrupted(self, spec: ForeignSpec, root: Path, whole: StageResult) -> Iterator[Check]:
         """Ask it to end once it has said something, then run it again where it claims to go on. One that is too quick to be
@@ -163,6 +182,7 @@ class DryRun:
                     stop.touch()
 
             first = self._run(tried, root, ask)
+            self._keep(tried, first)
             took = time.monotonic() - asked[0] if asked else 0.0
             outcome = first.outcome
             stopped = outcome if isinstance(outcome, Stopped) and outcome.reason == STOP_WORDS else None

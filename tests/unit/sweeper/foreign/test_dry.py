@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from sweeper.foreign.dry import DryResult, DryRun
+from sweeper.foreign.costs import DryTimes, command_cost
+from sweeper.foreign.dry import DryResult, DryRun, measured_by_a_dry_run
 from sweeper.foreign.trainer import trainer_of
 from sweeper.space.foreign_schema import ForeignSpace
 from sweeper.space.load import load_search_space
@@ -29,23 +31,27 @@ search: {{sampler: grid, trials_per_arm: 2, warm_start: false}}
 resources: {{gpus: 0}}
 """
 BEGIN = """
-import json, os, sys, time
+import json, os, signal, sys, time
 total, out = int(sys.argv[1]), os.environ["SWEEPER_OUT"]
-def point(step):
-    print("step", step, "loss", 3.0, flush=True)
+def points(*steps):
+    print("".join(f"step {step} loss 3.0\\n" for step in steps), end="", flush=True)
     with open(out + "/points.jsonl", "a") as file:
-        file.write(json.dumps({"step": step, "loss": 3.0}) + chr(10))
+        file.write("".join(json.dumps({"step": step, "loss": 3.0}) + "\\n" for step in steps))
 """
-QUICK = BEGIN + "point(total // 2)\npoint(total)\n"
+QUICK = BEGIN + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\npoints(total // 2, total)\n"
+"""Nobody sees it in its middle, however slow the machine is."""
 WAITS_AT_500 = (
     BEGIN
     + """
-file = out + "/begun"
-again = os.path.exists(file)
-open(file, "w").close()
-point(400 if again else total // 2)
-time.sleep(0 if again or total < 500 else 60)
-point(total)
+if total < 500:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    points(total // 2, total)
+elif os.path.exists(out + "/begun"):
+    points(400, total)
+else:
+    open(out + "/begun", "w").close()
+    points(total // 2)
+    time.sleep(60)
 """
 )
 
@@ -83,7 +89,7 @@ def test_a_quick_command_is_asked_to_end_in_the_longest_trial_of_a_search(tmp_pa
 
 
 EVENTS = framed(event(20, "train/loss", 3.5)) + framed(event(25, "val/Loss", 3.5))
-SELDOM = BEGIN + "for step in range(100, total + 1, 100):\n    point(step)\n"
+SELDOM = BEGIN + "if total >= 100:\n    points(*range(100, total + 1, 100))\n"
 
 
 @pytest.mark.parametrize(
@@ -117,3 +123,22 @@ def test_where_no_loss_was_said_what_there_is_instead_is(tmp_path: Path, code: s
     asked = "25 steps were asked for: does it evaluate at the last step, too?"
     assert [check.found for check in result.checks] == [f"exit code 0 and no loss: {why}. {asked}"]
     assert result.holds is None
+
+
+def test_a_plan_has_a_bound_where_the_start_up_is_in_what_was_measured(tmp_path: Path) -> None:
+    tried(tmp_path, QUICK)
+    space = load_search_space(tmp_path / "dry.yaml")
+    assert isinstance(space, ForeignSpace)
+    trainer = trainer_of(space, tmp_path / "dry.yaml", "imaginary", 0)
+    times = measured_by_a_dry_run(tmp_path / "results", trainer.fingerprint)
+    assert not times.seconds
+    ((arm, bound),) = times.at_most.items()
+    assert arm == ("small", "baseline")
+    whole = json.loads((tmp_path / "results/dry/baseline/whole/trial/result.json").read_text())["billed_seconds"] / 25
+    assert 0 < bound <= whole
+    cost = command_cost(trainer, [], 0, times)
+    assert cost.source == f"at most {bound:.2g} s a step by a dry run, start-up included"
+    assert cost.measured == {arm: bound}
+    better = command_cost(trainer, [], 0, DryTimes({("small", "other"): 2.0}, times.at_most))
+    assert (better.measured, better.source) == ({("small", "other"): 2.0}, "measured by a dry run")
+    assert measured_by_a_dry_run(tmp_path / "results", "other code") == DryTimes()
