@@ -72,6 +72,7 @@ class LineReader:
     bad: str | None = None
     _offset: int = 0
     _lines: int = 0
+    _cut_short: bool = False
 
     def read(self) -> list[Sighting]:
         """See `Reader`."""
@@ -98,9 +99,11 @@ class LineReader:
                 rest = file.read()
                 if rest:
                     file.write(b"\n")
+                self._cut_short = bool(rest)
         except OSError:
             return found
         found += self.read()
+        self._cut_short = False
         if forgive:
             self.bad = before
         return found
@@ -122,7 +125,8 @@ class LineReader:
             elif match := self.pattern.search(text):
                 yield sighting({name: value for name, value in match.groupdict().items() if value is not None})
         except (ValueError, RecursionError) as error:
-            reason = "not JSON" if isinstance(error, json.JSONDecodeError) else str(error)
+            not_json = "its last line was never finished" if self._cut_short else "not JSON"
+            reason = not_json if isinstance(error, json.JSONDecodeError) else str(error)
             self.bad = self.bad or f"{self.file.name}:{self._lines}: {reason}: {text[:LONGEST_SHOWN]!r}"
 
 

@@ -21,7 +21,7 @@ from sweeper.foreign.process import Ending, GuardedProcess, held, last_lines
 from sweeper.foreign.track import WHOLE, Span, Track
 from sweeper.foreign.trainer import ForeignTrainer
 from sweeper.space.foreign_schema import VISIBLE
-from trainers.contract.record import Diverged, Failed, PhaseTiming, Stopped
+from trainers.contract.record import LOG_ENDS, Diverged, Failed, PhaseTiming, Stopped
 from trainers.contract.spec import ForeignSpec
 from trainers.contract.stage import RESULT, PointCost, StageJob, StagePoint, StageResult, read_result, result_to_dict
 from trainers.contract.writing import write_atomically
@@ -270,7 +270,7 @@ class CommandRun:
             said = ended.ending.words
         where = f" at step {track.step:,} of {track.total_steps:,}" if track.points else ""
         tail = last_lines(self.folder.log)
-        return Failed(f"{said}{where}" + (f"; its log ends: {tail}" if tail else ""))
+        return Failed(f"{said}{where}" + (f"{LOG_ENDS}{tail}" if tail else ""))
 
     def _result(self, outcome: Stopped | Diverged | Failed | None) -> StageResult:
         track, job = self.track, self.job
