@@ -1,10 +1,12 @@
-"""The checks of what runs from elsewhere state about themselves: how they were executed, and what their losses are in."""
+"""The checks that only some pages have: how runs from elsewhere were executed, what their losses are in, and whether runs
+from here were timed by different clocks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from reports.estimate.verdict import Check
+from reports.evidence.clock import NO_HOURS, clock_note
 from reports.evidence.runs import strangest_loss
 from reports.evidence.study import Study
 from reports.evidence.units import NATS, know_nothing
@@ -46,3 +48,11 @@ def check_loss_unit(study: Study) -> Check | None:
     if all(run.loss_unit.name == NATS for run in runs):
         return None
     return Check(name, "pass", words, f"The table's losses were in {words}; all losses here are nats per token.")
+
+
+def check_clock(study: Study) -> Check | None:
+    """Compared runs that were timed by different clocks were put on one that all have; None where nothing had to be."""
+    note = clock_note(study.runs)
+    lost = any(NO_HOURS in run.notes for run in study.runs)
+    number = "no hours" if lost else "whole wall time"
+    return Check("Same clock", "fail" if lost else "warn", number, note) if note else None

@@ -4,14 +4,14 @@ On shared cores a single run's step time can be off by more than the speedup in 
 one arm, because equal work gets an equal price. A machine also grows slower and faster by the minute, and arms train at
 different minutes. So only the commonest phase has a price of its own; each other one is priced against it within the runs
 that go through both, a moment apart. Runs from elsewhere often state hours only: then each keeps its own, and the spread
-of hours per step says how sure the clock is.
+of hours per step says how sure the clock is. Runs that were timed in different ways are put on one clock first.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,6 +26,10 @@ WHOLE_RUN = "whole run"
 
 PoolKey = tuple[str, str, str, int]
 """Device, scale, phase, bag size."""
+
+WHOLE_WALL = "hours are each run's whole wall time, start-up and all, as its runs were timed by different clocks"
+NO_HOURS = "hours are left out, as its runs were timed by different clocks and do not all know their whole wall time"
+"""Notes on runs whose own clocks were not those of the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,67 @@ class PooledStepTime:
     def assumed(self) -> bool:
         """Whether the standard error is assumed, not measured."""
         return self.num_runs < 2
+
+
+def on_one_clock(runs: Sequence[FinishedRun], of_file: Collection[str]) -> list[FinishedRun]:
+    """The runs, in their order, so that on each device of a scale the confirmed ones among those of the ids `of_file` are
+    timed by one clock. Where they were not, all take what every record has: the whole wall time, else no hours. Where they
+    were, a run that only says how seeds scatter needs no clock of its own."""
+    groups: dict[tuple[str, str], list[FinishedRun]] = defaultdict(list)
+    for run in runs:
+        if run.record is not None:
+            groups[run.scale, run.record.provenance.device].append(run)
+    changed: dict[int, FinishedRun] = {}
+    for (_, device), members in groups.items():
+        compared = [run for run in members if run.purpose == "confirmation" and run.decayed and run.run_id in of_file]
+        labels = {run.device for run in compared}
+        if len(labels) == 1:
+            scatter = [run for run in members if run.purpose == "noise_floor" and run.device not in labels]
+            changed |= {id(run): replace(_without_hours(run), device=compared[0].device) for run in scatter}
+        elif labels:
+            known = all(_whole_over_own(run) for run in compared)
+            changed |= {id(run): _whole_wall(run, device) if known else _left_out(run, device) for run in members}
+    return [changed.get(id(run), run) for run in runs]
+
+
+def clock_note(runs: Sequence[FinishedRun]) -> str:
+    """One sentence on hours that are not by the runs' own clocks; empty where all are."""
+    said = [
+        f"at {scale} {note}"
+        for note in (WHOLE_WALL, NO_HOURS)
+        for scale in dict.fromkeys(run.scale for run in runs if note in run.notes)
+    ]
+    words = "; ".join(said)
+    return f"{words[0].upper()}{words[1:]}." if words else ""
+
+
+def _whole_over_own(run: FinishedRun) -> float:
+    """How much longer the whole run took than its steps by its own clock; 0 where either is not known."""
+    own, whole = run.gpu_hours, run.billed_gpu_hours
+    return whole / own if own and whole else 0.0
+
+
+def _whole_wall(run: FinishedRun, device: str) -> FinishedRun:
+    factor = _whole_over_own(run)
+    if not factor:
+        return replace(_without_hours(run), device=f"{device}, whole wall time")
+    hours = run.curve.gpu_hours
+    return replace(
+        run,
+        device=f"{device}, whole wall time",
+        gpu_hours=run.billed_gpu_hours,
+        phases=tuple(replace(p, median_step_seconds=factor * p.median_step_seconds) for p in run.phases),
+        curve=replace(run.curve, gpu_hours=None if hours is None else factor * hours),
+        notes=(*run.notes, WHOLE_WALL),
+    )
+
+
+def _left_out(run: FinishedRun, device: str) -> FinishedRun:
+    return replace(_without_hours(run), device=device, notes=(*run.notes, NO_HOURS))
+
+
+def _without_hours(run: FinishedRun) -> FinishedRun:
+    return replace(run, gpu_hours=None, phases=(), curve=replace(run.curve, gpu_hours=None))
 
 
 def _device(run: FinishedRun) -> str:
