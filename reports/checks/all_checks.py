@@ -41,8 +41,8 @@ CHECKS: tuple[OneCheck, ...] = (
     estimates.check_target_size,
 )
 
-WHERE_STATED: tuple[stated.StatedCheck, ...] = (stated.check_execution, stated.check_loss_unit, stated.check_clock)
-"""Checks of what only some runs say; without it they are left out."""
+WHERE_STATED: tuple[stated.StatedCheck, ...] = (stated.check_execution, stated.check_one_clock, stated.check_loss_unit)
+"""Checks of what only some tables of runs from elsewhere say; without it they are left out."""
 
 
 def run_checks(study: Study, verdicts: tuple[ScaleVerdict, ...]) -> tuple[Check, ...]:

@@ -4,19 +4,20 @@ On shared cores a single run's step time can be off by more than the speedup in 
 one arm, because equal work gets an equal price. A machine also grows slower and faster by the minute, and arms train at
 different minutes. So only the commonest phase has a price of its own; each other one is priced against it within the runs
 that go through both, a moment apart. Runs from elsewhere often state hours only: then each keeps its own, and the spread
-of hours per step says how sure the clock is. Runs that were timed in different ways are put on one clock first.
+of hours per step says how sure the clock is.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from reports.evidence.runs import FinishedRun, FloatArray
+from trainers.contract.spec import ForeignSpec
 
 ASSUMED_LOG_ERROR = 0.02
 """Standard error of ln(step time) where a single run measured it: unknown, so stated and flagged."""
@@ -24,12 +25,11 @@ ASSUMED_LOG_ERROR = 0.02
 WHOLE_RUN = "whole run"
 """Phase name of a pool for runs that state their hours without phases."""
 
+WHOLE_COMMAND = "timed by the whole command, start-up included"
+"""Note of a run of another trainer that was brought to the one clock that all runs of its scale have."""
+
 PoolKey = tuple[str, str, str, int]
 """Device, scale, phase, bag size."""
-
-WHOLE_WALL = "hours are each run's whole wall time, start-up and all, as its runs were timed by different clocks"
-NO_HOURS = "hours are left out, as its runs were timed by different clocks and do not all know their whole wall time"
-"""Notes on runs whose own clocks were not those of the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,67 +58,6 @@ class PooledStepTime:
     def assumed(self) -> bool:
         """Whether the standard error is assumed, not measured."""
         return self.num_runs < 2
-
-
-def on_one_clock(runs: Sequence[FinishedRun], of_file: Collection[str]) -> list[FinishedRun]:
-    """The runs, in their order, so that on each device of a scale the confirmed ones among those of the ids `of_file` are
-    timed by one clock. Where they were not, all take what every record has: the whole wall time, else no hours. Where they
-    were, a run that only says how seeds scatter needs no clock of its own."""
-    groups: dict[tuple[str, str], list[FinishedRun]] = defaultdict(list)
-    for run in runs:
-        if run.record is not None:
-            groups[run.scale, run.record.provenance.device].append(run)
-    changed: dict[int, FinishedRun] = {}
-    for (_, device), members in groups.items():
-        compared = [run for run in members if run.purpose == "confirmation" and run.decayed and run.run_id in of_file]
-        labels = {run.device for run in compared}
-        if len(labels) == 1:
-            scatter = [run for run in members if run.purpose == "noise_floor" and run.device not in labels]
-            changed |= {id(run): replace(_without_hours(run), device=compared[0].device) for run in scatter}
-        elif labels:
-            known = all(_whole_over_own(run) for run in compared)
-            changed |= {id(run): _whole_wall(run, device) if known else _left_out(run, device) for run in members}
-    return [changed.get(id(run), run) for run in runs]
-
-
-def clock_note(runs: Sequence[FinishedRun]) -> str:
-    """One sentence on hours that are not by the runs' own clocks; empty where all are."""
-    said = [
-        f"at {scale} {note}"
-        for note in (WHOLE_WALL, NO_HOURS)
-        for scale in dict.fromkeys(run.scale for run in runs if note in run.notes)
-    ]
-    words = "; ".join(said)
-    return f"{words[0].upper()}{words[1:]}." if words else ""
-
-
-def _whole_over_own(run: FinishedRun) -> float:
-    """How much longer the whole run took than its steps by its own clock; 0 where either is not known."""
-    own, whole = run.gpu_hours, run.billed_gpu_hours
-    return whole / own if own and whole else 0.0
-
-
-def _whole_wall(run: FinishedRun, device: str) -> FinishedRun:
-    factor = _whole_over_own(run)
-    if not factor:
-        return replace(_without_hours(run), device=f"{device}, whole wall time")
-    hours = run.curve.gpu_hours
-    return replace(
-        run,
-        device=f"{device}, whole wall time",
-        gpu_hours=run.billed_gpu_hours,
-        phases=tuple(replace(p, median_step_seconds=factor * p.median_step_seconds) for p in run.phases),
-        curve=replace(run.curve, gpu_hours=None if hours is None else factor * hours),
-        notes=(*run.notes, WHOLE_WALL),
-    )
-
-
-def _left_out(run: FinishedRun, device: str) -> FinishedRun:
-    return replace(_without_hours(run), device=device, notes=(*run.notes, NO_HOURS))
-
-
-def _without_hours(run: FinishedRun) -> FinishedRun:
-    return replace(run, gpu_hours=None, phases=(), curve=replace(run.curve, gpu_hours=None))
 
 
 def _device(run: FinishedRun) -> str:
@@ -232,3 +171,40 @@ def clock_shares(run: FinishedRun, pools: Mapping[PoolKey, PooledStepTime]) -> d
     for key, value in parts:
         shares[key] += value / total
     return dict(shares)
+
+
+def on_one_clock(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """The runs, those of another trainer with one clock a scale. Where some said enough for a clock of their steps and others
+    did not (a short run has few points), all are timed by what their commands took: a clock leaves no loss out."""
+    clocks: defaultdict[str, set[str]] = defaultdict(set)
+    for run in runs:
+        if run.outcome == "finished" and run.purpose == "confirmation" and (clock := _foreign_clock(run)) is not None:
+            clocks[run.scale].add(clock)
+    mixed = {scale for scale, found in clocks.items() if len(found) > 1}
+    return [_by_the_whole_command(run) if run.scale in mixed else run for run in runs]
+
+
+def clock_note(runs: Sequence[FinishedRun]) -> str:
+    """One sentence on scales whose runs were brought to one clock; empty without one."""
+    scales = ", ".join(dict.fromkeys(run.scale for run in runs if WHOLE_COMMAND in run.notes))
+    return f"Hours at {scales} are {WHOLE_COMMAND}: its runs had different clocks." if scales else ""
+
+
+def _foreign_clock(run: FinishedRun) -> str | None:
+    record = run.record
+    return record.timing.clock if record is not None and isinstance(record.spec, ForeignSpec) else None
+
+
+def _by_the_whole_command(run: FinishedRun) -> FinishedRun:
+    if _foreign_clock(run) is None or run.record is None or not run.gpu_hours or run.billed_gpu_hours is None:
+        return run
+    longer = run.billed_gpu_hours / run.gpu_hours
+    hours = None if run.curve.gpu_hours is None else run.curve.gpu_hours * longer
+    return replace(
+        run,
+        gpu_hours=run.billed_gpu_hours,
+        device=f"{run.record.provenance.device}, {WHOLE_COMMAND}",
+        phases=(),  # a short run has more start-up a step than a long one: no pooled step time is either's
+        curve=replace(run.curve, gpu_hours=hours),
+        notes=(*run.notes, WHOLE_COMMAND),
+    )

@@ -13,8 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from reports.evidence import clock as clocks
-from reports.evidence.clock import PooledStepTime, PoolKey
+from reports.evidence.clock import PooledStepTime, PoolKey, pool_step_times, pooled_curve_hours, pooled_gpu_hours
 from reports.evidence.runs import BASELINE, FinishedRun, FloatArray, Parameters
 from trainers.contract.record import SEARCH_PURPOSES
 from trainers.contract.spec import Scalar
@@ -147,7 +146,8 @@ class ScaleStudy:
     """Everything about one model scale. `hours` maps run id to pooled GPU-hours (absent: unknown).
 
     `baseline` is None where the scale has no baseline run that may enter. `runs` are all runs of the scale,
-    `exclusions` those among them that enter nothing. `apart` are arms that only say how far seeds scatter.
+    `exclusions` those among them that enter nothing. `apart` are arms that are compared with nothing and only say how far
+    seeds scatter.
     """
 
     scale: str
@@ -181,7 +181,7 @@ class ScaleStudy:
 
     def curve_hours(self, run: FinishedRun) -> FloatArray | None:
         """Pooled GPU-hours at every point of the run's curve `[points]`; None where the clock is unknown."""
-        return clocks.pooled_curve_hours(run, self.pools)
+        return pooled_curve_hours(run, self.pools)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,13 +217,12 @@ class Study:
 
 
 def build_study(context: SweepContext, runs: Sequence[FinishedRun]) -> Study:
-    """Put runs on one clock, sort them into scales (by size, else as the file has them) and arms, refuse what may not compare.
+    """Sort runs into scales (by size, else as the file has them) and arms, refuse what may not be compared, pool the clock.
     Never raises for bad runs: what cannot enter is an `Exclusion` with its reason."""
-    asked = _asked_for(context, runs)
-    runs = clocks.on_one_clock(runs, asked)
     by_scale: dict[str, list[FinishedRun]] = defaultdict(list)
     for run in runs:
         by_scale[run.scale].append(run)
+    asked = _asked_for(context, runs)
     scales = [_build_scale(context, name, members, asked) for name, members in by_scale.items()]
     place = {name: index for index, name in enumerate(context.scales) if any(one.params is None for one in scales)}
     scales.sort(key=lambda one: (place.get(one.scale, len(place)), one.params is None, one.params or 0.0, one.scale))
@@ -256,8 +255,8 @@ def _build_scale(context: SweepContext, name: str, runs: list[FinishedRun], aske
                 seen.add(unit)
         else:
             exclusions.append(Exclusion(run, reason))
-    pools = clocks.pool_step_times(admitted)
-    hours = {run.run_id: value for run in admitted if (value := clocks.pooled_gpu_hours(run, pools)) is not None}
+    pools = pool_step_times(admitted)
+    hours = {run.run_id: value for run in admitted if (value := pooled_gpu_hours(run, pools)) is not None}
     # All runs of the scale, not of one arm: an arm without trials beside one with them was not tuned, which is known.
     trials_recorded = any(run.purpose == "tuning" for run in own)
     arms = {method: _build_arm(method, admitted, own, hours, trials_recorded) for method in _in_order(context, runs)}
