@@ -184,6 +184,12 @@ def on_one_clock(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
     return [_by_the_whole_command(run) if run.scale in mixed else run for run in runs]
 
 
+def clock_note(runs: Sequence[FinishedRun]) -> str:
+    """One sentence on scales whose runs were brought to one clock; empty without one."""
+    scales = ", ".join(dict.fromkeys(run.scale for run in runs if WHOLE_COMMAND in run.notes))
+    return f"Hours at {scales} are {WHOLE_COMMAND}: its runs had different clocks." if scales else ""
+
+
 def _foreign_clock(run: FinishedRun) -> str | None:
     record = run.record
     return record.timing.clock if record is not None and isinstance(record.spec, ForeignSpec) else None

@@ -151,7 +151,8 @@ class DryRun:
         yield Check("ok", f"{name}: final loss", f"{done.points[-1].loss:.6g}")
         said = f"{done.clock}, {step_seconds:.3g} s a step; {done.billed_seconds:.3g} s in all"
         if done.clock == WHOLE:
-            said += "; start-up is in it, give `seconds` or write points as they come"
+            said += "; start-up is in it, and in all hours as soon as one confirmed run has no other clock: "
+            said += "give `seconds` or write points as they come"
         yield Check("note" if done.clock == WHOLE else "ok", f"{name}: clock", said)
         yield from self._interrupted(spec, root / "interrupted", done)
 

@@ -8,9 +8,11 @@ import pytest
 
 from reports.checks.check_stated import check_one_clock
 from reports.estimate.speedup import judge
-from reports.evidence.clock import WHOLE_COMMAND, on_one_clock
+from reports.evidence.clock import WHOLE_COMMAND, clock_note, on_one_clock
 from reports.evidence.runs import FinishedRun, run_from_record
 from reports.evidence.study import Study
+from reports.sections import headline
+from reports.summary import summarize
 from sweeper.foreign.track import BETWEEN, WHOLE
 from tests.support.finished_runs import make_study
 from tests.support.strategies import record_of, spec_of
@@ -78,3 +80,10 @@ def test_runs_of_one_clock_keep_it() -> None:
     assert scale.baseline is not None
     assert scale.baseline.cells[0].gpu_hours == pytest.approx(0.001 * 1_000 / 3600)
     assert check_one_clock(study) is None
+
+
+def test_one_line_under_the_headline_says_so() -> None:
+    study = study_with(WHOLE)
+    said = headline.info(study, summarize(study)).clock_note
+    assert said == "Hours at small are timed by the whole command, start-up included: its runs had different clocks."
+    assert clock_note(study_with(BETWEEN).runs) == ""
