@@ -114,11 +114,11 @@ if __name__ == "__main__":
     ("old", "new", "message"),
     [
         (
-            "confirmation: [1000, 1001, 1002, 1003, 1004, 1005]",
+            "confirmation: [1000, 1001, 1002, 1003, 1004, 1005, 1006]",
             "seeds",
             "seeds.confirmation: .* has 8000 values; 2000 are",
         ),
-        ("confirmation: [5000, 8000, 12000]", "budgets", "budgets.confirmation: .* has 8000 values; 100 are allowed"),
+        ("confirmation: [4000, 6000, 9000]", "budgets", "budgets.confirmation: .* has 8000 values; 100 are allowed"),
     ],
 )
 def test_sizes_that_nobody_can_mean_are_refused_before_they_are_planned(old: str, new: str, message: str) -> None:
