@@ -13,7 +13,8 @@ from pathlib import Path
 from sweeper.corpora import corpus_request, prepared_text, refuse_little_asked, refuse_little_text, reread_text
 from sweeper.executors.inline import Train
 from sweeper.foreign.costs import command_cost
-from sweeper.foreign.dry import NO_CLAIM, Check, DryRun, example_specs, measured_by_a_dry_run
+from sweeper.foreign.dry import NO_CLAIM, DryResult, DryRun, example_specs, measured_by_a_dry_run
+from sweeper.foreign.program import refuse_missing_programs
 from sweeper.foreign.trainer import ForeignTrainer, trainer_of
 from sweeper.foreign.worker import TrialFolder, machine_of, run_command
 from sweeper.options import CORPORA, STAGES, CorpusFacts, RunOptions, corpus_facts
@@ -67,7 +68,7 @@ def ranks_of(space: AnySpace) -> int:
 def materials_of(space: AnySpace, options: RunOptions, room: Room, say: Say) -> Materials:
     """Prepare what `space` needs. Raises `UserError` before anything is trained."""
     if isinstance(space, ForeignSpace):
-        trainer = trainer_of(space, options.file, room.device, room.gpus)
+        trainer = _trainer(space, options, room)
         if not space.trainer.decayed:
             say(f"schedule: {NO_CLAIM}")
         return Materials(partial(run_command, trainer), _no_corpus(trainer), TRAINERS_OWN, None, None, COMMAND)
@@ -86,7 +87,7 @@ def materials_of(space: AnySpace, options: RunOptions, room: Room, say: Say) -> 
 def expected(space: AnySpace, options: RunOptions, room: Room, known: Sequence[RunRecord]) -> Expected:
     """What is known of it all now; prepares nothing. Raises `UserError` where a prepared text is too little."""
     if isinstance(space, ForeignSpace):
-        trainer = trainer_of(space, options.file, room.device, room.gpus)
+        trainer = _trainer(space, options, room)
         facts = _no_corpus(trainer)
         dry = measured_by_a_dry_run(options.results / space.name, facts.code)
         cost = command_cost(trainer, known, room.devices, dry)
@@ -105,7 +106,7 @@ def expected(space: AnySpace, options: RunOptions, room: Room, known: Sequence[R
     return Expected(facts, words, own)
 
 
-def dry_run(options: RunOptions, say: Say) -> list[Check]:
+def dry_run(options: RunOptions, say: Say) -> DryResult:
     """Run each method's command once at a small budget. Raises `UserError` for a file without a trainer of its own."""
     space = load_search_space(options.file)
     if not isinstance(space, ForeignSpace):
@@ -113,13 +114,21 @@ def dry_run(options: RunOptions, say: Say) -> list[Check]:
             f"{options.file}: --dry is for a file with a trainer: of its own; `sweeper plan` checks this one"
         )
     room = find_room(space, options)
-    trainer = trainer_of(space, options.file, room.device, room.gpus)
+    trainer = _trainer(space, options, room)
     lacking = room.on_gpu and room.gpus > gpus_here()
     if lacking:
         say(
             f"resources.gpus: {room.gpus:g} wanted for a trial, this machine has {gpus_here()}; its step times are not kept"
         )
     return DryRun(space, trainer, (options.results / space.name).resolve(), say, timed=not lacking).run()
+
+
+def _trainer(space: ForeignSpace, options: RunOptions, room: Room) -> ForeignTrainer:
+    """The trainer of a file. Raises `UserError` for a program that is not there; what a cluster's machines have, they know."""
+    trainer = trainer_of(space, options.file, room.device, room.gpus)
+    if options.address is None:
+        refuse_missing_programs(space, trainer, options.file)
+    return trainer
 
 
 def _no_corpus(trainer: ForeignTrainer) -> CorpusFacts:

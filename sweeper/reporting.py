@@ -57,6 +57,7 @@ def study_from(
     scores: Mapping[str, Scores] | None = None,
 ) -> Study:
     """The study of a sweep's records. By spec id `run_links` lead into the dashboard, and `scores` are of downstream tasks."""
+    from reports.evidence.clock import on_one_clock
     from reports.evidence.runs import run_from_record
     from reports.evidence.study import build_study
 
@@ -64,7 +65,7 @@ def study_from(
     asked = None if space is None else frozenset(r.spec.spec_id for r in records if _asked_by(space, about, r.spec))
     context = replace(_context(about, space, command, run_links or {}), of_file=asked)
     own = _own_units(space)
-    runs = [run_from_record(record) for record in records]
+    runs = on_one_clock([run_from_record(record) for record in records])
     found = scores or {}
     return build_study(
         context,

@@ -41,7 +41,7 @@ CHECKS: tuple[OneCheck, ...] = (
     estimates.check_target_size,
 )
 
-WHERE_STATED: tuple[stated.StatedCheck, ...] = (stated.check_execution, stated.check_loss_unit)
+WHERE_STATED: tuple[stated.StatedCheck, ...] = (stated.check_execution, stated.check_one_clock, stated.check_loss_unit)
 """Checks of what only some tables of runs from elsewhere say; without it they are left out."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from reports.estimate.verdict import Check
+from reports.evidence.clock import WHOLE_COMMAND
 from reports.evidence.runs import strangest_loss
 from reports.evidence.study import Study
 from reports.evidence.units import NATS, know_nothing
@@ -27,6 +28,18 @@ def check_execution(study: Study) -> Check | None:
         sentence = f"The arms were executed in several ways, which moves their hours: {words}."
         return Check(name, "warn", f"{len(known)} stated", sentence)
     return Check(name, "pass", "1 value", f"All compared runs were executed in the same way: {words}.")
+
+
+def check_one_clock(study: Study) -> Check | None:
+    """Whether runs of another trainer had to be brought to one clock; None where all had the same."""
+    runs = [run for run in study.runs if WHOLE_COMMAND in run.notes and run.purpose == "confirmation"]
+    if not runs:
+        return None
+    sentence = (
+        "Some runs said too little to time their steps (fewer than three points), so that all of a scale are timed by the "
+        "whole command, start-up included. Give seconds with the points, or say them oftener."
+    )
+    return Check("Same clock", "warn", f"{len(runs)} runs", sentence)
 
 
 def check_loss_unit(study: Study) -> Check | None:

@@ -17,12 +17,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from reports.evidence.runs import FinishedRun, FloatArray
+from trainers.contract.spec import ForeignSpec
 
 ASSUMED_LOG_ERROR = 0.02
 """Standard error of ln(step time) where a single run measured it: unknown, so stated and flagged."""
 
 WHOLE_RUN = "whole run"
 """Phase name of a pool for runs that state their hours without phases."""
+
+WHOLE_COMMAND = "timed by the whole command, start-up included"
+"""Note of a run of another trainer that was brought to the one clock that all runs of its scale have."""
 
 PoolKey = tuple[str, str, str, int]
 """Device, scale, phase, bag size."""
@@ -167,3 +171,40 @@ def clock_shares(run: FinishedRun, pools: Mapping[PoolKey, PooledStepTime]) -> d
     for key, value in parts:
         shares[key] += value / total
     return dict(shares)
+
+
+def on_one_clock(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """The runs, those of another trainer with one clock a scale. Where some said enough for a clock of their steps and others
+    did not (a short run has few points), all are timed by what their commands took: a clock leaves no loss out."""
+    clocks: defaultdict[str, set[str]] = defaultdict(set)
+    for run in runs:
+        if run.outcome == "finished" and run.purpose == "confirmation" and (clock := _foreign_clock(run)) is not None:
+            clocks[run.scale].add(clock)
+    mixed = {scale for scale, found in clocks.items() if len(found) > 1}
+    return [_by_the_whole_command(run) if run.scale in mixed else run for run in runs]
+
+
+def clock_note(runs: Sequence[FinishedRun]) -> str:
+    """One sentence on scales whose runs were brought to one clock; empty without one."""
+    scales = ", ".join(dict.fromkeys(run.scale for run in runs if WHOLE_COMMAND in run.notes))
+    return f"Hours at {scales} are {WHOLE_COMMAND}: its runs had different clocks." if scales else ""
+
+
+def _foreign_clock(run: FinishedRun) -> str | None:
+    record = run.record
+    return record.timing.clock if record is not None and isinstance(record.spec, ForeignSpec) else None
+
+
+def _by_the_whole_command(run: FinishedRun) -> FinishedRun:
+    if _foreign_clock(run) is None or run.record is None or not run.gpu_hours or run.billed_gpu_hours is None:
+        return run
+    longer = run.billed_gpu_hours / run.gpu_hours
+    hours = None if run.curve.gpu_hours is None else run.curve.gpu_hours * longer
+    return replace(
+        run,
+        gpu_hours=run.billed_gpu_hours,
+        device=f"{run.record.provenance.device}, {WHOLE_COMMAND}",
+        phases=(),  # a short run has more start-up a step than a long one: no pooled step time is either's
+        curve=replace(run.curve, gpu_hours=hours),
+        notes=(*run.notes, WHOLE_COMMAND),
+    )

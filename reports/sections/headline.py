@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from reports.estimate.verdict import NotReached, Reached, ScaleVerdict, Words
 from reports.estimate.wording import seeds_sentence
+from reports.evidence.clock import clock_note
 from reports.evidence.runs import BASELINE
 from reports.evidence.study import Study
 from reports.html import theme
@@ -87,7 +88,8 @@ class Fact:
 @dataclass(frozen=True, slots=True)
 class HeadlineInfo:
     """What the top of the page shows. `certain`: the interval of what the file asks for lies on one side of 1. `clock` and
-    `clocks`: what the reader's plan is counted in, one and many of it."""
+    `clocks`: what the reader's plan is counted in, one and many of it. `clock_note`: how the hours of runs with different
+    clocks were counted."""
 
     tallies: tuple[Tally, ...]
     stamp: str
@@ -95,6 +97,7 @@ class HeadlineInfo:
     question: str
     sentence: str
     equal_data: str
+    clock_note: str
     number: str
     number_note: str
     certain: bool
@@ -126,6 +129,7 @@ def info(study: Study, summary: Summary) -> HeadlineInfo:
         question=context.question or context.name,
         sentence=summary.headline,
         equal_data=summary.equal_data,
+        clock_note=clock_note(study.runs),
         number=number,
         number_note=note,
         certain=main is not None

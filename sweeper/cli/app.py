@@ -189,16 +189,16 @@ def run(
 
 
 def _dry_run(options: RunOptions) -> None:
-    """Try the contract and print what held; exit code 1 where something did not."""
+    """Try the contract and print what held, and over how many steps; exit code 1 where something did not."""
     from sweeper.cli.console import PlainConsole
     from sweeper.cli.screen import show_findings
     from sweeper.materials import dry_run
 
-    checks = dry_run(options, lambda line: print(line, file=sys.stderr))
-    show_findings(PlainConsole(), checks)
-    if any(check.status == "fail" for check in checks):
+    tried = dry_run(options, lambda line: print(line, file=sys.stderr))
+    show_findings(PlainConsole(), tried.checks)
+    if tried.holds is None:
         raise typer.Exit(FAULT)
-    print("the contract holds")
+    print(tried.holds)
 
 
 @app.command()

@@ -217,6 +217,7 @@ def _report(
 ) -> list[str]:
     """Write into `folder` and print; returns what misses the gate."""
     from reports.estimate.wording import target_sentence
+    from reports.evidence.clock import clock_note
     from reports.evidence.exporting import runs_to_csv
     from reports.summary import summary_to_json
     from sweeper.reporting import below, write_report_files
@@ -233,6 +234,8 @@ def _report(
         print(summary.headline)
         if summary.equal_data:
             print(summary.equal_data)
+        if note := clock_note(study.runs):
+            print(note)
         for reading in summary.targets:
             print(f"{target_sentence(reading)}.")
         print((folder / REPORT).resolve())

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Protocol
 
 from sweeper.engine.arms import ROUNDS, Arm, SpecMaker, earlier_points, of_this_file
+from sweeper.engine.bad_ends import BadEnds
 from sweeper.engine.probes import is_probed
 from sweeper.engine.site import Site, state_bytes
 from sweeper.engine.states import (
@@ -32,7 +33,7 @@ from sweeper.search.warm_start import starting_points
 from sweeper.space.foreign_schema import AnySpace
 from sweeper.space.trials import domain_of, grid_trials, make_spec
 from trainers.contract.errors import InputError
-from trainers.contract.record import Diverged, Failed, Provenance, RunRecord, Stopped
+from trainers.contract.record import Failed, Provenance, RunRecord, Stopped
 from trainers.contract.spec import AnySpec, Scalar
 from trainers.contract.stage import PointCost, StageJob, StageResult
 from trainers.methods import BASELINE
@@ -118,6 +119,7 @@ class Sweep:
         self._purpose_of: dict[str, str] = {}
         self._begun: set[str] = set()
         self._damages: Counter[str] = Counter()
+        self._bad_ends = BadEnds()
         records = self.ledger.records()
         self.spent_hours += self.store.device_seconds({record.spec.spec_id for record in records}) / 3600
         for record in records:
@@ -366,10 +368,8 @@ class Sweep:
         self.step_hours[arm] += hours
         self._settle(self.book.trials_through(result.node))
         self.book.sweep_out(self.site.disk_bytes)
-        if isinstance(result.outcome, Diverged):
-            self.latest = f"{segment.spec.method} diverged at step {result.outcome.step}: {result.outcome.reason}"
-        elif result.outcome is not None:
-            self.latest = f"{segment.spec.method} failed: {result.outcome.reason}"
+        if result.outcome is not None:
+            self.latest = self._bad_ends.said(segment.spec, result.outcome)
 
     def fail(self, node: str, reason: str) -> None:
         """A stage failed for good: its trials are recorded as failed, the rest of the sweep goes on."""

@@ -59,7 +59,7 @@ def _state(arm: Arm | None, done: int, total: int) -> str:
     if done >= total:
         return "done"
     if arm is None:
-        return "waiting"
+        return "ended" if done else "waiting"  # without a winner, an arm is closed
     return "confirming" if arm.winner else "tuning"
 
 

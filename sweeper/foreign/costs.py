@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
 from sweeper.foreign.trainer import ForeignTrainer
@@ -15,6 +15,14 @@ from trainers.contract.spec import AnySpec, ForeignSpec
 GUESS_SECONDS = 1.0
 Arm = tuple[str, str]
 """Scale and method."""
+
+
+@dataclass(frozen=True, slots=True)
+class DryTimes:
+    """Seconds a step that a dry run measured, and those that are no more than a bound: the start-up is in them."""
+
+    seconds: Mapping[Arm, float] = field(default_factory=dict)
+    at_most: Mapping[Arm, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +49,22 @@ class CommandCost:
         return self.trainer.tokens_at(spec, end), self.trainer.flops_at(end)
 
 
-def command_cost(
-    trainer: ForeignTrainer, records: Iterable[RunRecord], devices: float, dry: Mapping[Arm, float]
-) -> CommandCost:
-    """From the records of trials on as many devices, else from a `dry` run."""
+def command_cost(trainer: ForeignTrainer, records: Iterable[RunRecord], devices: float, dry: DryTimes) -> CommandCost:
+    """From the records of trials on as many devices, else from a `dry` run, whose bounds count where there is nothing else."""
     seen: defaultdict[Arm, list[float]] = defaultdict(list)
     for record in records:
         if record.timing.devices == devices and record.final_loss is not None:
             steps = sum(phase.steps for phase in record.timing.phases)
             if steps:
                 seen[record.spec.scale, record.spec.method].append(record.timing.step_seconds / steps)
-    measured = {**dry, **{arm: median(values) for arm, values in seen.items()}}
+    measured: Mapping[Arm, float] = {**dry.seconds, **{arm: median(values) for arm, values in seen.items()}}
     if seen:
-        source = "measured here by earlier runs" + (", else by a dry run" if dry else "")
-    elif dry:
+        source = "measured here by earlier runs" + (", else by a dry run" if dry.seconds else "")
+    elif dry.seconds:
         source = "measured by a dry run"
+    elif dry.at_most:
+        measured = dry.at_most
+        source = f"at most {max(measured.values()):.2g} s a step by a dry run, start-up included"
     else:
         source = f"assumed {GUESS_SECONDS:g} s a step; `sweeper run FILE --dry` measures one"
     return CommandCost(trainer, measured, source)

@@ -1,7 +1,8 @@
 """A dry run: each method's command once at a small budget, to see that the contract holds before anything is spent.
 
 Points, a final loss and a clock have to come; then the command is asked to end by SIGTERM in the middle, and where it claims to
-resume, the same command in the same folder has to go on. What a step took is kept for plans.
+resume, the same command in the same folder has to go on. What a step took is kept for plans. No more is promised than was
+seen.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from sweeper.foreign.costs import Arm, DryTimes
 from sweeper.foreign.track import WHOLE
 from sweeper.foreign.trainer import ForeignTrainer
 from sweeper.foreign.worker import STOP_WORDS, WATCHED, run_command
@@ -30,7 +32,7 @@ FOLDER, MEASURED = "dry", "measured.json"
 LEAST_STEPS, SHARE = 20, 20
 """A dry run has a twentieth of the shortest tuning budget's steps, and twenty at least where there are as many."""
 LONGER = 10
-"""Times as many, where a command ends before it can be asked to."""
+"""Times as many, where a command ends before it can be asked to; at last as many as a tuning trial has."""
 
 Status = Literal["ok", "note", "fail"]
 
@@ -42,6 +44,21 @@ class Check:
     status: Status
     what: str
     found: str
+
+
+@dataclass(frozen=True, slots=True)
+class DryResult:
+    """What was found, and in words how far the contract holds: None where something does not."""
+
+    checks: tuple[Check, ...]
+    holds: str | None
+
+
+def _hinted(reason: str, steps: int) -> str:
+    """A reason with what is special about a dry run: a trainer that evaluates every so often may not do so in so few steps."""
+    if not reason.startswith("exit code 0"):
+        return reason
+    return f"{reason}. {steps:,} steps were asked for: does it evaluate at the last step, too?"
 
 
 def dry_steps(space: ForeignSpace) -> int:
@@ -70,13 +87,17 @@ def example_specs(space: ForeignSpace, code: str, total_steps: int | None = None
         yield spec
 
 
-def measured_by_a_dry_run(folder: Path, code: str) -> Mapping[tuple[str, str], float]:
-    """Seconds a step by scale and method that a dry run of this very code left in a sweep's folder."""
+def measured_by_a_dry_run(folder: Path, code: str) -> DryTimes:
+    """What a dry run of this very code left in a sweep's folder; nothing where there was none."""
     try:
         plain = json.loads((folder / FOLDER / MEASURED).read_text(encoding="utf-8"))
-        return {(scale, method): float(seconds) for scale, method, seconds in plain["seconds"] if plain["code"] == code}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+        if plain["code"] != code:
+            return DryTimes()
+        # The bounds are younger than the file's shape.
+        told = [plain["seconds"], plain.get("at_most", [])]
+        return DryTimes(*({(scale, method): float(seconds) for scale, method, seconds in rows} for rows in told))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return DryTimes()
 
 
 @dataclass
@@ -88,9 +109,11 @@ class DryRun:
     folder: Path
     say: Callable[[str], None]
     timed: bool = True
-    seconds: list[tuple[str, str, float]] = field(default_factory=list)
+    seconds: dict[Arm, float] = field(default_factory=dict)
+    at_most: dict[Arm, float] = field(default_factory=dict)
+    unseen: dict[str, None] = field(default_factory=dict)
 
-    def run(self) -> list[Check]:
+    def run(self) -> DryResult:
         """Every method in turn."""
         root = self.folder / FOLDER
         shutil.rmtree(root, ignore_errors=True)
@@ -99,38 +122,59 @@ class DryRun:
             checks.append(Check("note", "schedule", NO_CLAIM))
         for spec in example_specs(self.space, self.trainer.fingerprint, dry_steps(self.space)):
             checks += list(self._method(spec, root / spec.method))
-        write_atomically(root / MEASURED, json.dumps({"code": self.trainer.fingerprint, "seconds": self.seconds}))
-        return checks
+        kept = {
+            name: [(*arm, seconds) for arm, seconds in times.items()]
+            for name, times in (("seconds", self.seconds), ("at_most", self.at_most))
+        }
+        write_atomically(root / MEASURED, json.dumps({"code": self.trainer.fingerprint, **kept}))
+        return DryResult(tuple(checks), None if any(check.status == "fail" for check in checks) else self._holds())
+
+    def _holds(self) -> str:
+        of = max(method.budgets.rungs[-1] for method in self.space.methods.values())
+        tried = f"{dry_steps(self.space):,} of {of:,} steps"
+        if not self.unseen:
+            return f"the contract holds, tried over {tried}"
+        return f"the contract holds as far as it could be tried, over {tried}: {' and '.join(self.unseen)} was not seen"
 
     def _method(self, spec: ForeignSpec, root: Path) -> Iterator[Check]:
         name = spec.method
         self.say(f"{name}: {spec.schedule.total_steps:,} steps")
         done = self._run(spec, root / "whole")
         if done.outcome is not None:
-            yield Check("fail", f"{name}: run", done.outcome.reason)
+            yield Check("fail", f"{name}: run", _hinted(done.outcome.reason, spec.schedule.total_steps))
             return
         steps, step_seconds = done.timings[0].steps, done.timings[0].median_step_seconds
-        if self.timed and done.clock != WHOLE:  # which holds the start-up, too: no plan shall reckon with it
-            self.seconds.append((spec.scale, name, step_seconds))
+        self._keep(spec, done)
         yield Check(
             "ok", f"{name}: points", f"{len(done.points)}, the last at step {done.points[-1].step:,} of {steps:,}"
         )
         yield Check("ok", f"{name}: final loss", f"{done.points[-1].loss:.6g}")
         said = f"{done.clock}, {step_seconds:.3g} s a step; {done.billed_seconds:.3g} s in all"
         if done.clock == WHOLE:
-            said += "; start-up is in it, give `seconds` or write points as they come"
+            said += "; start-up is in it, and in all hours as soon as one confirmed run has no other clock: "
+            said += "give `seconds` or write points as they come"
         yield Check("note" if done.clock == WHOLE else "ok", f"{name}: clock", said)
         yield from self._interrupted(spec, root / "interrupted", done)
+
+    def _keep(self, spec: ForeignSpec, done: StageResult) -> None:
+        """What a step took. Where start-up is in it, it is a bound, and the run over most steps has the best."""
+        if not self.timed or done.outcome is not None:
+            return
+        arm, step_seconds = (spec.scale, spec.method), done.timings[0].median_step_seconds
+        if done.clock != WHOLE:
+            self.seconds.setdefault(arm, step_seconds)
+        else:
+            self.at_most[arm] = min(step_seconds, self.at_most.get(arm, step_seconds))
 
     def _interrupted(self, spec: ForeignSpec, root: Path, whole: StageResult) -> Iterator[Check]:
         """Ask it to end once it has said something, then run it again where it claims to go on. One that is too quick to be
         asked is tried again over more steps."""
         name, stop = spec.method, root / "stop"
-        for longer in (1, LONGER):
-            total = longer * spec.schedule.total_steps
+        short, full = spec.schedule.total_steps, self.space.methods[spec.method].budgets.rungs[-1]
+        for total in sorted({short, min(LONGER * short, full), full}):
             tried = replace(spec, schedule=replace(spec.schedule, total_steps=total))
             shutil.rmtree(root, ignore_errors=True)
-            self.say(f"{name}: SIGTERM in the middle{f' of {total:,} steps' if longer > 1 else ''}")
+            self.say(f"{name}: SIGTERM in the middle{f' of {total:,} steps' if total > short else ''}")
             asked: list[float] = []
 
             def ask(point: StagePoint, asked: list[float] = asked) -> None:
@@ -139,6 +183,7 @@ class DryRun:
                     stop.touch()
 
             first = self._run(tried, root, ask)
+            self._keep(tried, first)
             took = time.monotonic() - asked[0] if asked else 0.0
             outcome = first.outcome
             stopped = outcome if isinstance(outcome, Stopped) and outcome.reason == STOP_WORDS else None
@@ -149,7 +194,8 @@ class DryRun:
             yield Check("fail", f"{name}: SIGTERM", outcome.reason)
             return
         if stopped is None or not in_the_middle:
-            yield Check("note", f"{name}: SIGTERM", "it had ended before it could be asked")
+            yield Check("note", f"{name}: SIGTERM", f"{total:,} steps had ended before it could be asked")
+            self.unseen["resumption" if self.trainer.resumes else "an end by SIGTERM"] = None
             return
         if took >= self.trainer.grace_seconds:
             yield Check(
@@ -162,7 +208,7 @@ class DryRun:
             return
         stop.unlink()
         self.say(f"{name}: going on")
-        yield self._resumed(name, self._run(tried, root), whole if longer == 1 else None, root)
+        yield self._resumed(name, self._run(tried, root), whole if total == short else None, root)
 
     def _resumed(self, name: str, again: StageResult, whole: StageResult | None, root: Path) -> Check:
         what = f"{name}: resumption"

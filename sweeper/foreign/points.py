@@ -17,6 +17,8 @@ from sweeper.space.foreign_schema import POINT_KEYS, Metrics, TensorboardTags
 from trainers.contract.record import MOST_COUNTED, MOST_FLOPS, MOST_SECONDS
 
 LONGEST_SHOWN = 80
+MOST_TAGS = 20
+"""Of those told of that TensorBoard's files hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,10 @@ class Reader(Protocol):
         """The writer has ended: what it left half written is read, too, or forgiven."""
         ...
 
+    def why_nothing(self) -> str:
+        """Why no point was found, in words: what is there instead."""
+        ...
+
 
 def reader_of(metrics: Metrics, out: Path, log: Path) -> Reader:
     """The reader that a file's `metrics` ask for."""
@@ -66,6 +72,7 @@ class LineReader:
     bad: str | None = None
     _offset: int = 0
     _lines: int = 0
+    _cut_short: bool = False
 
     def read(self) -> list[Sighting]:
         """See `Reader`."""
@@ -92,12 +99,21 @@ class LineReader:
                 rest = file.read()
                 if rest:
                     file.write(b"\n")
+                self._cut_short = bool(rest)
         except OSError:
             return found
         found += self.read()
+        self._cut_short = False
         if forgive:
             self.bad = before
         return found
+
+    def why_nothing(self) -> str:
+        """See `Reader`."""
+        if self.pattern is None:
+            there = "is empty" if self.file.exists() else "is not there"
+            return f"{self.file.name} {there} (metrics.points)"
+        return f"none of the {self._lines:,} lines of its output matches metrics.log"
 
     def _sightings(self, line: bytes) -> Iterator[Sighting]:
         text = line.decode("utf-8", errors="replace").strip()
@@ -109,7 +125,8 @@ class LineReader:
             elif match := self.pattern.search(text):
                 yield sighting({name: value for name, value in match.groupdict().items() if value is not None})
         except (ValueError, RecursionError) as error:
-            reason = "not JSON" if isinstance(error, json.JSONDecodeError) else str(error)
+            not_json = "its last line was never finished" if self._cut_short else "not JSON"
+            reason = not_json if isinstance(error, json.JSONDecodeError) else str(error)
             self.bad = self.bad or f"{self.file.name}:{self._lines}: {reason}: {text[:LONGEST_SHOWN]!r}"
 
 
@@ -171,6 +188,7 @@ class EventReader:
     _offsets: dict[Path, int] = field(default_factory=dict)
     _points: dict[int, Sighting] = field(default_factory=dict)
     _beside: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _others: dict[str, None] = field(default_factory=dict)
 
     def read(self) -> list[Sighting]:
         """See `Reader`."""
@@ -186,6 +204,7 @@ class EventReader:
                 elif tag == self.tags.tokens:
                     beside["tokens"] = int(value)
                 else:
+                    self._others[tag] = None
                     continue
                 if step in self._points:
                     changed[step] = None
@@ -195,6 +214,15 @@ class EventReader:
     def cut(self, *, forgive: bool) -> list[Sighting]:
         """See `Reader`. A record that was cut is none."""
         return self.read()
+
+    def why_nothing(self) -> str:
+        """See `Reader`."""
+        if not self._offsets:
+            return "no event file of TensorBoard's is in its folder (metrics.tensorboard)"
+        tags = sorted(self._others)
+        shown = [*map(repr, tags[:MOST_TAGS]), *([f"{len(tags) - MOST_TAGS} more"] if len(tags) > MOST_TAGS else [])]
+        held = f"they hold {', '.join(shown)}" if shown else "they hold no other scalar"
+        return f"no {self.tags.loss!r} in TensorBoard's event files (metrics.tensorboard); {held}"
 
     def _scalars(self, file: Path) -> Iterator[Scalar]:
         try:

@@ -15,7 +15,7 @@ from sweeper.foreign.points import Sighting
 from trainers.contract.record import MOST_LOSS
 
 OWN, BETWEEN, WHOLE = "trainer's own", "point-to-point wall", "whole-command wall"
-"""Clocks: `WHOLE` where there is a single point, so that start-up is in it."""
+"""Clocks: `WHOLE` where there are too few points, so that start-up is in it."""
 LEAST_ARRIVALS = 3
 """Times at which points came, below which the wall's clock between them is none: they may have waited in a buffer."""
 MOST_POINTS = 1_000

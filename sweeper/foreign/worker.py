@@ -21,7 +21,7 @@ from sweeper.foreign.process import Ending, GuardedProcess, held, last_lines
 from sweeper.foreign.track import WHOLE, Span, Track
 from sweeper.foreign.trainer import ForeignTrainer
 from sweeper.space.foreign_schema import VISIBLE
-from trainers.contract.record import Diverged, Failed, PhaseTiming, Stopped
+from trainers.contract.record import LOG_ENDS, Diverged, Failed, PhaseTiming, Stopped
 from trainers.contract.spec import ForeignSpec
 from trainers.contract.stage import RESULT, PointCost, StageJob, StagePoint, StageResult, read_result, result_to_dict
 from trainers.contract.writing import write_atomically
@@ -40,6 +40,7 @@ RANKS = (
 )
 """Which of its starter's processes this one is: Slurm numbers a cluster's nodes so. A trial is no rank but what it starts."""
 STOP_WORDS = "stop requested"
+NO_LOSS = "exit code 0 and no loss"
 TELL_SECONDS = 0.5
 """Between two points that the screen is told of."""
 LOG, TRIAL_FILE, OUT, WATCHED = "log.txt", "trial.json", "trial", "watched.json"
@@ -264,12 +265,12 @@ class CommandRun:
         elif ended.asked is not None:
             said = ended.asked
         elif code == 0 and not track.points:
-            said = "exit code 0 and no loss"
+            said = f"{NO_LOSS}: {self.reader.why_nothing()}"
         else:
             said = ended.ending.words
         where = f" at step {track.step:,} of {track.total_steps:,}" if track.points else ""
         tail = last_lines(self.folder.log)
-        return Failed(f"{said}{where}" + (f"; its log ends: {tail}" if tail else ""))
+        return Failed(f"{said}{where}" + (f"{LOG_ENDS}{tail}" if tail else ""))
 
     def _result(self, outcome: Stopped | Diverged | Failed | None) -> StageResult:
         track, job = self.track, self.job

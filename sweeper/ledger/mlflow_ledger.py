@@ -284,7 +284,7 @@ class Ledger:
 
     def pending(self) -> list[tuple[AnySpec, str]]:
         """Trials and their purposes that were asked for and have no readable record, in the order asked."""
-        lacking = [one for one in self._trials().values() if not one.complete or self._read(one)[0] is None]
+        lacking = [one for one in self._known().values() if not one.complete or self._read(one)[0] is None]
         return [(trial.spec, trial.purpose) for trial in lacking]
 
     @uncollected()

@@ -84,6 +84,12 @@ def parse_search_space(text: str, path: Path, folder: Path | None = None) -> Any
     return space
 
 
+def refusal(path: Path, place: Location, said: str) -> SearchSpaceError:
+    """The mistake of a file that could be read, which only the machine that is to run it finds."""
+    document, _ = read_yaml(path.read_text("utf-8-sig"))
+    return SearchSpaceError(path, [Problem(document.line_of(place), f"{label(place)}: {said}")])
+
+
 def _sound_parts(value: Plain, unsound: set[Location], root: type[Space]) -> dict[str, Any]:
     """Every top-level key that pydantic does not object to, checked, or its default where the file leaves it out. Of
     `methods` each arm is there, as far as it is sound."""

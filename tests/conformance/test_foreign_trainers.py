@@ -165,8 +165,14 @@ def test_a_foreign_sweep_comes_to_its_records_and_then_runs_nothing_again(
         ("exits", "exit code 7 at step 5 of 20; its log ends: 'from step 0' | 'no such layer'"),
         ("early", "exit code 0 at step 5 of 20; its log ends: 'from step 0'"),
         ("garbage", "its output cannot be used: points.jsonl:2: not JSON: 'loss is about three'"),
-        ("half", 'its output cannot be used: points.jsonl:2: not JSON: \'{"step": 20, "loss": 3.\''),
-        ("silent", "exit code 0 and no loss; its log ends: 'from step 0' | 'done'"),
+        (
+            "half",
+            'its output cannot be used: points.jsonl:2: its last line was never finished: \'{"step": 20, "loss": 3.\'',
+        ),
+        (
+            "silent",
+            "exit code 0 and no loss: points.jsonl is empty (metrics.points); its log ends: 'from step 0' | 'done'",
+        ),
         ("killed", "killed by SIGKILL at step 5 of 20"),
     ],
 )

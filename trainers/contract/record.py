@@ -221,6 +221,10 @@ class Diverged:
     reason: str
 
 
+LOG_ENDS = "; its log ends: "
+"""What stands in a reason before the last lines of a log, which differ where the reason does not."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failed:
     """The program or the machine failed; says nothing about the method."""

@@ -36,7 +36,9 @@ def test_a_last_line_without_its_break_counts_if_it_is_whole(tmp_path: Path) -> 
     assert reader.bad is None
 
 
-@pytest.mark.parametrize(("forgive", "bad"), [(True, None), (False, 'points.jsonl:1: not JSON: \'{"step": 1, "lo\'')])
+@pytest.mark.parametrize(
+    ("forgive", "bad"), [(True, None), (False, 'points.jsonl:1: its last line was never finished: \'{"step": 1, "lo\'')]
+)
 def test_half_a_line_is_forgiven_where_the_writer_was_cut(tmp_path: Path, forgive: bool, bad: str | None) -> None:
     file = tmp_path / "points.jsonl"
     file.write_text('{"step": 1, "lo')
@@ -45,7 +47,9 @@ def test_half_a_line_is_forgiven_where_the_writer_was_cut(tmp_path: Path, forgiv
     assert reader.bad == bad
     with file.open("a") as more:
         more.write('{"step": 1, "loss": 3}\n')
+        more.write("loss is three\n")
     assert reader.read() == [Sighting(1, 3.0)], "whoever goes on begins a new line"
+    assert reader.bad == (bad or "points.jsonl:3: not JSON: 'loss is three'")
 
 
 def test_a_log_is_read_by_its_expression_and_other_lines_are_no_mistake(tmp_path: Path) -> None:

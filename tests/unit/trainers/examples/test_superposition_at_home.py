@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import re
 from argparse import Namespace
 from collections.abc import Iterator
@@ -18,12 +20,10 @@ from trainers.contract.schedule import Phase, data_position, phase_at
 from trainers.superposition import boundary_step, superposition_phases
 
 STEPS, CONTEXT, BATCH, VOCABULARY, WIDTH = 6, 4, 3, 11, 8
-TOKENS = torch.randint(0, VOCABULARY, (600,), generator=torch.Generator().manual_seed(0))
-STARTS = 200 * torch.arange(BATCH)[:, None]
+TOKENS = torch.randint(0, VOCABULARY, (60,), generator=torch.Generator().manual_seed(0))
+STARTS = 20 * torch.arange(BATCH)[:, None]
+"""A sequence reads past the next one's start and the last one past the end of the text."""
 PHASES = superposition_phases(STEPS, 3, 3)
-
-
-IDS_ALONE = "A model that takes ids alone"
 
 
 def block(section: str) -> str:
@@ -33,10 +33,54 @@ def block(section: str) -> str:
     return str(found)
 
 
+def ids_alone() -> str:
+    """The code for a model that takes ids alone, with the bags of these tests."""
+    code = block("A model that takes ids alone")
+    assert "BOUNDARY, BAG_SIZE = 3_000, 8 " in code
+    return code.replace("3_000, 8 ", "3, 3 ")
+
+
+def free_names(code: str) -> set[str]:
+    """The names that code reads and nowhere says where they come from."""
+    tree, read, known = ast.parse(code), set(), set(dir(builtins))
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Load()):
+                read.add(name)
+            case ast.Name(id=name) | ast.arg(arg=name) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                known.add(name)
+            case ast.alias(name=name, asname=other):
+                known.add(other or name)
+    return read - known
+
+
+@pytest.mark.parametrize(
+    ("section", "yours"),
+    [
+        (
+            "A plain PyTorch loop",
+            {"total_steps", "tokens", "batch", "context", "embedding", "body", "head", "optimizer"},
+        ),
+        ("Transformers", set()),
+        ("TorchTitan", set()),
+        (
+            "nanochat",
+            {
+                *("model", "num_iterations", "tokenizing_distributed_data_loader_with_state_bos_bestfit", "tokenizer"),
+                *("args", "device", "dataloader_state_dict", "grad_accum_steps", "optimizer"),
+            },
+        ),
+    ],
+)
+def test_the_code_reads_nothing_but_what_is_the_trainers(section: str, yours: set[str]) -> None:
+    code = block(section)
+    assert free_names(ids_alone() + code if section in ("TorchTitan", "nanochat") else code) <= yours
+
+
 def slow_batch(phase: Phase, step: int, lane: int) -> tuple[list[list[int]], list[list[int]]]:
     """Bags of a sequence and the bags that follow them, one token after the other."""
     bag, here = phase.bag_size, int(STARTS[lane]) + data_position(PHASES, CONTEXT, step)
-    bags = [[int(TOKENS[here + j * bag + k]) for k in range(bag)] for j in range(CONTEXT + 1)]
+    bags = [[int(TOKENS[(here + j * bag + k) % len(TOKENS)]) for k in range(bag)] for j in range(CONTEXT + 1)]
     return bags[:-1], bags[1:]
 
 
@@ -69,7 +113,7 @@ def test_the_plain_loop_trains_as_the_slow_one() -> None:
     embedding, body, head = parts_of_a_model()
     model = nn.ModuleList((embedding, body, head))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    names = {"torch": torch, "total_steps": STEPS, "context": CONTEXT, "tokens": TOKENS, "starts": STARTS}
+    names: dict[str, Any] = {"total_steps": STEPS, "context": CONTEXT, "tokens": TOKENS, "batch": BATCH}
     names |= {"embedding": embedding, "body": body, "head": head, "optimizer": optimizer}
     code = block("A plain PyTorch loop").replace("tst.boundary_step(0.3, total_steps), bag_size=8", "3, bag_size=3")
     assert "superposition_phases(total_steps, 3, bag_size=3)" in code
@@ -102,7 +146,7 @@ def rows_of(width: int, first: int) -> Iterator[Tensor]:
     """Windows of `width` tokens from each lane, from position `first` on, each beginning where the next bag would."""
     for step in range(first, STEPS):
         here = STARTS + data_position(PHASES, CONTEXT, step)
-        yield TOKENS[here + torch.arange(width)]
+        yield TOKENS[(here + torch.arange(width)) % len(TOKENS)]
 
 
 def test_the_code_for_nanochat_trains_its_stand_in_as_the_slow_loop_does() -> None:
@@ -116,12 +160,12 @@ def test_the_code_for_nanochat_trains_its_stand_in_as_the_slow_loop_does() -> No
 
     model, slow = StandInGPT(), StandInGPT()
     names: dict[str, Any] = {
-        "torch": torch, "model": model, "num_iterations": STEPS, "tokenizer": None, "device": torch.device("cpu"),
+        "model": model, "num_iterations": STEPS, "tokenizer": None, "device": torch.device("cpu"),
         "args": Namespace(device_batch_size=BATCH, max_seq_len=CONTEXT), "dataloader_state_dict": None,
-        "grad_accum_steps": 1, "optimizer": torch.optim.SGD(model.parameters(), lr=0.5), "BOUNDARY": 3, "BAG_SIZE": 3,
+        "grad_accum_steps": 1, "optimizer": torch.optim.SGD(model.parameters(), lr=0.5), 
         "tokenizing_distributed_data_loader_with_state_bos_bestfit": loader,
     }  # fmt: skip
-    exec(block(IDS_ALONE) + block("nanochat"), names)
+    exec(ids_alone() + block("nanochat"), names)
     assert asked == [(CONTEXT * 3 + 2, None), (CONTEXT, 3)]
     optimizer, wte, ve = (
         torch.optim.SGD(slow.parameters(), lr=0.5), slow.transformer["wte"], slow.value_embeds["0"],
@@ -153,7 +197,7 @@ def test_the_code_for_transformers_trains_as_the_slow_loop_does(tmp_path: Path) 
     torch.manual_seed(1)
     model, slow = transformers.LlamaForCausalLM(config), transformers.LlamaForCausalLM(config)
     slow.load_state_dict(model.state_dict())
-    names: dict[str, Any] = {"torch": torch}
+    names: dict[str, Any] = {}
     exec(block("Transformers"), names)
     settings = transformers.TrainingArguments(
         output_dir=str(tmp_path), max_steps=STEPS, per_device_train_batch_size=BATCH, learning_rate=0.5, optim="sgd",

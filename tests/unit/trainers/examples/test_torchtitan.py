@@ -14,12 +14,12 @@ from torch import Tensor
 from tests.unit.trainers.examples.test_superposition_at_home import (
     BATCH,
     CONTEXT,
-    IDS_ALONE,
     PHASES,
     STARTS,
     STEPS,
     TOKENS,
     block,
+    ids_alone,
     slow_batch,
     slow_loss,
 )
@@ -31,8 +31,8 @@ pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.filterwarnings("ig
 
 @pytest.fixture(scope="module")
 def code() -> dict[str, Any]:
-    names: dict[str, Any] = {"torch": torch, "BOUNDARY": 3, "BAG_SIZE": 3, "__name__": __name__}
-    exec(block(IDS_ALONE) + block("TorchTitan"), names)
+    names: dict[str, Any] = {"__name__": __name__}
+    exec(ids_alone() + block("TorchTitan"), names)
     return names
 
 
@@ -45,7 +45,7 @@ class Loader:
     def __iter__(self) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         for step in range(STEPS):
             here, length = STARTS + data_position(PHASES, CONTEXT, step), self.dataset.seq_len
-            rows = TOKENS[here + torch.arange(length + 1)]
+            rows = TOKENS[(here + torch.arange(length + 1)) % len(TOKENS)]
             yield {"input": rows[:, :-1], "positions": torch.arange(length).expand(BATCH, -1)}, rows[:, 1:]
 
 
