@@ -1,7 +1,4 @@
-"""What a user sees of trials that cannot be trained, from the command to `status`, the ledger and the page; the rest goes on.
-
-The installed command, with real divergence, and with Ray's memory monitor, which ends workers for what their machine uses.
-"""
+"""What a user sees of trials that diverge, from the command to `status`, the ledger and the page; the rest goes on."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from tests.conformance.sweep_of import essence
 from tests.integration.test_cluster import environment
 from tests.integration.test_command_line import FILE, SWEEPER, results
 from tests.support.counted_steps import counted, counting
-from trainers.contract.record import Diverged, Failed, Finished, RunRecord
+from trainers.contract.record import Diverged, Finished, RunRecord
 
 __all__ = ["results"]
 pytestmark = [
@@ -70,31 +67,3 @@ def test_a_divergence_is_shown_everywhere_and_without_ledger_and_studies_nothing
     remade = records_of(results)
     assert essence(remade) == essence(records)
     assert sum(r.timing.incurred_gpu_hours for r in remade) == sum(r.timing.incurred_gpu_hours for r in records)
-
-
-@pytest.mark.alone
-def test_workers_that_a_full_memory_ends_say_so_and_with_memory_the_same_command_goes_on(
-    results: Path, tmp_path: Path
-) -> None:
-    """Whoever uses the memory: to Ray's monitor a hundredth of it is too much here."""
-    file = tmp_path / "some.yaml"
-    text = FILE.read_text(encoding="utf-8").replace("[0.002, 0.004]", "[0.004]")
-    file.write_text(text.replace("trials_per_arm: 2", "trials_per_arm: 1"), encoding="utf-8")
-    short = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
-    done = command("run", file, "--results", results, **short)
-    assert done.returncode == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "2 trials did not finish; `sweeper status` says why" in done.stderr
-    assert "Nothing is confirmed yet" in done.stdout
-    records = records_of(results)
-    assert len(records) == 2
-    reasons = Counter(("failed", r.outcome.reason) for r in records if isinstance(r.outcome, Failed))
-    assert all(reason.startswith("out of memory: ended while ") for _, reason in reasons)
-    assert all("a trial of nano takes about" in reason for _, reason in reasons)
-    assert reasons_in_status(results) == reasons
-    page = (results / "tiny" / "report.html").read_text(encoding="utf-8")
-    assert all(reason in page for _, reason in reasons)
-
-    again = command("run", file, "--results", results)
-    assert again.returncode == 0, again.stderr
-    assert {type(record.outcome) for record in records_of(results)} == {Finished}
