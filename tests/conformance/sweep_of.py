@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sweeper.engine.site import Site
 from sweeper.engine.sweep import Sweep
@@ -123,7 +124,7 @@ def essence(records: list[RunRecord]) -> dict[str, tuple[Any, ...]]:
 def train_but_fail_in_bags(job: StageJob, on_point: Callable[[StagePoint], None]) -> StageResult:
     """A machine that cannot train the first phase of the method's confirmation run."""
     if job.spec.method == "tst" and job.spec.seed == 1000 and job.start == 0:
-        raise OSError("no memory\nfor bags")
+        raise torch.OutOfMemoryError("no memory\nfor bags")
     return train_stage(job, on_point)
 
 

@@ -49,7 +49,7 @@ def test_a_failing_stage_fails_its_trials_and_the_rest_goes_on(
     executor: Executor, bench: Bench, alone: dict[str, object]
 ) -> None:
     bench.run(executor, train_but_fail_in_bags)
-    assert failed(bench.records) == {"tst: OSError: no memory for bags"}
+    assert failed(bench.records) == {"tst: OutOfMemoryError: no memory for bags"}
     good = essence([record for record in bench.records if isinstance(record.outcome, Finished)])
     assert good == {spec_id: alone[spec_id] for spec_id in good}
     assert len(good) == NUM_TRIALS - 1

@@ -7,6 +7,9 @@ step that is trained is counted (printed), and none may be trained again that a 
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+import signal
 import sqlite3
 import subprocess
 import tempfile
@@ -23,12 +26,14 @@ from sweeper.executors.cluster import AUTH_MODE
 from sweeper.ledger.dashboard import free_port
 from sweeper.ledger.location import DATABASE as LEDGER
 from sweeper.ledger.mlflow_ledger import Ledger
-from sweeper.options import CORPORA
+from sweeper.options import CORPORA, STAGES
 from sweeper.studies.keeper import DATABASE as STUDIES
 from tests.conformance.sweep_of import essence
 from tests.integration.test_cluster import RAY, end_tree, environment, family_of
 from tests.integration.test_command_line import FILE, SWEEPER, results
 from tests.support.counted_steps import counted, counting
+from trainers.contract.stage import RESULT
+from trainers.planning.life import lives_in
 
 __all__ = ["results"]
 pytestmark = [
@@ -41,6 +46,8 @@ SECONDS_BETWEEN_STATES = 1.0
 SECONDS_LOCKED = 30.0
 """MLflow gives up a call after twenty."""
 WORKER = "ray::ImplicitFunc"
+ELSEWHERE = ["unshare", "--uts", "sh", "-c", 'echo "$0" > /proc/sys/kernel/hostname && exec "$@"']
+"""Runs a command under another name of the machine."""
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +84,12 @@ def records_of(results: Path, uri: str | None = None) -> dict[str, tuple[Any, ..
 
 @dataclass
 class Nodes:
-    """Ray nodes of our own, each with a place for its files; what dies can be started again. `more` is in their environment."""
+    """Ray nodes of our own, each with a place for its files; what dies can be started again. `more` is in their environment,
+    and all but the head are on a machine of the name `host`, where there is one."""
 
     folder: Path
     more: Mapping[str, str] = field(default_factory=dict)
+    host: str | None = None
     address: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
     running: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     generation: int = 0
@@ -93,6 +102,8 @@ class Nodes:
         common = ["--num-cpus", "1", "--disable-usage-stats", "--object-store-memory", str(100 * 2**20), "--block"]
         with (self.folder / "ray.log").open("ab") as log:
             command = [RAY, "start", *(head if node == 0 else ["--address", self.address]), *common]
+            if node and self.host is not None:
+                command = [*ELSEWHERE, self.host, *command]
             self.running[node] = subprocess.Popen(
                 command,
                 stdout=log,
@@ -147,10 +158,10 @@ def refuse_lost_steps(steps: Path) -> None:
 
 
 @contextlib.contextmanager
-def nodes_at(**more: str) -> Iterator[Nodes]:
+def nodes_at(*, host: str | None = None, **more: str) -> Iterator[Nodes]:
     """A head and one more node."""
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as name:
-        made = Nodes(Path(name), more)
+        made = Nodes(Path(name), more, host)
         try:
             made.start(0)
             made.start(1)
@@ -237,6 +248,35 @@ def test_a_lost_head_is_one_line_with_a_report_and_the_same_command_goes_on(
     assert records_of(results) == undisturbed
     assert {file: file.stat().st_mtime_ns for file in before} == before, "a finished stage was trained again"
     refuse_lost_steps(steps)
+
+
+def test_a_stopped_worker_of_another_machine_is_ended_and_its_stage_goes_on(
+    file: Path, results: Path, undisturbed: dict[str, Any], steps: Path, tmp_path: Path
+) -> None:
+    if subprocess.run([*ELSEWHERE, "elsewhere", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no process can have another host name here")
+    impatient = tmp_path / "impatient.yaml"
+    impatient.write_text(file.read_text(encoding="utf-8").replace("cpus: 1}", "cpus: 1, stall_minutes: 0.2}"))
+    with nodes_at(host="elsewhere", **counting(steps, SECONDS_BETWEEN_STATES / 5)) as nodes:
+        run = driver(impatient, results, "--address", nodes.address)
+        until(lambda: stopped_elsewhere(results / "tiny" / STAGES), run)
+        _, err = run.communicate(timeout=DEADLINE)
+    assert run.returncode == 0, err
+    (line,) = [line for line in err.splitlines() if "no sign of life" in line]
+    assert re.search(r"step [\d,]+ of [\d,]+ on elsewhere, process \d+\); ended, to go on from its last state", line)
+    assert records_of(results) == undisturbed
+    refuse_lost_steps(steps)
+
+
+def stopped_elsewhere(store: Path) -> bool:
+    """Whether a worker of the other machine could be stopped in the middle of a stage that has a state."""
+    for life in lives_in(store):
+        if life.running and life.host == "elsewhere" and any((store / life.node).glob("partial/*")):
+            os.kill(life.pid, signal.SIGSTOP)
+            if not (store / life.node / RESULT).exists():
+                return True
+            os.kill(life.pid, signal.SIGCONT)
+    return False
 
 
 def test_databases_that_somebody_holds_for_longer_than_a_call_cost_no_step(
