@@ -181,7 +181,8 @@ def drawn(status: SweepStatus, driver: Driver | None, width: int) -> RenderableT
     parts.append(Text(_state_line(status, driver)))
     parts.append(_arm_table(status))
     running = [life for life in status.stages if life.running]
-    waiting = len(status.stages) - len(running)
+    # Those of trials that an earlier state of file or code asked for are gone on with by nobody.
+    waiting = 0 if status.complete else len(status.stages) - len(running)
     if running:
         parts += [Text(), _stage_table(running, width)]
     if waiting:

@@ -94,6 +94,9 @@ def test_who_drives_and_how_it_ended(results: Path) -> None:
     assert state_of(replace(found, stopping="stop requested"), None) == "stopped"
     assert state_of(replace(found, complete=True), None) == "finished"
     assert "finished on" in shown(replace(found, complete=True), None, 80)
+    cut = replace(found, stages=tuple(replace(life, running=False) for life in found.stages))
+    assert "begun and cut" in shown(cut, None, 80)
+    assert "begun and cut" not in shown(replace(cut, complete=True), None, 80), "nobody goes on with them"
     assert "stop requested" in shown(replace(found, stopping="stop requested"), None, 80)
 
 
