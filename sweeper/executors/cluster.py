@@ -187,10 +187,13 @@ def our_packages() -> list[str]:
 
 @contextlib.contextmanager
 def _short_folder() -> Iterator[Path]:
-    """A folder for Ray's own files, gone afterwards. A job's `TMPDIR` may be too long for a socket's name."""
+    """A folder for Ray's own files, gone afterwards. A job's `TMPDIR` may be too long for a socket's name.
+
+    Ray opens its folder and the sockets in it to every user of the machine: it lies in one that is ours alone.
+    """
     places = [Path(place) for place in (tempfile.gettempdir(), "/tmp", "/dev/shm")]
     for place in places:
-        if len(str(place)) + len("/ray-12345678") <= LONGEST_FOLDER and os.access(place, os.W_OK | os.X_OK):
+        if len(str(place)) + len("/ray-12345678/r") <= LONGEST_FOLDER and os.access(place, os.W_OK | os.X_OK):
             folder = Path(tempfile.mkdtemp(prefix="ray-", dir=place))
             break
     else:
@@ -199,7 +202,7 @@ def _short_folder() -> Iterator[Path]:
             "is: set TMPDIR"
         )
     try:
-        yield folder
+        yield folder / "r"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

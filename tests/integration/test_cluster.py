@@ -182,6 +182,10 @@ from sweeper.executors.cluster import attach
 with attach(None, num_cpus=1) as cluster:
     import ray
     address = ray.get_runtime_context().gcs_address
+    sockets = os.path.join(ray._private.worker._global_node.get_session_dir_path(), "sockets")
+    assert os.listdir(sockets)
+    listing = subprocess.run(["ls", sockets], user="nobody", capture_output=True, text=True) if not os.getuid() else None
+    print("shut" if listing is None or "Permission denied" in listing.stderr else "open")
     plain = {{n: v for n, v in os.environ.items() if not n.startswith("RAY_")}}
     for mode in ("disabled", "token"):
         guest = {{**plain, "RAY_AUTH_MODE": mode, "HOME": "/nonexistent"}}
@@ -192,4 +196,5 @@ with attach(None, num_cpus=1) as cluster:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=400, env=quick)
     assert done.returncode == 0, done.stderr
     assert "in" not in done.stdout.split()
-    assert done.stdout.count("\n") == 2
+    assert done.stdout.startswith("shut\n"), "other users of the machine see its sockets"
+    assert done.stdout.count("\n") == 3
