@@ -17,6 +17,9 @@ ASK_SECONDS = 3.0
 GONE_SECONDS = 15.0
 """Without an answer, after which a server counts as gone; Ray gives up on its head after 60."""
 
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+"""How a client of gRPC begins (RFC 9113, 3.4), with settings of its own: none."""
+
 Address = tuple[str, int]
 
 
@@ -48,4 +51,17 @@ def answers(address: Address) -> bool:
         socket.create_connection(address, timeout=ASK_SECONDS).close()
     except OSError:
         return False
+    return True
+
+
+def speaks(address: Address, seconds: float) -> bool:
+    """Whether a server says anything there: for one that hangs, the kernel still accepts connections."""
+    try:
+        with socket.create_connection(address, timeout=seconds) as connection:
+            connection.sendall(PREFACE)
+            connection.recv(1)
+    except TimeoutError:
+        return False
+    except OSError:  # it has hung up, which is an answer
+        return True
     return True

@@ -27,7 +27,7 @@ from typing import Any
 
 import psutil
 
-from sweeper.executors.alive import Address, answers, watched
+from sweeper.executors.alive import Address, answers, speaks, watched
 from trainers.contract.errors import InputError, UserError
 from trainers.contract.record import reason_of
 
@@ -226,8 +226,12 @@ def _looked_for(address: str) -> Mapping[str, str]:
 
 def _asked(address: str, environment: Mapping[str, str]) -> str | None:
     """None where a cluster answers at `address`, else what was wrong, in one line."""
-    # Where somebody listens, a busy machine may take longer than that to load Ray before it asks.
-    seconds = PATIENT_SECONDS if _listens(address) else ANSWER_SECONDS
+    server = _server(address)
+    if listens := server is not None and answers(server):
+        if not speaks(server, ANSWER_SECONDS):
+            return f"somebody listens there, but nobody answered within {ANSWER_SECONDS} seconds"
+    # Where somebody speaks, a busy machine may take longer than that to load Ray before it asks.
+    seconds = PATIENT_SECONDS if listens else ANSWER_SECONDS
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     try:
         done = subprocess.run(
@@ -239,9 +243,9 @@ def _asked(address: str, environment: Mapping[str, str]) -> str | None:
     return None if done.returncode == 0 else (said or ["no answer"])[-1][:300]
 
 
-def _listens(address: str) -> bool:
+def _server(address: str) -> Address | None:
     host, _, port = address.rpartition(":")
-    return port.isdecimal() and answers((host.strip("[]"), int(port)))
+    return (host.strip("[]"), int(port)) if port.isdecimal() else None
 
 
 def _refuse_blind_nodes(nodes: list[Any], shared: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -113,6 +114,16 @@ def test_a_head_that_does_not_answer_is_one_line(results: Path) -> None:
     assert done.returncode == 2
     assert done.stderr == f"no Ray cluster at {address}: nobody answered within {ANSWER_SECONDS} seconds\n"
     assert time.monotonic() - started < 10 * ANSWER_SECONDS, "Ray's own client takes three and a half minutes"
+
+
+def test_a_head_that_hangs_is_one_line(results: Path) -> None:
+    """Its kernel still takes connections."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        done = sweeper("run", FILE, "--results", results, "--address", address)
+    assert done.returncode == 2
+    said = f"somebody listens there, but nobody answered within {ANSWER_SECONDS} seconds"
+    assert done.stderr == f"no Ray cluster at {address}: {said}\n"
 
 
 def test_a_job_s_long_folder_for_temporary_files_is_no_obstacle(results: Path, tmp_path: Path) -> None:
