@@ -27,7 +27,7 @@ from typing import Any
 
 import psutil
 
-from sweeper.executors.alive import Address, answers, speaks, watched
+from sweeper.executors.alive import Address, Reply, reply_of, watched
 from trainers.contract.errors import InputError, UserError
 from trainers.contract.record import reason_of
 
@@ -226,12 +226,11 @@ def _looked_for(address: str) -> Mapping[str, str]:
 
 def _asked(address: str, environment: Mapping[str, str]) -> str | None:
     """None where a cluster answers at `address`, else what was wrong, in one line."""
-    server = _server(address)
-    if listens := server is not None and answers(server):
-        if not speaks(server, ANSWER_SECONDS):
-            return f"somebody listens there, but nobody answered within {ANSWER_SECONDS} seconds"
+    reply = _reply(address)
+    if reply is Reply.SILENCE:
+        return f"somebody listens there, but nobody answered within {ANSWER_SECONDS} seconds"
     # Where somebody speaks, a busy machine may take longer than that to load Ray before it asks.
-    seconds = PATIENT_SECONDS if listens else ANSWER_SECONDS
+    seconds = PATIENT_SECONDS if reply is Reply.WORD else ANSWER_SECONDS
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     try:
         done = subprocess.run(
@@ -243,9 +242,9 @@ def _asked(address: str, environment: Mapping[str, str]) -> str | None:
     return None if done.returncode == 0 else (said or ["no answer"])[-1][:300]
 
 
-def _server(address: str) -> Address | None:
+def _reply(address: str) -> Reply:
     host, _, port = address.rpartition(":")
-    return (host.strip("[]"), int(port)) if port.isdecimal() else None
+    return reply_of((host.strip("[]"), int(port)), ANSWER_SECONDS) if port.isdecimal() else Reply.NOTHING
 
 
 def _refuse_blind_nodes(nodes: list[Any], shared: Path) -> None:

@@ -6,6 +6,7 @@ driver joins its cluster is `cluster`'s.
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import tempfile
@@ -46,6 +47,7 @@ def submit(file: Path, results: Path, address: str, options: Mapping[str, object
         from ray.job_submission import JobSubmissionClient
     except ImportError as error:
         raise UserError(f"submit needs Ray's jobs ({error}): pip install 'tst-sweeper[cluster]'") from error
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it names every file that it sends
     with tempfile.TemporaryDirectory() as folder:
         with given(file):
             Path(folder, file.name).write_bytes(file.read_bytes())
@@ -58,7 +60,7 @@ def submit(file: Path, results: Path, address: str, options: Mapping[str, object
                     metadata={"sweep": space.name},
                 )
             )
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # also of Ray's own kinds, where a token is missing or wrong
             said = without_login(f"no job was started at {address}: {reason_of(error)}")
             raise UserError(f"{said}; it needs Ray's dashboard there, which `tst-sweeper[cluster]` brings") from error
 

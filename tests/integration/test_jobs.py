@@ -85,6 +85,12 @@ def test_a_job_runs_the_sweep_to_its_report(results: Path, short: Path) -> None:
             while (done := submit(FILE, "--results", results, "--address", dashboard, **TOKEN)).returncode:
                 assert time.monotonic() < deadline, done.stderr
                 time.sleep(1)
+            (line,) = done.stderr.splitlines()
+            assert line.startswith("its output: ray job logs"), "Ray names what it sends"
+            other = submit(FILE, "--results", results, "--address", dashboard, **{**TOKEN, "RAY_AUTH_TOKEN": "ba" * 32})
+            assert other.returncode == 2
+            (line,) = other.stderr.splitlines()
+            assert line.startswith(f"no job was started at {dashboard}: ")
             job = done.stdout.strip()
             asked = [RAY, "job", "status", job, "--address", dashboard]
             status = ""
