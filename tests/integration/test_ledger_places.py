@@ -22,6 +22,7 @@ import pytest
 from sweeper.ledger import connection
 from sweeper.ledger.location import DATABASE, default_tracking_uri, log_in, sqlite_file
 from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
+from sweeper.options import REPORT
 from tests.support.places import GOLDEN, SWEEPER
 from trainers.contract.errors import UserError
 
@@ -112,7 +113,7 @@ def test_a_ledger_that_stays_locked_ends_in_one_line(earlier: Path, monkeypatch:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize("moved", [False, True])
-def test_somebody_else_s_results_are_read(earlier: Path, moved: bool) -> None:
+def test_somebody_else_s_results_are_read(earlier: Path, moved: bool, tmp_path_factory: pytest.TempPathFactory) -> None:
     """By a user who may change nothing there; also a copy, whose artifacts lie elsewhere than the ledger says."""
     if not moved:
         for name in list_sweeps(earlier):
@@ -130,6 +131,15 @@ def test_somebody_else_s_results_are_read(earlier: Path, moved: bool) -> None:
     assert done.returncode == 0, done.stderr
     assert "finished" in done.stdout
     assert "unreadable" not in done.stderr
+    here = tmp_path_factory.mktemp("here")
+    here.chmod(0o777)
+    command[command.index("status")] = "report"
+    read = subprocess.run(command, capture_output=True, text=True, cwd=here, env={**os.environ, "HOME": "/nonexistent"})
+    assert read.returncode == 0, read.stderr
+    page = here / f"report-{name}" / REPORT
+    assert read.stdout.splitlines()[-1] == str(page)
+    assert page.exists()
+    assert f"Permission denied; writing into {page.parent} instead" in read.stderr
     assert {path: path.stat().st_mtime_ns for path in earlier.rglob("*")} == before
 
 
