@@ -224,8 +224,7 @@ def _report(
     from trainers.contract.writing import write_atomically
 
     study, folder = read(), writable(folder)
-    with given(folder / REPORT):
-        summary = write_report_files(study, folder)
+    summary = write_report_files(study, folder)
     if csv is not None:
         with given(csv):
             write_atomically(csv, runs_to_csv(study))
@@ -252,8 +251,8 @@ def _compare(names: Sequence[str], results: Path, tracking_uri: str | None, as_j
     if names[0] == names[1]:
         raise UserError(f"{names[0]}: cannot be compared with itself; give two names")
     first, second = (read_study(results, name, tracking_uri) for name in names)
-    with given(results):
-        made, page = write_comparison_files(first, second, writable(results), shlex.join(["sweeper", "report", *names]))
+    command = shlex.join(["sweeper", "report", *names])
+    made, page = write_comparison_files(first, second, writable(results), command)
     if as_json:
         print_json(comparison_to_json(made))
         return

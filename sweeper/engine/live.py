@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sweeper.engine.sweep import Idle, Sweep
+from trainers.contract.faults import is_full_disk
 from trainers.contract.flops import flops_at
 from trainers.contract.record import Stopped
 from trainers.contract.schedule import data_position
@@ -32,13 +33,6 @@ STARTING = 3
 """Times the limit that a stage may take to its first look: it compiles."""
 MOST_POINTS = 400
 """Of a trial while it trains; the dashboard has room for the rest of the curve's shape when it has ended."""
-FULL_DISK = ("[Errno 28]", "[Errno 122]", "os error 28", "os error 122")
-"""No space left, and no quota left: nothing of a trial's fault."""
-
-
-def is_full_disk(reason: str) -> bool:
-    """Whether that is why a stage failed."""
-    return any(word in reason for word in FULL_DISK)
 
 
 class LiveLedger(Protocol):

@@ -20,12 +20,13 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sweeper.engine.live import LOOK_SECONDS, is_full_disk
+from sweeper.engine.live import LOOK_SECONDS
 from sweeper.engine.sweep import Idle
 from sweeper.executors.cluster import KIND
 from sweeper.executors.inline import MAX_FAILURES, StageSource, Train
 from sweeper.executors.ray_train import RankResources, train_on_ranks
 from sweeper.executors.workers import failure_file
+from trainers.contract.faults import is_full_disk
 from trainers.contract.record import reason_of
 from trainers.contract.spec import TrialSpec
 from trainers.contract.stage import (

@@ -261,3 +261,22 @@ def test_a_full_disk_ends_a_sweep_in_order_and_with_room_it_goes_on(
         records = ledger.records()
     assert len(records) == TRIALS
     assert all(isinstance(record.outcome, Finished) for record in records)
+
+
+@pytest.mark.parametrize("command", ["prepare", "run"])
+def test_a_disk_that_was_full_before_is_named_and_with_room_the_same_command_goes_on(
+    small_disk: Path, command: str
+) -> None:
+    filler = small_disk / "filler"
+    with filler.open("wb") as stream:
+        stream.truncate(0)
+        os.posix_fallocate(stream.fileno(), 0, 38 * 2**20)
+    words = [command, FILE, "--results", small_disk, *(["--executor", "inline"] if command == "run" else [])]
+    full = sweeper(*words)
+    assert full.returncode == 3, full.stderr
+    (line,) = [line for line in full.stderr.splitlines() if "stopped" in line]
+    assert f"{small_disk}" in line
+    assert "no room on the disk" in line
+    filler.unlink()
+    done = sweeper(*words)
+    assert done.returncode == 0, done.stderr

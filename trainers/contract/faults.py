@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -16,8 +17,10 @@ from pathlib import Path
 
 from trainers.contract.errors import UserError
 
-USER, FAULT, INTERRUPTED, TERMINATED = 2, 1, 130, 143
-"""Exit codes: the user's mistake, a fault of the program or the machine, Ctrl-C, SIGTERM."""
+USER, FAULT, STOPPED, INTERRUPTED, TERMINATED = 2, 1, 3, 130, 143
+"""Exit codes: the user's mistake, a fault of the program or the machine, no room on a disk, Ctrl-C, SIGTERM."""
+FULL_DISK = ("[Errno 28]", "[Errno 122]", "os error 28", "os error 122", "database or disk is full")
+"""No space left, and no quota left, as Python, Rust and SQLite say it."""
 _PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
 
 
@@ -28,23 +31,44 @@ class Terminated(KeyboardInterrupt):
 def end_of(error: Exception, program: str, folder: Path | None, *, debug: bool = False) -> int:
     """Say on standard error what ended `program`; returns its exit code.
 
-    A `UserError` is its own text. Anything else is one line with the path of a log, which is written into `folder`, or
-    among the machine's temporary files where that does not exist or cannot be written. `debug` prints the traceback at once.
+    A `UserError` is its own text, a full disk the place where it is. Anything else is one line with the path of a log, which
+    is written into `folder`, or among the machine's temporary files where that does not exist or cannot be written. `debug`
+    prints the traceback at once.
     """
+    code = USER if isinstance(error, UserError) else STOPPED if is_full_disk(str(error)) else FAULT
     if debug:
         traceback.print_exception(error)
-    if isinstance(error, UserError):
-        if not debug:
-            print(str(error) or type(error).__name__, file=sys.stderr)
-        return USER
-    if not debug:
-        said = " ".join(str(error).split())[:300]
+        return code
+    said = " ".join(str(error).split())[:300]
+    if code == USER:
+        words = str(error) or type(error).__name__
+    elif code == STOPPED:
+        words = f"{program} stopped: {_full(error, folder)}: no room on the disk ({said}); make room there"
+    else:
         what = f"{type(error).__name__}: {said}" if said else type(error).__name__
-        print(
-            f"{program} failed: {without_login(what)}; the traceback is in {_write_log(error, program, folder)}",
-            file=sys.stderr,
-        )
-    return FAULT
+        words = f"{program} failed: {without_login(what)}; the traceback is in {_write_log(error, program, folder)}"
+    print(words, file=sys.stderr)
+    return code
+
+
+def is_full_disk(reason: str) -> bool:
+    """Whether that is why something failed: nobody's fault, and done with where there is room again."""
+    return any(word in reason for word in FULL_DISK)
+
+
+def _full(error: Exception, folder: Path | None) -> Path | str:
+    """The file that an error names, else the place with the least room: a write that fails names none."""
+    if isinstance(error, OSError) and error.filename:
+        return str(error.filename)
+    places = [place for place in (folder, _temporary()) if place is not None and place.is_dir()]
+    return min(places, key=lambda place: shutil.disk_usage(place).free, default="somewhere")
+
+
+def _temporary() -> Path | None:
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError:  # it looks for one that can be written
+        return None
 
 
 def without_login(text: str) -> str:
@@ -56,7 +80,7 @@ def _write_log(error: Exception, program: str, folder: Path | None) -> Path:
     name = f"fault-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     head = f"{program}, Python {platform.python_version()} on {platform.platform()}\n"
     text = head + without_login("".join(traceback.format_exception(error)))
-    for place in (folder, Path(tempfile.gettempdir())):
+    for place in (folder, _temporary()):
         if place is not None and place.is_dir():
             try:
                 (place / name).write_text(text, encoding="utf-8")

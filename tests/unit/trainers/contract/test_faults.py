@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from tests.support.places import ROOT
 from trainers.contract.errors import InputError, UserError, given
-from trainers.contract.faults import FAULT, USER, end_of
+from trainers.contract.faults import FAULT, STOPPED, USER, end_of
 
 
 def broken(message: str) -> Exception:
@@ -40,6 +41,26 @@ def test_the_user_s_mistake_is_its_own_text_and_leaves_no_log(
     assert end_of(kind("bag_size: 0 is not a positive integer"), "sweeper run", tmp_path) == USER
     assert capsys.readouterr().err == "bag_size: 0 is not a positive integer\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+        RuntimeError("(sqlite3.OperationalError) database or disk is full"),
+    ],
+)
+def test_a_full_disk_is_nobody_s_fault_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    assert end_of(error, "sweeper run", tmp_path) == STOPPED
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sweeper run stopped: /")
+    assert "no room on the disk" in line
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OSError, match="No space left"), given(tmp_path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_debug_shows_the_traceback_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
