@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sweeper.executors.cluster import QUIET, our_packages
+from sweeper.ledger.location import refuse_odd_address
 from sweeper.space.load import load_search_space
 from sweeper.space.schema import SearchSpace
 from trainers.contract.errors import InputError, UserError, given
@@ -72,6 +73,7 @@ def _refuse_what_is_only_here(space: SearchSpace, results: Path, options: Mappin
         if not os.path.isabs(path):
             raise InputError(f"{key}: {path!r} is relative; a job needs a path of the cluster's from / on")
     uri = str(options.get("tracking-uri") or "")
+    refuse_odd_address(uri)
     if without_login(uri) != uri:  # Ray shows a job's command to whoever opens the dashboard
         raise InputError(
             "tracking-uri: a job's command is shown to others; set MLFLOW_TRACKING_USERNAME and "

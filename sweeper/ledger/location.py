@@ -85,8 +85,28 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(path) if path not in (uri, "", ":memory:") and "?" not in path else None
 
 
+def refuse_odd_address(uri: str) -> None:
+    """Raise `InputError` for a server's address that may be read in two ways: nobody knows what in it is a password."""
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        parts = urlsplit(uri)
+        odd = parts.port == 0 or not parts.hostname or parts.netloc.count("@") > 1
+    except ValueError:
+        odd = True
+    if odd or parts.query or parts.fragment or re.search(r"\s", uri):
+        raise InputError(
+            "--tracking-uri: no server's address, such as http://127.0.0.1:5000 or http://NAME:PASSWORD@HOST/PATH; "
+            "in a password / ? # @ and : are written as %2F %3F %23 %40 and %3A"
+        )
+
+
 def log_in(uri: str) -> str:
-    """A server's address without name and password, which are left where MLflow looks for them, in the environment."""
+    """A server's address without name and password, which are left where MLflow looks for them, in the environment.
+
+    Raises `InputError` like `refuse_odd_address`.
+    """
+    refuse_odd_address(uri)
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https") or parts.username is None:
         return uri

@@ -46,6 +46,8 @@ def test_a_password_would_be_shown_by_ray_and_is_refused(tmp_path: Path) -> None
     line = refused(FILE, "--results", tmp_path, "--tracking-uri", "http://ann:s3cret@host:5000")
     assert "MLFLOW_TRACKING_PASSWORD" in line
     assert "s3cret" not in line
+    line = refused(FILE, "--results", tmp_path, "--tracking-uri", "http://host:5000/?token=s3cret")
+    assert "s3cret" not in line
 
 
 def test_where_nobody_takes_jobs_is_one_line(tmp_path: Path) -> None:

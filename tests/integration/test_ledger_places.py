@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -196,6 +197,26 @@ def test_an_address_without_a_login_is_left_alone(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
     assert log_in("http://host:5000/a") == "http://host:5000/a"
     assert "MLFLOW_TRACKING_USERNAME" not in os.environ
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://ann:s3/cret@127.0.0.1:5000",
+        "http://ann:s3@cret@127.0.0.1:5000",
+        "http://ann:s3#cret@127.0.0.1:5000",
+        "http://ann:s3 cret@127.0.0.1:5000",
+        "http://127.0.0.1:5000/?token=s3cret",
+        "https://ann:s3cret@127.0.0.1:50x0",
+    ],
+)
+def test_an_address_that_may_be_read_in_two_ways_is_refused_and_not_shown(earlier: Path, uri: str) -> None:
+    command = [SWEEPER, "status", "x", "--results", str(earlier), "--tracking-uri", uri]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("--tracking-uri: no server's address")
+    assert not {"s3", "cret"} & set(re.split(r"\W", line))
 
 
 def test_the_dashboard_s_server_ends_with_a_killed_command(earlier: Path) -> None:

@@ -21,7 +21,8 @@ USER, FAULT, STOPPED, INTERRUPTED, TERMINATED = 2, 1, 3, 130, 143
 """Exit codes: the user's mistake, a fault of the program or the machine, no room on a disk, Ctrl-C, SIGTERM."""
 FULL_DISK = ("[Errno 28]", "[Errno 122]", "os error 28", "os error 122", "database or disk is full")
 """No space left, and no quota left, as Python, Rust and SQLite say it."""
-_PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
+_PASSWORD = re.compile(r"(?<=://)\S+@")
+"""To the last `@`: a password may hold one."""
 
 
 class Terminated(KeyboardInterrupt):

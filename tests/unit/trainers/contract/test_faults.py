@@ -78,8 +78,11 @@ def test_where_the_folder_does_not_exist_the_log_is_a_temporary_file(
     assert str(log) in capsys.readouterr().err
 
 
-def test_a_password_in_an_address_is_in_neither(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    end_of(broken("http://user:secret@host:5000/ says no"), "sweeper run", tmp_path)
+@pytest.mark.parametrize("password", ["secret", "se@secret", "/secret"])
+def test_a_password_in_an_address_is_in_neither(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], password: str
+) -> None:
+    end_of(broken(f"http://user:{password}@host:5000/ says no"), "sweeper run", tmp_path)
     (log,) = tmp_path.iterdir()
     assert "secret" not in capsys.readouterr().err + log.read_text()
 
