@@ -94,7 +94,7 @@ def refuse_odd_address(uri: str) -> None:
         odd = parts.port == 0 or not parts.hostname or parts.netloc.count("@") > 1
     except ValueError:
         odd = True
-    if odd or parts.query or parts.fragment or re.search(r"\s", uri):
+    if odd or parts.query or parts.fragment or re.search(r"[\s\x00-\x1f\x7f]", uri):
         raise InputError(
             "--tracking-uri: no server's address, such as http://127.0.0.1:5000 or http://NAME:PASSWORD@HOST/PATH; "
             "in a password / ? # @ and : are written as %2F %3F %23 %40 and %3A"

@@ -207,6 +207,7 @@ def test_an_address_without_a_login_is_left_alone(monkeypatch: pytest.MonkeyPatc
         "http://ann:s3#cret@127.0.0.1:5000",
         "http://ann:s3 cret@127.0.0.1:5000",
         "http://127.0.0.1:5000/?token=s3cret",
+        "http://127.0.0.1:5000/\x1b[31m",
         "https://ann:s3cret@127.0.0.1:50x0",
     ],
 )
