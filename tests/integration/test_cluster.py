@@ -174,9 +174,12 @@ else:
 """
 
 
-def test_nobody_else_gets_into_a_cluster_of_our_own() -> None:
-    """A process of another user on this machine, or on another one: without the token of this run."""
+@pytest.mark.parametrize("first", ["subprocess", "ray"])
+def test_nobody_else_gets_into_a_cluster_of_our_own(first: str) -> None:
+    """A process of another user on this machine, or on another one: without the token of this run. A notebook may have
+    imported Ray, which reads its settings then, before it imports us."""
     code = f"""
+import {first}
 import subprocess, sys, os
 from sweeper.executors.cluster import attach
 with attach(None, num_cpus=1) as cluster:
@@ -193,3 +196,19 @@ with attach(None, num_cpus=1) as cluster:
     assert done.returncode == 0, done.stderr
     assert "in" not in done.stdout.split()
     assert done.stdout.count("\n") == 2
+
+
+def test_a_process_that_runs_ray_already_is_told_in_one_line() -> None:
+    code = """
+import ray
+from sweeper.executors.cluster import attach
+from trainers.contract.errors import UserError
+ray.init(num_cpus=1, include_dashboard=False, logging_level="ERROR")
+try:
+    with attach(None, num_cpus=1):
+        print("in")
+except UserError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=400, env=environment())
+    assert done.stdout == "Ray runs in this process already; end it with ray.shutdown()\n", done.stderr
