@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
@@ -39,6 +41,8 @@ from trainers.contract.stage import (
 from trainers.planning.footprint import footprint
 from trainers.planning.life import first_sign, write_life
 
+POINT_SECONDS = 1.0
+"""At least so long between two messages from a stage: one takes milliseconds, in which nothing trains."""
 A_LITTLE = 0.001
 """Of a node's kind: so that as many trials as there are GPUs can ask for it."""
 
@@ -69,9 +73,8 @@ def _searcher(source: StageSource, max_failures: int) -> Any:
             return Searcher.FINISHED if job is Idle.OVER else None
 
         def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-            if "loss" in result and trial_id in self.jobs:
-                cost = PointCost(*result["cost"]) if "cost" in result else None
-                self.source.point(self.jobs[trial_id].node, result["step"], result["loss"], cost)
+            for step, loss, cost in result.get("points", ()) if trial_id in self.jobs else ():
+                self.source.point(self.jobs[trial_id].node, step, loss, None if cost is None else PointCost(*cost))
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
             # Exactly one of the four ways to end a stage is told for every job that was given out.
@@ -175,10 +178,16 @@ def _trainable(train: Train, ranks: RankResources) -> Callable[[dict[str, Any]],
         _failure_file(job).unlink(missing_ok=True)  # of an earlier attempt; this one may die without a word
         write_life(Path(job.store), first_sign(job))
 
+        waiting: list[tuple[int, float, tuple[float, ...] | None]] = []
+        told = -math.inf
+
         def on_point(point: StagePoint) -> None:
-            # In a list: Tune takes mappings apart.
-            cost = {} if point.cost is None else {"cost": list(astuple(point.cost))}
-            tune.report({"step": point.step, "loss": point.loss, **cost})
+            nonlocal told
+            waiting.append((point.step, point.loss, None if point.cost is None else astuple(point.cost)))
+            if time.monotonic() - told >= POINT_SECONDS:
+                tune.report({"points": waiting.copy()})
+                waiting.clear()
+                told = time.monotonic()
 
         try:
             alone = ranks.size == 1
@@ -189,12 +198,13 @@ def _trainable(train: Train, ranks: RankResources) -> Callable[[dict[str, Any]],
         except Exception as error:
             # A further attempt would find the disk as full, and no room for the reason.
             if is_full_disk(reason_of(error)):
-                tune.report({"end": "full", "reason": reason_of(error)})
+                tune.report({"points": waiting, "end": "full", "reason": reason_of(error)})
                 return
+            tune.report({"points": waiting})
             _failure_file(job).parent.mkdir(parents=True, exist_ok=True)
             _failure_file(job).write_text(reason_of(error), encoding="utf-8")
             raise
-        tune.report({"end": end})
+        tune.report({"points": waiting, "end": end})
 
     return stage
 
