@@ -41,8 +41,9 @@ from trainers.contract.stage import (
 from trainers.planning.footprint import footprint
 from trainers.planning.life import first_sign, write_life
 
-POINT_SECONDS = 1.0
-"""At least so long between two messages from a stage: one takes milliseconds, in which nothing trains."""
+POINT_SECONDS = 3.0
+"""At least so long between two messages from a stage: one takes milliseconds, on a busy machine tens, in which nothing trains.
+The ledger is written as seldom."""
 A_LITTLE = 0.001
 """Of a node's kind: so that as many trials as there are GPUs can ask for it."""
 
