@@ -167,13 +167,16 @@ def _swept(
 ) -> Study:
     """A sweep of the ledger, whose records are written to a file, too. Its studies are brought up to it."""
     from sweeper.imports.records import write_records
-    from sweeper.reporting import read_study
+    from sweeper.ledger.imports import ImportLedger
+    from sweeper.reporting import study_in
     from sweeper.studies.keeper import copy_studies
 
     if records is not None:
         write_records(results, name, tracking_uri, records)
-    made: Study = read_study(results, name, tracking_uri)
-    copy_studies(results, name, tracking_uri, study_storage, lambda line: print(line, file=sys.stderr))
+    # Read once for both: it is most of the time that a large sweep takes.
+    with ImportLedger.open(results, name, tracking_uri, create=False) as ledger:
+        made: Study = study_in(ledger, shlex.join(["sweeper", "report", name]))
+        copy_studies(ledger, results / name, study_storage, lambda line: print(line, file=sys.stderr))
     return made
 
 

@@ -123,6 +123,9 @@ def attach(
     # After the settings: Ray reads some of them while it is imported.
     import ray
 
+    if ray.is_initialized():
+        raise UserError("Ray runs in this process already; end it with ray.shutdown()")
+    _have_settings_read()
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a worker that dies is a page of traceback there
     _keep_to_itself()
@@ -147,6 +150,15 @@ def attach(
             _refuse_blind_nodes(nodes, shared)
         stack.enter_context(watched(_servers(nodes), lost))
         yield Cluster(int(resources.get("CPU", 0)), _gpus_by_kind(nodes), len(nodes))
+
+
+def _have_settings_read() -> None:
+    """Whoever calls, in a notebook say, may have imported Ray before the settings were made."""
+    from ray import _raylet
+
+    if hasattr(_raylet, "AuthenticationTokenLoader"):
+        _raylet.Config.initialize("")  # type: ignore[attr-defined]
+        _raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _keep_to_itself() -> None:

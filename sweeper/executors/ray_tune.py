@@ -42,6 +42,9 @@ from trainers.contract.stage import (
 from trainers.planning.footprint import footprint
 from trainers.planning.life import first_sign, label_of, signed_at, write_life
 
+POINT_SECONDS = 3.0
+"""At least so long between two messages from a stage: one takes milliseconds, on a busy machine tens, in which nothing trains.
+The ledger is written as seldom."""
 A_LITTLE = 0.001
 """Of a node's kind: so that as many trials as there are GPUs can ask for it."""
 DIED = "the worker process died"
@@ -76,9 +79,8 @@ def _searcher(source: StageSource, max_failures: int) -> Any:
             return Searcher.FINISHED if job is Idle.OVER else None
 
         def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-            if "loss" in result and trial_id in self.jobs:
-                cost = PointCost(*result["cost"]) if "cost" in result else None
-                self.source.point(self.jobs[trial_id].node, result["step"], result["loss"], cost)
+            for step, loss, cost in result.get("points", ()) if trial_id in self.jobs else ():
+                self.source.point(self.jobs[trial_id].node, step, loss, None if cost is None else PointCost(*cost))
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
             # Exactly one of the four ways to end a stage is told for every job that was given out.
@@ -254,10 +256,16 @@ def _trainable(train: Train, ranks: RankResources) -> Callable[[dict[str, Any]],
         # Ranks may have to wait for their devices, and Ray Train looks after them.
         write_life(Path(job.store), replace(first_sign(job), watched=alone))
 
+        waiting: list[tuple[int, float, tuple[float, ...] | None]] = []
+        told = -math.inf
+
         def on_point(point: StagePoint) -> None:
-            # In a list: Tune takes mappings apart.
-            cost = {} if point.cost is None else {"cost": list(astuple(point.cost))}
-            tune.report({"step": point.step, "loss": point.loss, **cost})
+            nonlocal told
+            waiting.append((point.step, point.loss, None if point.cost is None else astuple(point.cost)))
+            if time.monotonic() - told >= POINT_SECONDS:
+                tune.report({"points": waiting.copy()})
+                waiting.clear()
+                told = time.monotonic()
 
         try:
             result = train(job, on_point) if alone else train_on_ranks(train, job, on_point, ranks)
@@ -267,12 +275,13 @@ def _trainable(train: Train, ranks: RankResources) -> Callable[[dict[str, Any]],
         except Exception as error:
             # A further attempt would find the disk as full, and no room for the reason.
             if is_full_disk(reason_of(error)):
-                tune.report({"end": "full", "reason": reason_of(error)})
+                tune.report({"points": waiting, "end": "full", "reason": reason_of(error)})
                 return
+            tune.report({"points": waiting})
             _failure_file(job).parent.mkdir(parents=True, exist_ok=True)
             _failure_file(job).write_text(reason_of(error), encoding="utf-8")
             raise
-        tune.report({"end": end})
+        tune.report({"points": waiting, "end": end})
 
     return stage
 
