@@ -29,7 +29,7 @@ from sweeper.engine.view import SweepView, not_done, view_of
 from sweeper.executors.inline import Executor, InlineExecutor
 from sweeper.executors.workers import PATIENCE_SECONDS, Workers
 from sweeper.ledger.about import SweepAbout
-from sweeper.ledger.location import LedgerError
+from sweeper.ledger.location import LedgerError, refuse_unreachable
 from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
 from sweeper.ledger.spooled import SpooledLedger
 from sweeper.lock import STOP, driving
@@ -192,7 +192,9 @@ def run(options: RunOptions, say: Say = lambda line: None, watch: Watch = lambda
     space = load_search_space(options.file)
     if options.executor == "inline" and (ranks := ranks_of(space)) > 1:
         raise UserError(f"executor: inline trains in one process; {ranks} ranks of a trial need ray")
-    # What does not fit here is said at once. A cluster has to be asked, and is before minutes go into preparing text.
+    if options.tracking_uri is not None:
+        refuse_unreachable(options.tracking_uri)  # before minutes go into preparing text
+    # What does not fit here is said at once. A cluster has to be asked, and is before that, too.
     room = find_room(space, options) if options.address is None else None
     folder = (options.results / space.name).resolve()
     lost = _Lost(say)

@@ -18,7 +18,6 @@ from sweeper.ledger.location import (
     log_in,
     one_at_a_time,
     refuse_unreachable,
-    spare_loopback,
     sqlite_file,
     sqlite_uri,
 )
@@ -36,7 +35,6 @@ def connect(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    spare_loopback()
     uri = log_in(uri)
     refuse_unreachable(uri)
     for name in ("mlflow", "alembic"):

@@ -178,7 +178,11 @@ def only_read(database: Path) -> bool:
 
 
 def refuse_unreachable(uri: str) -> None:
-    """Raise `LedgerError` when nobody listens at a server's address; MLflow itself would retry for minutes."""
+    """Raise `LedgerError` when nobody listens at a server's address; MLflow itself would retry for minutes. Nobody logs in:
+    what this process starts later would inherit the password."""
+    refuse_odd_address(uri)
+    spare_loopback()
+    uri = without_login(uri)
     if urlparse(uri).scheme not in ("http", "https"):
         return
     try:

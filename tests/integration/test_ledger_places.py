@@ -21,10 +21,11 @@ from typing import ClassVar
 import pytest
 
 from sweeper.ledger import connection
+from sweeper.ledger.dashboard import free_port
 from sweeper.ledger.location import DATABASE, default_tracking_uri, log_in, sqlite_file
 from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
 from sweeper.options import REPORT
-from tests.support.places import GOLDEN, SWEEPER
+from tests.support.places import GOLDEN, ROOT, SWEEPER
 from trainers.contract.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
@@ -218,6 +219,16 @@ def test_an_address_that_may_be_read_in_two_ways_is_refused_and_not_shown(earlie
     (line,) = done.stderr.splitlines()
     assert line.startswith("--tracking-uri: no server's address")
     assert not {"s3", "cret"} & set(re.split(r"\W", line))
+
+
+def test_a_server_that_is_not_there_is_said_before_any_text_is_prepared(tmp_path: Path) -> None:
+    file = ROOT / "tests" / "integration" / "tiny.yaml"
+    command = [SWEEPER, "run", file, "--results", tmp_path, "--tracking-uri", f"http://127.0.0.1:{free_port()}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "no MLflow server answers there" in line
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_dashboard_s_server_ends_with_a_killed_command(earlier: Path) -> None:
