@@ -85,8 +85,17 @@ def content_of(path: Path) -> bytes:
 
 def label(paths: tuple[str, ...], what: str = "text files") -> str:
     """What a report calls this corpus."""
-    names = [Path(path).name or path for path in paths]
+    names = [_called(path) for path in paths]
     return f"{what} {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+
+
+def _called(given: str) -> str:
+    """The last name of a path; of a glob the folder that it looks in and what it looks for there."""
+    path = Path(given)
+    if not glob.has_magic(given):
+        return path.name or given
+    fixed = _fixed_part(path)
+    return str(Path(fixed.name) / path.relative_to(fixed))
 
 
 def _matches(given: str) -> list[tuple[str, Path]]:

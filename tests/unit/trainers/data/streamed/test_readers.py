@@ -83,6 +83,25 @@ def test_a_text_file_without_separators_is_refused_before_it_fills_the_memory(
         next(texts)
 
 
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("dclm/**/*.parquet", "local files dclm/**/*.parquet"),
+        ("{}/fineweb-edu/data/*/a.parquet", "local files data/*/a.parquet"),
+        ("*.parquet", "local files *.parquet"),
+        ("dclm", "local files dclm"),
+    ],
+)
+def test_parts_of_a_mixture_are_told_apart_by_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, name: str
+) -> None:
+    """And by nothing that another machine would not have."""
+    monkeypatch.chdir(tmp_path)
+    for path in ("dclm/global/a.parquet", "fineweb-edu/data/b/a.parquet", "a.parquet"):
+        write_parquet(tmp_path / path, TEXTS)
+    assert reader(Path(given.format(tmp_path))).origin.name == name
+
+
 def test_files_come_in_the_order_of_their_names_however_they_are_given(tmp_path: Path) -> None:
     for index, name in enumerate(("b/1.parquet", "a/2.parquet", "a/1.parquet")):
         write_parquet(tmp_path / name, [f"{index}"])
