@@ -5,6 +5,7 @@ A fault is never told as if the user had made it: whoever reads "bad number" wit
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
@@ -18,6 +19,9 @@ from trainers.contract.errors import UserError
 
 USER, FAULT, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 """Exit codes: the user's mistake, a fault of the program or the machine, Ctrl-C, SIGTERM."""
+LONGEST_SHOWN = 200
+"""Characters of a path in a message about it."""
+_NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
 _PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
 
 
@@ -28,14 +32,18 @@ class Terminated(KeyboardInterrupt):
 def end_of(error: Exception, program: str, folder: Path | None, *, debug: bool = False) -> int:
     """Say on standard error what ended `program`; returns its exit code.
 
-    A `UserError` is its own text. Anything else is one line with the path of a log, which is written into `folder`, or
-    among the machine's temporary files where that does not exist or cannot be written. `debug` prints the traceback at once.
+    A `UserError` is its own text, and so is a path that no file system takes: it can only have been given. Anything else is
+    one line with the path of a log, which is written into `folder`, or among the machine's temporary files where that does not exist or cannot be written. `debug` prints the traceback at once.
     """
     if debug:
         traceback.print_exception(error)
     if isinstance(error, UserError):
         if not debug:
             print(str(error) or type(error).__name__, file=sys.stderr)
+        return USER
+    if isinstance(error, OSError) and error.errno in _NO_PATH:
+        if not debug:
+            print(f"{str(error.filename)[:LONGEST_SHOWN]}: {error.strerror}", file=sys.stderr)
         return USER
     if not debug:
         said = " ".join(str(error).split())[:300]
@@ -57,7 +65,7 @@ def _write_log(error: Exception, program: str, folder: Path | None) -> Path:
     head = f"{program}, Python {platform.python_version()} on {platform.platform()}\n"
     text = head + without_login("".join(traceback.format_exception(error)))
     for place in (folder, Path(tempfile.gettempdir())):
-        if place is not None and place.is_dir():
+        if place is not None and os.path.isdir(place):
             try:
                 (place / name).write_text(text, encoding="utf-8")
                 return (place / name).absolute()

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from trainers.contract.errors import InputError
+from trainers.contract.faults import LONGEST_SHOWN
 from trainers.data.documents import Document, MissingTextError
 
 _ROOT = Path("/")
 _RECURSIVE = "**"
-LONGEST_SHOWN = 200
-"""Characters of a path in a message about it."""
 
 
 def documents(paths: tuple[str, ...]) -> tuple[Document, ...]:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trainers.contract.errors import InputError
+from trainers.contract.faults import LONGEST_SHOWN
 from trainers.contract.reading import json_value
 from trainers.contract.spec import fingerprint
 from trainers.data.documents import MissingTextError
-from trainers.data.files import LONGEST_SHOWN
 from trainers.data.manifest import TOKENIZER_FILE
 from trainers.data.request import CorpusRequest
 

@@ -42,6 +42,20 @@ def test_the_user_s_mistake_is_its_own_text_and_leaves_no_log(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("path", ["x" * 5_000, "file/below", "circle"])
+def test_a_path_that_cannot_be_one_is_the_user_s_and_short(
+    path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(OSError, match=r"too long|Not a directory|Too many levels") as caught:
+        (tmp_path / path).read_text(encoding="utf-8")
+    assert end_of(caught.value, "sweeper status", tmp_path / path) == USER
+    said = capsys.readouterr().err
+    assert said.startswith(f"{tmp_path / path}"[:200])
+    assert len(said) < 300
+
+
 def test_debug_shows_the_traceback_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert end_of(broken("x"), "sweeper run", tmp_path, debug=True) == FAULT
     assert "Traceback (most recent call last)" in capsys.readouterr().err
