@@ -22,7 +22,9 @@ USER, FAULT, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 LONGEST_SHOWN = 200
 """Characters of a path in a message about it."""
 _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
-_PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
+_LOGIN = re.compile(r"(?<=://)[^/\s]\S*@")
+"""Up to the last `@`: a password may hold one, or a `/`, that should have been quoted."""
+_SECRET = re.compile(r"(?i)([?&;](?:\w*passw(?:or)?d|pwd|\w*token|\w*secret|\w*key)=)[^&;\s'\"]+")
 
 
 class Terminated(KeyboardInterrupt):
@@ -33,10 +35,11 @@ def end_of(error: Exception, program: str, folder: Path | None, *, debug: bool =
     """Say on standard error what ended `program`; returns its exit code.
 
     A `UserError` is its own text, and so is a path that no file system takes: it can only have been given. Anything else is
-    one line with the path of a log, which is written into `folder`, or among the machine's temporary files where that does not exist or cannot be written. `debug` prints the traceback at once.
+    one line with the path of a log, which is written into `folder`, or among the machine's temporary files where that does
+    not exist or cannot be written. `debug` prints the traceback at once.
     """
     if debug:
-        traceback.print_exception(error)
+        sys.stderr.write(without_login("".join(traceback.format_exception(error))))
     if isinstance(error, UserError):
         if not debug:
             print(str(error) or type(error).__name__, file=sys.stderr)
@@ -56,8 +59,8 @@ def end_of(error: Exception, program: str, folder: Path | None, *, debug: bool =
 
 
 def without_login(text: str) -> str:
-    """Without the user name and password that an address may hold."""
-    return _PASSWORD.sub("", text)
+    """Without the user name and password that an address may hold, before its host or among its options."""
+    return _SECRET.sub(r"\1***", _LOGIN.sub("", text))
 
 
 def _write_log(error: Exception, program: str, folder: Path | None) -> Path:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.places import ROOT
 from trainers.contract.errors import InputError, UserError, given
-from trainers.contract.faults import FAULT, USER, end_of
+from trainers.contract.faults import FAULT, USER, end_of, without_login
 
 
 def broken(message: str) -> Exception:
@@ -71,10 +71,29 @@ def test_where_the_folder_does_not_exist_the_log_is_a_temporary_file(
     assert str(log) in capsys.readouterr().err
 
 
-def test_a_password_in_an_address_is_in_neither(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    end_of(broken("http://user:secret@host:5000/ says no"), "sweeper run", tmp_path)
-    (log,) = tmp_path.iterdir()
-    assert "secret" not in capsys.readouterr().err + log.read_text()
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://user:secret@host:5000/",
+        "http://user:not/quoted@secret@host:5000",
+        "postgresql://host/runs?user=ann&password=secret",
+        "https://host/?x=1&access_token=secret#there",
+    ],
+)
+def test_a_password_in_an_address_is_in_neither(
+    address: str, debug: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    end_of(broken(f"{address} says no"), "sweeper run", tmp_path, debug=debug)
+    text = capsys.readouterr().err + "".join(log.read_text() for log in tmp_path.iterdir())
+    assert "secret" not in text
+    assert "host" in text
+    assert "says no" in text
+
+
+@pytest.mark.parametrize("text", ["sqlite:////a@b/mlflow.db", "see file:///home/a@b.c and http://host/x?y=z", "a@b"])
+def test_an_address_without_a_login_is_left_alone(text: str) -> None:
+    assert without_login(text) == text
 
 
 def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
