@@ -85,8 +85,27 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(path) if path not in (uri, "", ":memory:") and "?" not in path else None
 
 
+def _refuse_no_address(uri: str) -> None:
+    """Raise `LedgerError` for what looks like a server's address and is none; what of it is a password, nobody knows."""
+    try:
+        parts = urlsplit(uri)
+        sound = bool(parts.hostname) and (parts.port or 1) > 0 and not re.search(r"[\s\x00-\x1f]", uri)
+    except ValueError:  # a port that is no number, brackets that do not close
+        sound = False
+    if not sound:
+        raise LedgerError(
+            "the ledger's address is not http://HOST:PORT, before the host perhaps a name and a password: NAME:PASSWORD@, in "
+            "which / is %2F and @ is %40"
+        )
+
+
 def log_in(uri: str) -> str:
-    """A server's address without name and password, which are left where MLflow looks for them, in the environment."""
+    """A server's address without name and password, which are left where MLflow looks for them, in the environment.
+
+    Raises `LedgerError` for one that is none.
+    """
+    if uri.partition("://")[0].lower() in ("http", "https"):
+        _refuse_no_address(uri)
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https") or parts.username is None:
         return uri
@@ -131,14 +150,14 @@ def writing_ahead(database: Path) -> Iterator[None]:
     MLflow commits a run six times, and each waits for the disk. With a write-ahead log no commit waits; a power cut may
     lose the last of them, which the same import completes, but never damages the database. Connections that are opened
     meanwhile are of this kind. Afterwards the database is one plain file again, unless another process has it open; where
-    the file system has no shared memory for the log, everything stays as it is.
+    the file system has no shared memory for the log, everything stays as it is. What is no database, whoever opens it says.
     """
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
     def connected(connection: object, _record: object) -> None:
         if isinstance(connection, sqlite3.Connection):
-            with suppress(sqlite3.OperationalError):
+            with suppress(sqlite3.DatabaseError):
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")
 
@@ -148,7 +167,7 @@ def writing_ahead(database: Path) -> Iterator[None]:
     finally:
         event.remove(Engine, "connect", connected)
         if database.exists():
-            with closing(sqlite3.connect(database)) as connection, suppress(sqlite3.OperationalError):
+            with closing(sqlite3.connect(database)) as connection, suppress(sqlite3.DatabaseError):
                 connection.execute("PRAGMA journal_mode = DELETE")
 
 

@@ -26,6 +26,8 @@ MOST_VALUES = 1_000
 MOST_SEEDS = 2_000
 MOST_BUDGETS = 100
 """Of one axis."""
+MOST_STEPS = 10**9
+"""Of one run: hundreds of times the longest that anybody has published."""
 LARGEST_SEED = 2**32 - 1
 LARGEST_INTEGER = 10**15
 """Beyond every budget; keeps arithmetic on unchecked numbers finite."""
@@ -47,10 +49,11 @@ def _refuse_other_than_scalars(value: object) -> object:
 
 Integer = Annotated[int, Strict(), Field(ge=-LARGEST_INTEGER, le=LARGEST_INTEGER)]
 Count = Annotated[int, Strict(), Field(ge=1, le=LARGEST_INTEGER)]
+Steps = Annotated[int, Strict(), Field(ge=1, le=MOST_STEPS)]
 NonNegativeInteger = Annotated[int, Strict(), Field(ge=0, le=LARGEST_INTEGER)]
-Number = Annotated[float, Strict()]
-PositiveNumber = Annotated[float, Strict(), Field(gt=0)]
-NonNegativeNumber = Annotated[float, Strict(), Field(ge=0)]
+Number = Annotated[float, Strict(), Field(ge=-LARGEST_INTEGER, le=LARGEST_INTEGER)]
+PositiveNumber = Annotated[float, Strict(), Field(gt=0, le=LARGEST_INTEGER)]
+NonNegativeNumber = Annotated[float, Strict(), Field(ge=0, le=LARGEST_INTEGER)]
 Text = Annotated[str, Strict(), Field(min_length=1)]
 Switch = Annotated[bool, Strict()]
 Constant = Annotated[int | float | str, BeforeValidator(_refuse_other_than_scalars)]
@@ -275,7 +278,7 @@ def _kind_of_tuning(value: object) -> str:
     return RUNGS_TAG if isinstance(value, list | tuple) else STEPS_TAG
 
 
-Rungs = Annotated[tuple[Count, ...], Field(min_length=1, max_length=MOST_BUDGETS)]
+Rungs = Annotated[tuple[Steps, ...], Field(min_length=1, max_length=MOST_BUDGETS)]
 
 
 class Budgets(Model):
@@ -283,7 +286,7 @@ class Budgets(Model):
     halving (each rung a complete shorter run), and one or more for the confirmation ladder."""
 
     tuning: Annotated[
-        Annotated[Count, Tag(STEPS_TAG)] | Annotated[Rungs, Tag(RUNGS_TAG)],
+        Annotated[Steps, Tag(STEPS_TAG)] | Annotated[Rungs, Tag(RUNGS_TAG)],
         Discriminator(_kind_of_tuning),
         Field(description="Total steps of every tuning trial, or increasing rungs: [2000, 4000]."),
     ]

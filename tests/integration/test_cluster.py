@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -122,45 +121,11 @@ def test_a_job_s_long_folder_for_temporary_files_is_no_obstacle(results: Path, t
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "one Ctrl-C"]
-)
-def test_a_signal_saves_the_states_and_ends_in_one_line(
-    results: Path, tmp_path: Path, number: signal.Signals, code: int
-) -> None:
-    file = tmp_path / "long.yaml"
-    text = FILE.read_text(encoding="utf-8").replace("tuning: 30", "tuning: 20000").replace("[40, 60, 80]", "[25000]")
-    file.write_text(text, encoding="utf-8")
-    command = [str(SWEEPER), "run", str(file), "--results", str(results), "--workers", "1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()) as run:
-        deadline = time.monotonic() + 300
-        # Not before a stage trains: its worker has then worked for longer than loading torch takes.
-        while not any(child.name().startswith("ray::Implicit") and worked(child) > 8 for child in family_of(run.pid)):
-            assert run.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        run.send_signal(number)
-        _, err = run.communicate(timeout=300)
-    assert run.returncode == code, err
-    assert "Traceback" not in err
-    assert "***" not in err, "a dump of the C++ side"
-    assert "the same command goes on from here" in err
-    assert list(results.glob("tiny/stages/*/partial")), "what was trained is kept"
-
-
 def family_of(pid: int) -> list[psutil.Process]:
     try:
         return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
-
-
-def worked(process: psutil.Process) -> float:
-    """Processor time, in seconds."""
-    try:
-        return float(process.cpu_times().user)
-    except psutil.NoSuchProcess:
-        return 0.0
 
 
 GUEST = """

@@ -18,10 +18,15 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from typer.testing import CliRunner
 
+from sweeper.cli.app import app
 from sweeper.ledger import connection
-from sweeper.ledger.location import DATABASE, default_tracking_uri, log_in, sqlite_file
+from sweeper.ledger.connection import connect
+from sweeper.ledger.location import DATABASE, LedgerError, default_tracking_uri, log_in, sqlite_file
 from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
+from sweeper.options import CORPORA
+from tests.integration.test_command_line import FILE
 from tests.support.places import GOLDEN, SWEEPER
 from trainers.contract.errors import UserError
 
@@ -180,6 +185,46 @@ def test_name_and_password_of_a_server_are_used_and_never_shown(tmp_path: Path) 
     assert "s3cr" not in done.stdout + done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert f"Basic {base64.b64encode(b'ann:s3cr@t').decode()}" in Refusing.asked
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://ann:s3cr/et@host:5000", "http://", "http://[::1", "https://host:port", "http://host:99999", "http://a b"],
+)
+def test_what_looks_like_an_address_and_is_none_is_one_line_without_it(address: str) -> None:
+    with pytest.raises(LedgerError, match=r"^the ledger's address is not http://HOST:PORT, ") as caught:
+        connect(address)
+    assert "s3cr" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["--results", "--tracking-uri"])
+def test_a_ledger_that_cannot_be_read_is_one_line_of_every_command(place: str, tmp_path: Path, corpora: Path) -> None:
+    """A file that is no database, and a server that is not there."""
+    results, runs, file = tmp_path / "results", tmp_path / "runs.csv", str(FILE)
+    results.mkdir()
+    (results / CORPORA).symlink_to(corpora)
+    if place == "--results":
+        (results / DATABASE).write_bytes(b"nothing that SQLite wrote" * 100)
+    runs.write_text("scale,method,total_steps,final_loss\nm,baseline,1000,3.3\nm,tst,1000,3.2\n", encoding="utf-8")
+    for words in (
+        ("plan", file),
+        ("plan", file, "--specs", str(tmp_path / "specs.jsonl")),
+        ("run", file, "--executor", "inline"),
+        ("status", "tiny"),
+        ("report", "tiny"),
+        ("report", "tiny", "other"),
+        ("recipe", "tiny"),
+        ("export", "tiny", str(tmp_path / "models")),
+        ("import", str(runs), "--name", "theirs"),
+        ("import", "--mlflow", "theirs", "--name", "theirs"),
+        ("ui", "tiny"),
+    ):
+        more = ("--results", str(results), *(("--tracking-uri", "http://127.0.0.1:9") if place != "--results" else ()))
+        done = CliRunner().invoke(app, [*words, *more])
+        assert done.exit_code == 2, (words, done.output)
+        said = done.stderr.splitlines()[-1]
+        assert ("no MLflow server answers" if place != "--results" else str(results / DATABASE)) in said, words
+        assert "Traceback" not in done.stderr, words
 
 
 def test_an_address_without_a_login_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

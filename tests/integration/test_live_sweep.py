@@ -23,6 +23,7 @@ from sweeper.lock import LOCK
 from sweeper.options import CORPORA, STAGES
 from tests.conformance.sweep_of import RAY_WARNINGS
 from tests.integration.test_command_line import FILE, SWEEPER, TRIALS, results, sweeper
+from tests.support.counted_steps import counted, counting
 from tests.support.tiny_sweep import Desk, result_of
 from trainers.contract.record import Finished
 from trainers.planning.life import StageLife, lives_in
@@ -58,6 +59,20 @@ def await_(what: Callable[[], Any], process: subprocess.Popen[str] | None = None
         assert time.monotonic() < deadline
         time.sleep(0.2)
     return found
+
+
+def counted_driver(command: list[str], tmp_path: Path) -> subprocess.Popen[str]:
+    """A sweep whose steps are counted, with a state a second."""
+    env = {**os.environ, **counting(tmp_path / "steps", 1.0)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+
+def refuse_lost_steps(tmp_path: Path) -> None:
+    """Of what had been trained nothing is trained again that a state held."""
+    done = counted(tmp_path / "steps")
+    print(done)
+    assert done.repeated < done.trained
+    assert done.beyond == 0
 
 
 def training(results: Path) -> list[StageLife]:
@@ -103,7 +118,7 @@ def test_a_stopped_worker_is_ended_and_another_terminal_sees_it_all(results: Pat
     """SIGSTOP on a real worker; then the driver is killed, and the state of things is still to be had."""
     file = text_with(tmp_path, *LONG, ("cpus: 1}", "cpus: 1, stall_minutes: 0.2}"))
     command = [str(SWEEPER), "run", str(file), "--results", str(results), "--workers", "1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
+    with counted_driver(command, tmp_path) as driver:
         (before,) = await_(lambda: training(results), driver)
         await_(lambda: list((results / "tiny" / STAGES / before.node).glob("partial/*")), driver)
         os.kill(before.pid, signal.SIGSTOP)
@@ -125,6 +140,7 @@ def test_a_stopped_worker_is_ended_and_another_terminal_sees_it_all(results: Pat
     assert dead["stages"]
     assert dead["hours_spent"] > 0
     assert (results / "tiny" / LOCK).exists()
+    refuse_lost_steps(tmp_path)
 
 
 def test_a_sweep_to_which_no_worker_comes_ends_with_a_likely_reason(tmp_path: Path) -> None:
@@ -193,7 +209,7 @@ def test_a_full_disk_ends_a_sweep_in_order_and_with_room_it_goes_on(
     (small_disk / CORPORA).symlink_to(corpora)
     file = text_with(tmp_path, ("tuning: 30", "tuning: 600"))
     command = [str(SWEEPER), "run", str(file), "--results", str(small_disk)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
+    with counted_driver(command, tmp_path) as driver:
         await_(lambda: training(small_disk), driver)
         filler = small_disk / "filler"
         with suppress(OSError), filler.open("wb", buffering=0) as stream:
@@ -204,8 +220,10 @@ def test_a_full_disk_ends_a_sweep_in_order_and_with_room_it_goes_on(
     assert "Traceback" not in err
     assert "make room there" in err
     filler.unlink()
-    done = sweeper("run", file, "--results", small_disk)
-    assert done.returncode == 0, done.stderr
+    with counted_driver(command, tmp_path) as again:
+        _, err = again.communicate(timeout=400)
+    assert again.returncode == 0, err
+    refuse_lost_steps(tmp_path)
     with Ledger.open(small_disk, "tiny", create=False) as ledger:
         records = ledger.records()
     assert len(records) == TRIALS

@@ -1,4 +1,4 @@
-"""Parts of a cluster that die under a sweep: a worker, a node, the raylet, the head.
+"""Parts of a sweep that end or die under it: its driver, a worker, a node, the raylet, the head.
 
 Real processes on loopback. What is compared with an undisturbed sweep is whatever is not a clock, to the last bit; each
 step that is trained is counted (printed), and none may be trained again that a saved state had held.
@@ -43,7 +43,7 @@ pytestmark = [
 ]
 DEADLINE = 900.0
 SECONDS_BETWEEN_STATES = 1.0
-SECONDS_LOCKED = 30.0
+SECONDS_LOCKED = 60.0
 """MLflow gives up a call after twenty."""
 WORKER = "ray::ImplicitFunc"
 ELSEWHERE = ["unshare", "--uts", "sh", "-c", 'echo "$0" > /proc/sys/kernel/hostname && exec "$@"']
@@ -205,6 +205,33 @@ def test_a_killed_worker_is_replaced(file: Path, results: Path, undisturbed: dic
     assert run.returncode == 0, err
     assert records_of(results) == undisturbed
     refuse_lost_steps(steps)
+
+
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130), ("stop", 3)],
+    ids=["SIGKILL", "SIGTERM", "one Ctrl-C", "stop"],
+)
+def test_a_driver_that_ends_is_followed_by_one_that_goes_on(
+    file: Path, results: Path, undisturbed: dict[str, Any], steps: Path, how: signal.Signals | str, code: int
+) -> None:
+    run = driver(file, results, steps=steps)
+    until(lambda: training(results) and any(results.glob("tiny/stages/*/partial/*")), run)
+    if isinstance(how, signal.Signals):
+        run.send_signal(how)
+    else:
+        subprocess.run([str(SWEEPER), how, "tiny", "--results", str(results)], check=True, env=environment())
+    _, err = run.communicate(timeout=DEADLINE)
+    assert run.returncode == code, err
+    assert "Traceback" not in err
+    assert "***" not in err, "a dump of the C++ side"
+    assert ("the same command goes on from here" in err) == (how != signal.SIGKILL)
+    again = driver(file, results, steps=steps)
+    _, err = again.communicate(timeout=DEADLINE)
+    assert again.returncode == 0, err
+    assert records_of(results) == undisturbed
+    refuse_lost_steps(steps)
+    assert how == signal.SIGKILL or counted(steps).repeated == 0, "what was told to end saves its states"
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["the whole node", "its raylet"])

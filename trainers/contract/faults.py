@@ -5,6 +5,7 @@ A fault is never told as if the user had made it: whoever reads "bad number" wit
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
@@ -18,7 +19,12 @@ from trainers.contract.errors import UserError
 
 USER, FAULT, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 """Exit codes: the user's mistake, a fault of the program or the machine, Ctrl-C, SIGTERM."""
-_PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
+LONGEST_SHOWN = 200
+"""Characters of a path in a message about it."""
+_NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
+_LOGIN = re.compile(r"(?<=://)[^/\s]\S*@")
+"""Up to the last `@`: a password may hold one, or a `/`, that should have been quoted."""
+_SECRET = re.compile(r"(?i)([?&;](?:\w*passw(?:or)?d|pwd|\w*token|\w*secret|\w*key)=)[^&;\s'\"]+")
 
 
 class Terminated(KeyboardInterrupt):
@@ -28,14 +34,19 @@ class Terminated(KeyboardInterrupt):
 def end_of(error: Exception, program: str, folder: Path | None, *, debug: bool = False) -> int:
     """Say on standard error what ended `program`; returns its exit code.
 
-    A `UserError` is its own text. Anything else is one line with the path of a log, which is written into `folder`, or
-    among the machine's temporary files where that does not exist or cannot be written. `debug` prints the traceback at once.
+    A `UserError` is its own text, and so is a path that no file system takes: it can only have been given. Anything else is
+    one line with the path of a log, which is written into `folder`, or among the machine's temporary files where that does
+    not exist or cannot be written. `debug` prints the traceback at once.
     """
     if debug:
-        traceback.print_exception(error)
+        sys.stderr.write(without_login("".join(traceback.format_exception(error))))
     if isinstance(error, UserError):
         if not debug:
             print(str(error) or type(error).__name__, file=sys.stderr)
+        return USER
+    if isinstance(error, OSError) and error.errno in _NO_PATH:
+        if not debug:
+            print(f"{str(error.filename)[:LONGEST_SHOWN]}: {error.strerror}", file=sys.stderr)
         return USER
     if not debug:
         said = " ".join(str(error).split())[:300]
@@ -48,8 +59,8 @@ def end_of(error: Exception, program: str, folder: Path | None, *, debug: bool =
 
 
 def without_login(text: str) -> str:
-    """Without the user name and password that an address may hold."""
-    return _PASSWORD.sub("", text)
+    """Without the user name and password that an address may hold, before its host or among its options."""
+    return _SECRET.sub(r"\1***", _LOGIN.sub("", text))
 
 
 def _write_log(error: Exception, program: str, folder: Path | None) -> Path:
@@ -57,7 +68,7 @@ def _write_log(error: Exception, program: str, folder: Path | None) -> Path:
     head = f"{program}, Python {platform.python_version()} on {platform.platform()}\n"
     text = head + without_login("".join(traceback.format_exception(error)))
     for place in (folder, Path(tempfile.gettempdir())):
-        if place is not None and place.is_dir():
+        if place is not None and os.path.isdir(place):
             try:
                 (place / name).write_text(text, encoding="utf-8")
                 return (place / name).absolute()

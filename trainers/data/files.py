@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from trainers.contract.errors import InputError
-from trainers.data.documents import Document
+from trainers.contract.faults import LONGEST_SHOWN
+from trainers.data.documents import Document, MissingTextError
 
 _ROOT = Path("/")
 _RECURSIVE = "**"
@@ -33,7 +34,7 @@ def documents(paths: tuple[str, ...]) -> tuple[Document, ...]:
 def listing(paths: tuple[str, ...]) -> Mapping[str, Path]:
     """The files that `paths` name, by their names and in the order of these; a file that is named twice counts once.
 
-    Raises `InputError` in one line for a path that matches nothing, and for two files of one name.
+    Raises `MissingTextError` in one line for a path that matches nothing, `InputError` for two files of one name.
     """
     found: dict[str, Path] = {}
     seen: set[Path] = set()
@@ -56,7 +57,7 @@ def listing(paths: tuple[str, ...]) -> Mapping[str, Path]:
 def opened(path: Path) -> Iterator[BinaryIO]:
     """The file, to read from its beginning, decompressed where its name says so.
 
-    Raises `InputError` naming a file that is damaged, and lets `OSError` travel where it cannot be read.
+    Raises `InputError` naming a file that is damaged, or that cannot be read.
     """
     with path.open("rb") as file:
         try:
@@ -74,7 +75,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         except OSError as error:
             if error.errno is None:  # pyarrow's word for a frame that it cannot decompress
                 raise InputError(f"corpus.paths: {path} is damaged ({' '.join(str(error).split())})") from None
-            raise
+            raise InputError(f"corpus.paths: {path} cannot be read ({error.strerror})") from None
 
 
 def content_of(path: Path) -> bytes:
@@ -101,8 +102,11 @@ def _called(given: str) -> str:
 def _matches(given: str) -> list[tuple[str, Path]]:
     """Pairs of document name and path that one entry of `paths` stands for."""
     path = Path(given).expanduser()
-    if path.is_file():
-        return [(path.name, path)]
+    try:
+        if path.is_file():
+            return [(path.name, path)]
+    except OSError as error:  # a name that no file system takes, a folder that is not ours to enter
+        raise InputError(f"corpus.paths: {given[:LONGEST_SHOWN]} cannot be read ({error.strerror})") from None
     if path.resolve() == _ROOT or (_RECURSIVE in path.parts and _fixed_part(path).resolve() == _ROOT):
         raise InputError(f"corpus.paths: {given} is everything on this machine; name a folder")
     if path.is_dir():
@@ -112,9 +116,9 @@ def _matches(given: str) -> list[tuple[str, Path]]:
         files = [Path(match) for match in glob.glob(str(path), recursive=True)]
         files = [match for match in files if match.is_file()]
     else:
-        raise InputError(f"corpus.paths: {given} does not exist (looked for from {Path.cwd()})")
+        raise MissingTextError(f"corpus.paths: {given} does not exist (looked for from {Path.cwd()})")
     if not files:
-        raise InputError(f"corpus.paths: {given} holds no file; name text files, a directory of them or a glob")
+        raise MissingTextError(f"corpus.paths: {given} holds no file; name text files, a directory of them or a glob")
     return [(file.relative_to(root).as_posix(), file) for file in sorted(files)]
 
 

@@ -126,7 +126,7 @@ def parquet_texts(path: Path, field: str, skip: int) -> Iterator[str]:
             for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=[field]):
                 yield from column_texts(batch.column(0).slice(skip), field, str(path))
                 skip = max(0, skip - len(batch))
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:  # the latter also for pages that cannot be decompressed
         raise InputError(f"corpus.paths: {path} cannot be read as Parquet ({' '.join(str(error).split())})") from None
 
 

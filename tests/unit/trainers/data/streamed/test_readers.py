@@ -136,6 +136,16 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, conte
     assert "\n" not in str(caught.value)
 
 
+def test_a_page_that_cannot_be_decompressed_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    write_parquet(path, TEXTS * 500)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:20] + bytes(len(whole) // 2) + whole[20 + len(whole) // 2 :])
+    with pytest.raises(InputError, match=r"a\.parquet cannot be read as Parquet \(") as caught:
+        everything(reader(path))
+    assert "\n" not in str(caught.value)
+
+
 def test_a_column_that_is_not_there_or_no_text_is_named(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", TEXTS)
     with pytest.raises(InputError, match=r"^corpus\.field: 'body' is not a column of .*a\.parquet; it has id, text$"):
