@@ -206,7 +206,6 @@ AxisOrConstant = Annotated[
     Discriminator(_kind_of_axis, custom_error_type="axis", custom_error_message=AXIS_HELP),
 ]
 
-
 DataSet = Annotated[Text | None, Field(description="Data set of the Hugging Face hub, or the folder of a copy.")]
 Config = Annotated[Text | None, Field(description="Configuration of the data set, for instance sample-100BT.")]
 Split = Annotated[Text, Field(description="Split of the data set that is read; our own split is made of it.")]
