@@ -27,7 +27,7 @@ from typing import Any
 
 import psutil
 
-from sweeper.executors.alive import Address, answers, watched
+from sweeper.executors.alive import Address, Reply, reply_of, watched
 from trainers.contract.errors import InputError, UserError
 from trainers.contract.record import reason_of
 
@@ -199,10 +199,13 @@ def our_packages() -> list[str]:
 
 @contextlib.contextmanager
 def _short_folder() -> Iterator[Path]:
-    """A folder for Ray's own files, gone afterwards. A job's `TMPDIR` may be too long for a socket's name."""
+    """A folder for Ray's own files, gone afterwards. A job's `TMPDIR` may be too long for a socket's name.
+
+    Ray opens its folder and the sockets in it to every user of the machine: it lies in one that is ours alone.
+    """
     places = [Path(place) for place in (tempfile.gettempdir(), "/tmp", "/dev/shm")]
     for place in places:
-        if len(str(place)) + len("/ray-12345678") <= LONGEST_FOLDER and os.access(place, os.W_OK | os.X_OK):
+        if len(str(place)) + len("/ray-12345678/r") <= LONGEST_FOLDER and os.access(place, os.W_OK | os.X_OK):
             folder = Path(tempfile.mkdtemp(prefix="ray-", dir=place))
             break
     else:
@@ -211,7 +214,7 @@ def _short_folder() -> Iterator[Path]:
             "is: set TMPDIR"
         )
     try:
-        yield folder
+        yield folder / "r"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -235,8 +238,11 @@ def _looked_for(address: str) -> Mapping[str, str]:
 
 def _asked(address: str, environment: Mapping[str, str]) -> str | None:
     """None where a cluster answers at `address`, else what was wrong, in one line."""
-    # Where somebody listens, a busy machine may take longer than that to load Ray before it asks.
-    seconds = PATIENT_SECONDS if _listens(address) else ANSWER_SECONDS
+    reply = _reply(address)
+    if reply is Reply.SILENCE:
+        return f"somebody listens there, but nobody answered within {ANSWER_SECONDS} seconds"
+    # Where somebody speaks, a busy machine may take longer than that to load Ray before it asks.
+    seconds = PATIENT_SECONDS if reply is Reply.WORD else ANSWER_SECONDS
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     try:
         done = subprocess.run(
@@ -248,9 +254,9 @@ def _asked(address: str, environment: Mapping[str, str]) -> str | None:
     return None if done.returncode == 0 else (said or ["no answer"])[-1][:300]
 
 
-def _listens(address: str) -> bool:
+def _reply(address: str) -> Reply:
     host, _, port = address.rpartition(":")
-    return port.isdecimal() and answers((host.strip("[]"), int(port)))
+    return reply_of((host.strip("[]"), int(port)), ANSWER_SECONDS) if port.isdecimal() else Reply.NOTHING
 
 
 def _refuse_blind_nodes(nodes: list[Any], shared: Path) -> None:

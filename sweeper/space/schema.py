@@ -25,7 +25,6 @@ UNIFORM_CELLS = 8
 MOST_VALUES = 1_000
 MOST_SEEDS = 2_000
 MOST_BUDGETS = 100
-"""Of one axis."""
 MOST_STEPS = 10**9
 """Of one run: hundreds of times the longest that anybody has published."""
 LARGEST_SEED = 2**32 - 1

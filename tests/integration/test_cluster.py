@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -114,6 +115,16 @@ def test_a_head_that_does_not_answer_is_one_line(results: Path) -> None:
     assert time.monotonic() - started < 10 * ANSWER_SECONDS, "Ray's own client takes three and a half minutes"
 
 
+def test_a_head_that_hangs_is_one_line(results: Path) -> None:
+    """Its kernel still takes connections."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        done = sweeper("run", FILE, "--results", results, "--address", address)
+    assert done.returncode == 2
+    said = f"somebody listens there, but nobody answered within {ANSWER_SECONDS} seconds"
+    assert done.stderr == f"no Ray cluster at {address}: {said}\n"
+
+
 def test_a_job_s_long_folder_for_temporary_files_is_no_obstacle(results: Path, tmp_path: Path) -> None:
     long = tmp_path / ("job" * 30)
     long.mkdir()
@@ -150,6 +161,10 @@ from sweeper.executors.cluster import attach
 with attach(None, num_cpus=1) as cluster:
     import ray
     address = ray.get_runtime_context().gcs_address
+    sockets = os.path.join(ray._private.worker._global_node.get_session_dir_path(), "sockets")
+    assert os.listdir(sockets)
+    listing = subprocess.run(["ls", sockets], user="nobody", capture_output=True, text=True) if not os.getuid() else None
+    print("shut" if listing is None or "Permission denied" in listing.stderr else "open")
     plain = {{n: v for n, v in os.environ.items() if not n.startswith("RAY_")}}
     for mode in ("disabled", "token"):
         guest = {{**plain, "RAY_AUTH_MODE": mode, "HOME": "/nonexistent"}}
@@ -160,7 +175,8 @@ with attach(None, num_cpus=1) as cluster:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=400, env=quick)
     assert done.returncode == 0, done.stderr
     assert "in" not in done.stdout.split()
-    assert done.stdout.count("\n") == 2
+    assert done.stdout.startswith("shut\n"), "other users of the machine see its sockets"
+    assert done.stdout.count("\n") == 3
 
 
 def test_a_process_that_runs_ray_already_is_told_in_one_line() -> None:

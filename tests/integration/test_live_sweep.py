@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from sweeper.options import CORPORA, STAGES
 from tests.conformance.sweep_of import RAY_WARNINGS
 from tests.integration.test_command_line import FILE, SWEEPER, TRIALS, results, sweeper
 from tests.support.counted_steps import counted, counting
-from tests.support.tiny_sweep import Desk, result_of
+from tests.support.tiny_sweep import Desk, result_of, site_in
 from trainers.contract.record import Finished
+from trainers.contract.stage import StageJob, StagePoint, StageResult
 from trainers.planning.life import StageLife, lives_in
 
 __all__ = ["results"]
@@ -169,6 +171,55 @@ def test_a_sweep_to_which_no_worker_comes_ends_with_a_likely_reason(tmp_path: Pa
     assert len(str(raised.value).splitlines()) == 1
 
 
+@dataclass
+class HangsOnce:
+    """Trains like `result_of`; the first process to get at it stops, by a signal that no handler of its own sees."""
+
+    mark: Path
+    where: str
+    driver: int = field(default_factory=os.getpid)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._hang("while it is loaded")
+
+    def __call__(self, job: StageJob, on_point: Callable[[StagePoint], None]) -> StageResult:
+        self._hang("before it trains")
+        return result_of(job)
+
+    def _hang(self, where: str) -> None:
+        with suppress(FileExistsError):
+            if where == self.where and os.getpid() != self.driver:
+                self.mark.touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+
+@pytest.mark.parametrize("where", ["while it is loaded", "before it trains"])
+def test_a_worker_that_hangs_before_it_has_begun_is_ended_and_another_one_trains(tmp_path: Path, where: str) -> None:
+    """In the first case it has not said a word, and nobody knows its process."""
+    from sweeper.engine.live import STARTING, LiveSweep
+
+    limit, said = 3.0, list[str]()
+    desk, store = Desk(), tmp_path / STAGES
+    train = HangsOnce(tmp_path / "mark", where)
+    with attach(None, num_cpus=1):
+        live = LiveSweep(desk.open(site=site_in(store)), None, store, limit)
+        workers = Workers(live, said.append, joined=True)
+
+        def watch() -> None:
+            live.look()
+            workers.look()
+
+        executor = RayExecutor(tmp_path / "ray", start_seconds=STARTING * limit, say=said.append)
+        executor.run(live, train, watch)
+    assert train.mark.exists()
+    (line,) = said
+    assert "no sign of life for" in line
+    assert all(isinstance(record.outcome, Finished) for record in desk.ledger.records())
+    assert live.sweep.stopping is None
+    assert not live.sweep.book.paths
+
+
 def test_on_a_cluster_of_others_waiting_is_said_again_and_again(tmp_path: Path) -> None:
     from sweeper.engine.live import LiveSweep
 
@@ -228,3 +279,22 @@ def test_a_full_disk_ends_a_sweep_in_order_and_with_room_it_goes_on(
         records = ledger.records()
     assert len(records) == TRIALS
     assert all(isinstance(record.outcome, Finished) for record in records)
+
+
+@pytest.mark.parametrize("command", ["prepare", "run"])
+def test_a_disk_that_was_full_before_is_named_and_with_room_the_same_command_goes_on(
+    small_disk: Path, command: str
+) -> None:
+    filler = small_disk / "filler"
+    with filler.open("wb") as stream:
+        stream.truncate(0)
+        os.posix_fallocate(stream.fileno(), 0, 38 * 2**20)
+    words = [command, FILE, "--results", small_disk, *(["--executor", "inline"] if command == "run" else [])]
+    full = sweeper(*words)
+    assert full.returncode == 3, full.stderr
+    (line,) = [line for line in full.stderr.splitlines() if "stopped" in line]
+    assert f"{small_disk}" in line
+    assert "no room on the disk" in line
+    filler.unlink()
+    done = sweeper(*words)
+    assert done.returncode == 0, done.stderr

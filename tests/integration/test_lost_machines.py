@@ -252,16 +252,22 @@ def test_a_lost_node_costs_what_ran_on_it(
     refuse_lost_steps(steps)
 
 
-@pytest.mark.parametrize("part", ["gcs_server", "raylet"])
+@pytest.mark.parametrize(
+    ("part", "number"),
+    [("gcs_server", signal.SIGKILL), ("raylet", signal.SIGKILL), ("gcs_server", signal.SIGSTOP)],
+    ids=["gcs_server", "raylet", "a gcs_server that hangs"],
+)
 def test_a_lost_head_is_one_line_with_a_report_and_the_same_command_goes_on(
-    file: Path, results: Path, undisturbed: dict[str, Any], steps: Path, part: str
+    file: Path, results: Path, undisturbed: dict[str, Any], steps: Path, part: str, number: signal.Signals
 ) -> None:
     run = driver(file, results, steps=steps)
     until(lambda: training(results) and part_of(run.pid, WORKER), run)
     process = part_of(run.pid, part)
     assert process is not None
-    process.kill()
+    process.send_signal(number)
     out, err = run.communicate(timeout=DEADLINE)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.kill()
     assert run.returncode == 1, err
     assert out == ""
     assert "Traceback" not in err

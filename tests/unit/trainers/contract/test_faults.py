@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from tests.support.places import ROOT
 from trainers.contract.errors import InputError, UserError, given
-from trainers.contract.faults import FAULT, USER, end_of, without_login
+from trainers.contract.faults import FAULT, STOPPED, USER, end_of, without_login
 
 
 def broken(message: str) -> Exception:
@@ -56,6 +57,26 @@ def test_a_path_that_cannot_be_one_is_the_user_s_and_short(
     assert len(said) < 300
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+        RuntimeError("(sqlite3.OperationalError) database or disk is full"),
+    ],
+)
+def test_a_full_disk_is_nobody_s_fault_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    assert end_of(error, "sweeper run", tmp_path) == STOPPED
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sweeper run stopped: /")
+    assert "no room on the disk" in line
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OSError, match="No space left"), given(tmp_path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def test_debug_shows_the_traceback_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert end_of(broken("x"), "sweeper run", tmp_path, debug=True) == FAULT
     assert "Traceback (most recent call last)" in capsys.readouterr().err
@@ -77,6 +98,7 @@ def test_where_the_folder_does_not_exist_the_log_is_a_temporary_file(
     [
         "http://user:secret@host:5000/",
         "http://user:not/quoted@secret@host:5000",
+        "http://user:/secret@host:5000/",
         "postgresql://host/runs?user=ann&password=secret",
         "https://host/?x=1&access_token=secret#there",
     ],
