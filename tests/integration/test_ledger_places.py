@@ -237,6 +237,25 @@ def test_a_ledger_that_cannot_be_read_is_one_line_of_every_command(place: str, t
         assert "Traceback" not in done.stderr, words
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("postgresql://ann:s3cr%40t@127.0.0.1:9/runs", "postgresql://127.0.0.1:9/runs: no database answers there: "),
+        ("postgresql://ann:s3cret@host:port/runs", "tracking_uri: postgresql://... is not a database's address"),
+        ("mysql+nodriver://ann:s3cret@host/runs", "tracking_uri: mysql+nodriver://... is not a database's address"),
+        ("mysql+pymysql://ann:s3cret@host/runs", "tracking_uri: the driver of mysql+pymysql is not installed"),
+    ],
+)
+def test_a_database_that_is_not_there_is_one_line_at_once(address: str, said: str) -> None:
+    """MLflow itself asks it again and again, for minutes."""
+    if address.startswith("postgresql:") and "answers" in said:
+        pytest.importorskip("psycopg", reason="psycopg not installed (PyPI: psycopg[binary])")
+    with pytest.raises(UserError) as caught:
+        connect(address)
+    assert str(caught.value).startswith(said)
+    assert "s3cr" not in str(caught.value)
+
+
 def test_an_address_without_a_login_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
     assert log_in("http://host:5000/a") == "http://host:5000/a"
