@@ -138,12 +138,12 @@ def attach(
             options |= {"_temp_dir": str(stack.enter_context(_short_folder()))}
         else:
             options |= {"address": address, "runtime_env": {"py_modules": our_packages()}}
+        stack.callback(ray.shutdown)  # also of what has started when a signal comes in between
         try:
             ray.init(**options)
         except Exception as error:  # a busy machine's is a bare one: "timed out during startup"
             where = f"no Ray cluster at {address}" if address else "Ray does not start on this machine"
             raise UserError(f"{where}: {reason_of(error)}") from error
-        stack.callback(ray.shutdown)
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         if address is not None and shared is not None:
@@ -162,11 +162,14 @@ def _have_settings_read() -> None:
 
 
 def _keep_to_itself() -> None:
-    """Ray prints pages of its servers' logs among our results when one of them ends, and no setting is against it."""
-    from ray._private import worker
+    """Ray prints pages of its servers' logs among our results when one of them ends, and takes SIGTERM for itself when it
+    starts. No setting is against either."""
+    from ray._private import utils, worker
 
     if hasattr(worker, "print_to_stdstream"):
         worker.print_to_stdstream = lambda *lines, **options: None
+    if hasattr(utils, "set_sigterm_handler"):
+        utils.set_sigterm_handler = lambda handler: None
 
 
 def _servers(nodes: list[Any]) -> dict[str, Address]:

@@ -179,6 +179,23 @@ with attach(None, num_cpus=1) as cluster:
     assert done.stdout.count("\n") == 3
 
 
+def test_signals_stay_ours_while_ray_starts() -> None:
+    """SIGTERM in the seconds until a sweep listens again would end with Ray's own exit code."""
+    code = """
+import signal
+from sweeper.executors.cluster import attach
+def ours(number, frame):
+    print("saved")
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, ours)
+with attach(None, num_cpus=1):
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGINT)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=400, env=environment())
+    assert (done.returncode, done.stdout) == (0, "saved\nsaved\n"), done.stderr
+
+
 def test_a_process_that_runs_ray_already_is_told_in_one_line() -> None:
     code = """
 import ray
