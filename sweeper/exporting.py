@@ -36,21 +36,23 @@ def export_models(
     Raises `UserError` in one line where there is no such sweep or run, its weights were not kept, or no other library knows
     its architecture: of all of them before the first is written.
     """
-    from sweeper.reporting import study_of
-    from trainers.export import configuration, export_state
-    from trainers.training.checkpoint import CheckpointError
-
     with ImportLedger.open(results, name, tracking_uri, create=False) as ledger:
         if ledger.about().origin != "sweep":
             raise InputError(f"{name}: its runs were trained elsewhere; there are no weights of them here")
         if run is not None:
             chosen = {out: record_of(ledger.records(), run, name)}
         else:
+            from sweeper.reporting import study_of
+
             arms = [arm for scale in study_of(ledger, "").scales for arm in scale.arms if arm.cells]
             firsts = [arm.cells[-1].runs[0].record for arm in arms]
             chosen = {out / f"{r.spec.scale}-{r.spec.method}": r for r in firsts if r is not None}
     if not chosen:
         raise InputError(f"{name}: no winner is confirmed yet; name a run to export another")
+    # Torch takes seconds, and a wrong name is told without it.
+    from trainers.export import configuration, export_state
+    from trainers.training.checkpoint import CheckpointError
+
     for record in chosen.values():
         spec = own(record.spec)
         configuration(spec.shape, spec.context, 0)

@@ -26,7 +26,7 @@ from sweeper.space.load import load_search_space
 from sweeper.space.schema import SearchSpace
 from trainers.bench.result import FOLDER as BENCH
 from trainers.bench.result import read_figures
-from trainers.contract.errors import InputError, UserError
+from trainers.contract.errors import InputError
 from trainers.contract.record import RunRecord
 from trainers.methods import TRAINERS_OWN
 from trainers.planning.command import shell_line
@@ -136,12 +136,13 @@ def _no_corpus(trainer: ForeignTrainer) -> CorpusFacts:
 
 
 def _prepared(space: SearchSpace, options: RunOptions) -> tuple[CorpusFacts, str]:
+    from trainers.data.documents import MissingTextError
     from trainers.data.prepare import find_prepared
 
     request = corpus_request(space)
     try:
         manifest = find_prepared(request, options.results / CORPORA)
-    except UserError as error:
+    except MissingTextError as error:  # the machine that trains may have it
         return UNPREPARED, f"unprepared ({error})"
     if manifest:
         refuse_little_text(space, manifest)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweeper.ledger.location import refuse_no_database
 from trainers.contract.errors import UserError
 
 CORPORA = "corpora"
@@ -24,23 +25,8 @@ SUMMARY = "summary.json"
 
 def check_study_storage(url: str | None) -> None:
     """Raise `UserError` for what is no address of a database, and where its driver is not installed."""
-    if url is None:
-        return
-    if "://" not in url:
-        shown = "it" if "@" in url else repr(url)  # before the @ may be a password
-        raise UserError(f"study_storage: {shown} is not a database's address, such as sqlite:///studies.db")
-    from sqlalchemy import make_url
-    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
-
-    kind = url.split("://")[0]  # the rest may hold a password
-    try:
-        make_url(url).get_dialect().import_dbapi()
-    except (ArgumentError, NoSuchModuleError, ValueError):  # the last for a port that is no number
-        raise UserError(
-            f"study_storage: {kind}://... is not a database's address; Optuna knows sqlite, postgresql and mysql by address"
-        ) from None
-    except ImportError as error:
-        raise UserError(f"study_storage: the driver of {kind} is not installed ({error})") from None
+    if url is not None:
+        refuse_no_database(url, "study_storage")
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from sweeper.engine.view import SweepView, not_done, view_of
 from sweeper.executors.inline import Executor, InlineExecutor
 from sweeper.executors.workers import PATIENCE_SECONDS, Workers
 from sweeper.ledger.about import SweepAbout
-from sweeper.ledger.location import LedgerError, refuse_unreachable
+from sweeper.ledger.location import refuse_unreachable
 from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
 from sweeper.ledger.spooled import SpooledLedger
 from sweeper.lock import STOP, driving
@@ -68,15 +68,13 @@ Say = Callable[[str], None]
 def plan(options: RunOptions) -> Plan:
     """The plan of a search-space file with what its ledger holds. Starts, prepares and writes nothing.
 
-    Raises `UserError` for a file with mistakes, and for a scale that does not fit its trials' devices.
+    Raises `UserError` for a file with mistakes, for a scale that does not fit its trials' devices, and for a ledger that cannot
+    be read.
     """
     space = load_search_space(options.file)
     room = find_room(space, options)
     known = known_records(options.results, space.name, options.tracking_uri)
     what = expected(space, options, room, known)
-    earlier: tuple[RunRecord, ...] = ()
-    with contextlib.suppress(LedgerError):
-        earlier = _earlier(space, options)
     return make_plan(
         space,
         corpus=what.corpus,
@@ -85,7 +83,7 @@ def plan(options: RunOptions) -> Plan:
         workers=room.workers,
         on_gpu=room.on_gpu,
         known=known,
-        earlier=earlier,
+        earlier=_earlier(space, options),
         devices_per_trial=room.devices,
         fits=room.fits,
         commands=what.commands,

@@ -19,6 +19,8 @@ def held_against(study: Study, method: str) -> Study:
     the study has no such method beside the baseline, or no other one.
     """
     there = dict.fromkeys(arm.method for scale in study.scales for arm in scale.methods)
+    if method not in there and method.lower() in there:  # as the names of a table are read
+        method = method.lower()
     if method not in there:
         choice = f"one of {', '.join(there)}" if there else "there is none beside the baseline"
         raise InputError(f"{method}: not a method of {study.context.name} to hold others against; {choice}")

@@ -26,6 +26,8 @@ MOST_OF: Mapping[str, float] = {"loss": MOST_LOSS, "final_loss": MOST_LOSS, "flo
 """No run has a number outside these; beyond them a fit or a chart would overflow."""
 _INFINITY_IN_SQL = 0.99 * sys.float_info.max
 """MLflow's databases keep an infinite loss as the largest number, and exports may cut its last digits."""
+LONGEST_CELL = 60
+"""Characters of a cell in a message about it."""
 _SAMPLE = 1_000
 """Bytes from the beginning that tell what a file is."""
 _SEPARATOR_LINE = re.compile(r'\A"?sep=([,;:|^~\t])"?(?:\r\n|\r|\n)', re.IGNORECASE)
@@ -189,13 +191,18 @@ def number(
         value = float(text)
     except ValueError:
         comma = f"; a comma may be of thousands or of decimals: write {_without_comma(text)}" if "," in text else ""
-        raise BadValueError(f"{name}: {text!r} is not {allowed}{comma}") from None
+        raise BadValueError(f"{name}: {_short(text)!r} is not {allowed}{comma}") from None
     if not math.isfinite(value) or not holds(value):
-        raise BadValueError(f"{name}: {text} is not {allowed}")
+        raise BadValueError(f"{name}: {_short(text)} is not {allowed}")
     top = MOST_OF.get(name, MOST) if most is None else most
     if value > top or 0 < value < LEAST:
-        raise BadValueError(f"{name}: {text} is not {allowed} between {LEAST:g} and {top:g}")
+        raise BadValueError(f"{name}: {_short(text)} is not {allowed} between {LEAST:g} and {top:g}")
     return value
+
+
+def _short(text: str) -> str:
+    """A cell as a message shows it."""
+    return text if len(text) <= LONGEST_CELL else f"{text[:LONGEST_CELL]}..."
 
 
 def _without_comma(text: str) -> str:
@@ -222,7 +229,7 @@ def choice(fields: Mapping[str, str], name: str, allowed: tuple[str, ...], defau
     """One of the words, or the default where the cell is empty."""
     text = fields.get(name, "").strip().lower() or default
     if text not in allowed:
-        raise BadValueError(f"{name}: {text!r} is not one of {', '.join(allowed)}")
+        raise BadValueError(f"{name}: {_short(text)!r} is not one of {', '.join(allowed)}")
     return text
 
 

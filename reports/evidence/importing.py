@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 from typing import Literal
 
 from reports.evidence.delimited import (
+    LONGEST_CELL,
     MOST,
     BadValueError,
     Problem,
@@ -134,18 +135,30 @@ def runs_from_texts(
         read = read_points(*points, columns or {})
     rows = [(line, {**fields, **same}) for line, fields in found.rows]
     _refuse_bits_alone([fields for _, fields in rows])
-    made = runs_from_rows(
-        rows,
-        source=runs[0],
-        curves=read.curves if points is None else _named_as_rows(runs[0], rows, points[0], read.curves),
-        points_source=points[0] if points is not None else "",
-        problems=[*found.problems, *read.problems],
-    )
+    try:
+        made = runs_from_rows(
+            rows,
+            source=runs[0],
+            curves=read.curves if points is None else _named_as_rows(runs[0], rows, points[0], read.curves),
+            points_source=points[0] if points is not None else "",
+            problems=[*found.problems, *read.problems],
+        )
+    except RunImportError as error:
+        raise _of_all_rows(error, same) from None
     remarks = [_absent_columns(runs[0], found.header, theirs, same), _strange_unit(runs[0], made)]
     if points is not None and read.left_out:
         many = "s" * (read.left_out != 1)
         remarks.append(f"{points[0]}: {read.left_out:,} point{many} without a finite step and loss left out")
     return RunTable(made, tuple(remark for remark in remarks if remark))
+
+
+def _of_all_rows(error: RunImportError, fixed: Mapping[str, str]) -> InputError:
+    """The same in one line where it is the value for all rows that is wrong."""
+    for name, value in fixed.items():
+        for problem in error.problems:
+            if problem.message.startswith(f"{name}: "):
+                return InputError(f"--set {name}={value[:LONGEST_CELL]}: {problem.message.removeprefix(f'{name}: ')}")
+    return error
 
 
 def _refuse_bits_alone(rows: Iterable[Mapping[str, str]]) -> None:

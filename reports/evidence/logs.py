@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reports.evidence.delimited import Problem, RunImportError, is_no_number
+from reports.evidence.delimited import BadValueError, Problem, RunImportError, is_no_number, number
 
 _LOG_LINE = re.compile(r"^.*?\bstep:(\d+)/(\d+)\b(.*)$", re.MULTILINE)
 _LOG_VALUE = re.compile(r"(\w+):([-+.\w]+)")
@@ -60,15 +60,29 @@ def log_points(text: str) -> list[LogPoint]:
     return found
 
 
+def _wrong(point: LogPoint) -> str:
+    """What is wrong with a validation, in words; empty where nothing is, or where it is a divergence."""
+    if not is_no_number(point.loss):
+        try:
+            number({"val_loss": point.loss}, "val_loss", "a positive number", lambda loss: loss > 0)
+        except BadValueError as error:
+            return str(error)
+    return ""
+
+
 def logs_as_tables(logs: Sequence[Log], devices: float) -> tuple[str, str]:
     """Tables of runs and of their points, in our columns. A log that ends before its last step is of a stopped run.
 
-    Raises `RunImportError` naming every log without a validation.
+    Raises `RunImportError` naming every log without a validation, and every validation that is none.
     """
     read = [(log, log_points(log.text)) for log in logs]
     message = "has no line like step:1375/1375 val_loss:3.2779 train_time:80000ms"
     if empty := [Problem(log.run, 1, message) for log, points in read if not points]:
         raise RunImportError(empty)
+    if bad := [
+        Problem(log.run, point.line, wrong) for log, found in read for point in found if (wrong := _wrong(point))
+    ]:
+        raise RunImportError(bad)
     runs, points = io.StringIO(), io.StringIO()
     run_rows, point_rows = (csv.writer(stream, lineterminator="\n") for stream in (runs, points))
     run_rows.writerow(_RUN_COLUMNS)

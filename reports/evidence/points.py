@@ -26,7 +26,6 @@ from reports.evidence.delimited import (
     RunImportError,
     header_of,
     is_no_number,
-    is_number,
     number,
     read_rows,
     word,
@@ -129,12 +128,22 @@ def _table(source: str, rows: Iterator[Row], costs: Sequence[str] = ("gpu_hours"
     writer.writerow((*POINT_COLUMNS, *costs))
     problems: list[Problem] = []
     for line, cells in rows:
-        _, step, loss, *_ = cells
-        problems += [Problem(source, line, f"{text!r} is not a number") for text in (step, loss) if not is_number(text)]
+        fields = dict(zip(("step", "loss", *costs), cells[1:], strict=True))
+        problems += [Problem(source, line, wrong) for name in fields if (wrong := _wrong(fields, name))]
         writer.writerow(cells)
     if problems:
         raise RunImportError(problems)
     return stream.getvalue()
+
+
+def _wrong(fields: Mapping[str, str], name: str) -> str:
+    """What is wrong with a cell of a point, in words; empty where nothing is. NaN and infinities are left out later."""
+    try:
+        if not is_no_number(fields[name].strip()):
+            _loss(fields) if name == "loss" else _from_zero(fields, name)
+    except BadValueError as error:
+        return str(error)
+    return ""
 
 
 def _of_chart(source: str, text: str, header: Sequence[str]) -> Iterator[Row]:

@@ -22,6 +22,7 @@ from sweeper.foreign.worker import STOP_WORDS, WATCHED, run_command
 from sweeper.space.foreign_schema import ForeignSpace
 from sweeper.space.schema import values_of
 from sweeper.space.trials import make_spec
+from trainers.contract.reading import json_value
 from trainers.contract.record import Stopped
 from trainers.contract.spec import ForeignSpec
 from trainers.contract.stage import StageJob, StagePoint, StageResult
@@ -90,7 +91,7 @@ def example_specs(space: ForeignSpace, code: str, total_steps: int | None = None
 def measured_by_a_dry_run(folder: Path, code: str) -> DryTimes:
     """What a dry run of this very code left in a sweep's folder; nothing where there was none."""
     try:
-        plain = json.loads((folder / FOLDER / MEASURED).read_text(encoding="utf-8"))
+        plain = json_value((folder / FOLDER / MEASURED).read_bytes())
         if plain["code"] != code:
             return DryTimes()
         # The bounds are younger than the file's shape.

@@ -21,6 +21,7 @@ from sweeper.foreign.process import Ending, GuardedProcess, held, last_lines
 from sweeper.foreign.track import WHOLE, Span, Track
 from sweeper.foreign.trainer import ForeignTrainer
 from sweeper.space.foreign_schema import VISIBLE
+from trainers.contract.reading import json_value
 from trainers.contract.record import LOG_ENDS, Diverged, Failed, PhaseTiming, Stopped
 from trainers.contract.spec import ForeignSpec
 from trainers.contract.stage import RESULT, PointCost, StageJob, StagePoint, StageResult, read_result, result_to_dict
@@ -95,7 +96,7 @@ class Watched:
     def load(cls, file: Path) -> Watched:
         """What earlier attempts left, nothing where it cannot be read."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            plain = json.loads(file.read_text(encoding="utf-8"))
+            plain = json_value(file.read_bytes())
             return cls(file, float(plain["seconds"]), [Span(**span) for span in plain["spans"]])
         return cls(file, 0.0, [])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import socket
 import sqlite3
 import urllib.error
 import urllib.request
@@ -22,6 +23,8 @@ from trainers.contract.faults import without_login
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 _ANSWER_SECONDS = 10
+_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306}
+"""Where their servers listen unless an address says otherwise."""
 _SQLITE, _WITH_DRIVER = "sqlite:///", "sqlite+pysqlite"
 
 
@@ -87,7 +90,7 @@ def sqlite_file(uri: str) -> Path | None:
 
 def refuse_odd_address(uri: str) -> None:
     """Raise `InputError` for a server's address that may be read in two ways: nobody knows what in it is a password."""
-    if not uri.startswith(("http://", "https://")):
+    if uri.partition("://")[0].lower() not in ("http", "https"):
         return
     try:
         parts = urlsplit(uri)
@@ -151,14 +154,14 @@ def writing_ahead(database: Path) -> Iterator[None]:
     MLflow commits a run six times, and each waits for the disk. With a write-ahead log no commit waits; a power cut may
     lose the last of them, which the same import completes, but never damages the database. Connections that are opened
     meanwhile are of this kind. Afterwards the database is one plain file again, unless another process has it open; where
-    the file system has no shared memory for the log, everything stays as it is.
+    the file system has no shared memory for the log, everything stays as it is. What is no database, whoever opens it says.
     """
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
     def connected(connection: object, _record: object) -> None:
         if isinstance(connection, sqlite3.Connection):
-            with suppress(sqlite3.OperationalError):
+            with suppress(sqlite3.DatabaseError):
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")
 
@@ -168,7 +171,7 @@ def writing_ahead(database: Path) -> Iterator[None]:
     finally:
         event.remove(Engine, "connect", connected)
         if database.exists():
-            with closing(sqlite3.connect(database)) as connection, suppress(sqlite3.OperationalError):
+            with closing(sqlite3.connect(database)) as connection, suppress(sqlite3.DatabaseError):
                 connection.execute("PRAGMA journal_mode = DELETE")
 
 
@@ -177,13 +180,48 @@ def only_read(database: Path) -> bool:
     return database.exists() and not (os.access(database, os.W_OK) and os.access(database.parent, os.W_OK))
 
 
+def refuse_no_database(url: str, key: str) -> None:
+    """Raise `UserError` for what is no address of a database, and where its driver is not installed; `key` is whose it is."""
+    if "://" not in url:
+        shown = "it" if "@" in url else repr(url)  # before the @ may be a password
+        raise UserError(f"{key}: {shown} is not a database's address, such as sqlite:///FILE.db")
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+    kind = url.split("://")[0]  # the rest may hold a password
+    try:
+        make_url(url).get_dialect().import_dbapi()
+    except (ArgumentError, NoSuchModuleError, ValueError):  # the last for a port that is no number
+        raise UserError(
+            f"{key}: {kind}://... is not a database's address; sqlite, postgresql and mysql are known by address"
+        ) from None
+    except ImportError as error:
+        raise UserError(f"{key}: the driver of {kind} is not installed ({error})") from None
+
+
+def _refuse_silent_database(uri: str, port: int) -> None:
+    from sqlalchemy import make_url
+
+    refuse_no_database(uri, "tracking_uri")
+    url = make_url(uri)
+    if not url.host or "," in url.host:  # a socket of this machine, several servers
+        return
+    try:
+        socket.create_connection((url.host, url.port or port), timeout=_ANSWER_SECONDS).close()
+    except OSError as error:
+        raise LedgerError(f"{uri}: no database answers there: {first_line(error)}") from error
+
+
 def refuse_unreachable(uri: str) -> None:
-    """Raise `LedgerError` when nobody listens at a server's address; MLflow itself would retry for minutes. Nobody logs in:
-    what this process starts later would inherit the password."""
+    """Raise `UserError` when nobody listens at a server's address; MLflow itself would retry for minutes. Nobody logs in: what
+    this process starts later would inherit the password."""
     refuse_odd_address(uri)
     spare_loopback()
+    scheme = urlparse(uri).scheme
+    if (port := _DATABASE_PORTS.get(scheme.partition("+")[0])) is not None:
+        _refuse_silent_database(uri, port)
     uri = without_login(uri)
-    if urlparse(uri).scheme not in ("http", "https"):
+    if scheme not in ("http", "https"):
         return
     try:
         urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=_ANSWER_SECONDS).close()

@@ -82,10 +82,13 @@ class SpooledLedger:
         self._ledger.begin(about)
         self._about = self._ledger.about()
         left = _entries(self._file)
-        for entry in left:
-            self._apply(entry)
-        if left:
-            self._say(f"{len(left)} entries that the ledger had not taken are written")
+        damaged = sum(not self._applied(entry) for entry in left)
+        if len(left) > damaged:
+            self._say(f"{len(left) - damaged} entries that the ledger had not taken are written")
+        if damaged:
+            self._say(
+                f"{self._file}: {damaged} of its entries are damaged; what they said is found in the stages again"
+            )
         with given(self._file):
             self._file.parent.mkdir(parents=True, exist_ok=True)
             self._kept = self._file.open("wb", buffering=0)
@@ -239,6 +242,14 @@ class SpooledLedger:
                     self._words.append("the ledger answers again; what was kept is being written")
                     self._trouble = None
 
+    def _applied(self, entry: Any) -> bool:
+        """Whether an entry of an earlier driver's file was one. What the ledger itself raises passes."""
+        try:
+            self._apply(entry)
+        except (InputError, ValueError, KeyError, TypeError):
+            return False
+        return True
+
     def _apply(self, entry: Mapping[str, Any]) -> None:
         match entry["op"]:
             case "schedule":
@@ -251,6 +262,8 @@ class SpooledLedger:
                 self._ledger.write(record_from_dict(entry["record"]))
             case "points":
                 self._chart(entry["spec_id"], [MetricPoint(*point) for point in entry["points"]])
+            case other:
+                raise ValueError(f"{other!r} is nothing that a ledger is told")
 
     def _chart(self, spec_id: str, points: list[MetricPoint]) -> None:
         """A stage that goes on from its last state says again what it had said since."""
@@ -288,10 +301,10 @@ def _together(entries: list[dict[str, Any]]) -> list[dict[str, Any] | None]:
     return found
 
 
-def _entries(file: Path) -> list[dict[str, Any]]:
+def _entries(file: Path) -> list[Any]:
     """The entries of a file; a line that was cut in the middle was never said."""
     found = []
-    with contextlib.suppress(OSError), file.open(encoding="utf-8") as lines:
+    with contextlib.suppress(OSError), file.open("rb") as lines:
         for line in lines:
             with contextlib.suppress(InputError):
                 found.append(json_value(line))

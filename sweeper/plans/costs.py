@@ -13,12 +13,14 @@ from statistics import median
 from typing import Protocol
 
 from trainers.bench.result import DeviceFigures
+from trainers.contract.errors import UserError
 from trainers.contract.flops import flops_at, flops_per_position, flops_per_step
-from trainers.contract.record import RunRecord
+from trainers.contract.record import MOST_SECONDS, RunRecord
 from trainers.contract.schedule import Phase, data_position
 from trainers.contract.spec import AnySpec, TrialSpec, own
 from trainers.methods import phases_of
 
+SECONDS_A_YEAR = 365.25 * 86_400
 ASSUMED_CPU_FLOPS = 2.4e10
 """Useful FLOP/s of one CPU core on small models, float32, eager: measured at nano on a Zen 4 core."""
 ASSUMED_GPU_FLOPS = 0.4 * 989e12
@@ -43,6 +45,17 @@ class Costs(Protocol):
 def run_seconds(cost: Costs, spec: AnySpec) -> float:
     """Seconds of all steps of `spec`, trained by itself."""
     return sum((phase.end - phase.start) * cost.seconds(spec, phase) for phase in phases_of(spec))
+
+
+def step_seconds(cost: Costs, spec: AnySpec, phase: Phase) -> float:
+    """Seconds of one step of a run that can be recorded. Raises `UserError` for one that nobody would see the end of."""
+    seconds, steps = cost.seconds(spec, phase), spec.schedule.total_steps
+    if seconds * steps > MOST_SECONDS:
+        raise UserError(
+            f"budgets: {steps:,} steps of {spec.method} at {spec.scale} take {seconds * steps / SECONDS_A_YEAR:,.0f} years; "
+            f"no run may take more than {MOST_SECONDS / SECONDS_A_YEAR:.0f}"
+        )
+    return seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import variance
 
 from reports.estimate.noise import PRIOR_MINIMUM_PARAMS, PRIOR_SIGMA
@@ -22,7 +23,7 @@ from sweeper.engine.sweep import Sweep
 from sweeper.executors.simulated import SimulatedExecutor, trains_nothing
 from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.options import CorpusFacts
-from sweeper.plans.costs import Costs, run_seconds
+from sweeper.plans.costs import Costs, run_seconds, step_seconds
 from sweeper.plans.fits import ScaleFit
 from sweeper.space.foreign_schema import AnySpace
 from sweeper.space.schema import SearchSpace
@@ -143,7 +144,7 @@ def plan_scale(
         ledger.write(record)
     site = Site(store="", stop_file="", execution="simulated", devices_per_trial=devices_per_trial)
     sweep = Sweep(one, corpus, ledger, store, site, SIMULATED)
-    executor = SimulatedExecutor(guessed_loss, cost.seconds, workers)
+    executor = SimulatedExecutor(guessed_loss, partial(step_seconds, cost), workers)
     disk = _Disk(store, sweep)
     executor.run(sweep, trains_nothing, disk.look)
     done = {record.spec.spec_id for record in known}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sweeper.engine.site import Site
@@ -17,7 +18,7 @@ from sweeper.engine.sweep import Sweep
 from sweeper.executors.simulated import SimulatedExecutor, trains_nothing
 from sweeper.ledger.in_memory import MemoryLedger
 from sweeper.options import CorpusFacts
-from sweeper.plans.costs import step_cost
+from sweeper.plans.costs import step_cost, step_seconds
 from sweeper.replay.loss_table import (
     SEED_DEVIATION,
     TABLE_METHODS,
@@ -157,7 +158,8 @@ def replay_sweep(
     cost = step_cost((), DEVICE, on_gpu=True)
     # The same engine as a real sweep, only that a stage "trains" by looking its end up: what is asked and shared is
     # what would be.
-    executor = SimulatedExecutor(lambda spec: surfaces[spec.scale].loss(spec), cost.seconds, workers, DEVICE)
+    seconds = partial(step_seconds, cost)
+    executor = SimulatedExecutor(lambda spec: surfaces[spec.scale].loss(spec), seconds, workers, DEVICE)
     executor.run(sweep, trains_nothing, lambda: None)
     records = ledger.records()
     reasons = [record.outcome.reason for record in records if isinstance(record.outcome, Failed)]

@@ -30,6 +30,7 @@ from sweeper.space.rules import (
 from sweeper.space.rules_text import Finding
 from sweeper.space.schema import Resources, Scalar, Search, Seeds
 from sweeper.space.yaml_lines import Location
+from trainers.contract.spec import MOST_IN_A_BAG
 from trainers.methods import BASELINE, LEARNING_RATE, PARAMETER_TABLE
 from trainers.planning.command import ALWAYS, NEUTRAL, TRIAL, USED_THROUGH, placeholders
 
@@ -68,6 +69,8 @@ def _objection(parameter: str, value: Scalar) -> str | None:
         return f"{shown(value)} is not a positive number"
     if row.type is int and not isinstance(value, str) and value < 1:
         return f"{value} is not a positive whole number"
+    if parameter == "bag_size" and not isinstance(value, str) and value > MOST_IN_A_BAG:
+        return f"{value} is more than {MOST_IN_A_BAG:,}"
     if parameter == "step_ratio" and not isinstance(value, str) and not 0 <= value <= 1:
         return f"{value} is not in [0, 1]"
     return None

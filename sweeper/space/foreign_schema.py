@@ -9,7 +9,20 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, Strict
 
-from sweeper.space.schema import Constant, Count, Method, Model, Name, PositiveNumber, SearchSpace, Space, Switch, Text
+from sweeper.space.schema import (
+    MOST_STEPS,
+    Constant,
+    Count,
+    Method,
+    Model,
+    Name,
+    PositiveNumber,
+    SearchSpace,
+    Space,
+    Switch,
+    Text,
+)
+from trainers.contract.record import MOST_FLOPS
 
 Word = Annotated[str, Strict()]
 Command = Annotated[tuple[Word, ...], Field(min_length=1)]
@@ -77,7 +90,10 @@ class ForeignSpace(Space):
     tokens_per_step: Annotated[
         Count | None, Field(description="Data tokens of an ordinary step; a bag reads bag_size times as many.")
     ] = None
-    flops_per_step: Annotated[PositiveNumber | None, Field(description="Model FLOPs of a step, in every phase.")] = None
+    flops_per_step: Annotated[
+        Annotated[float, Strict(), Field(gt=0, le=MOST_FLOPS / MOST_STEPS)] | None,
+        Field(description="Model FLOPs of a step, in every phase."),
+    ] = None
 
     def of_one_scale(self, scale: str) -> ForeignSpace:
         """The same sweep of a single scale."""

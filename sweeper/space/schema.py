@@ -25,7 +25,8 @@ UNIFORM_CELLS = 8
 MOST_VALUES = 1_000
 MOST_SEEDS = 2_000
 MOST_BUDGETS = 100
-"""Of one axis."""
+MOST_STEPS = 10**9
+"""Of one run: hundreds of times the longest that anybody has published."""
 LARGEST_SEED = 2**32 - 1
 LARGEST_INTEGER = 10**15
 """Beyond every budget; keeps arithmetic on unchecked numbers finite."""
@@ -47,10 +48,11 @@ def _refuse_other_than_scalars(value: object) -> object:
 
 Integer = Annotated[int, Strict(), Field(ge=-LARGEST_INTEGER, le=LARGEST_INTEGER)]
 Count = Annotated[int, Strict(), Field(ge=1, le=LARGEST_INTEGER)]
+Steps = Annotated[int, Strict(), Field(ge=1, le=MOST_STEPS)]
 NonNegativeInteger = Annotated[int, Strict(), Field(ge=0, le=LARGEST_INTEGER)]
-Number = Annotated[float, Strict()]
-PositiveNumber = Annotated[float, Strict(), Field(gt=0)]
-NonNegativeNumber = Annotated[float, Strict(), Field(ge=0)]
+Number = Annotated[float, Strict(), Field(ge=-LARGEST_INTEGER, le=LARGEST_INTEGER)]
+PositiveNumber = Annotated[float, Strict(), Field(gt=0, le=LARGEST_INTEGER)]
+NonNegativeNumber = Annotated[float, Strict(), Field(ge=0, le=LARGEST_INTEGER)]
 Text = Annotated[str, Strict(), Field(min_length=1)]
 Switch = Annotated[bool, Strict()]
 Constant = Annotated[int | float | str, BeforeValidator(_refuse_other_than_scalars)]
@@ -203,7 +205,6 @@ AxisOrConstant = Annotated[
     Discriminator(_kind_of_axis, custom_error_type="axis", custom_error_message=AXIS_HELP),
 ]
 
-
 DataSet = Annotated[Text | None, Field(description="Data set of the Hugging Face hub, or the folder of a copy.")]
 Config = Annotated[Text | None, Field(description="Configuration of the data set, for instance sample-100BT.")]
 Split = Annotated[Text, Field(description="Split of the data set that is read; our own split is made of it.")]
@@ -275,7 +276,7 @@ def _kind_of_tuning(value: object) -> str:
     return RUNGS_TAG if isinstance(value, list | tuple) else STEPS_TAG
 
 
-Rungs = Annotated[tuple[Count, ...], Field(min_length=1, max_length=MOST_BUDGETS)]
+Rungs = Annotated[tuple[Steps, ...], Field(min_length=1, max_length=MOST_BUDGETS)]
 
 
 class Budgets(Model):
@@ -283,7 +284,7 @@ class Budgets(Model):
     halving (each rung a complete shorter run), and one or more for the confirmation ladder."""
 
     tuning: Annotated[
-        Annotated[Count, Tag(STEPS_TAG)] | Annotated[Rungs, Tag(RUNGS_TAG)],
+        Annotated[Steps, Tag(STEPS_TAG)] | Annotated[Rungs, Tag(RUNGS_TAG)],
         Discriminator(_kind_of_tuning),
         Field(description="Total steps of every tuning trial, or increasing rungs: [2000, 4000]."),
     ]

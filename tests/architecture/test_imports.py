@@ -79,6 +79,20 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.strip().endswith("HEAVY []"), done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("words", [["status"], ["report"], ["recipe"], ["export", "models"], ["stop"]])
+def test_a_name_is_checked_before_anything_heavy_is_imported(words: list[str]) -> None:
+    command, *rest = words
+    done = python(
+        f"import sys\nsys.argv = {['sweeper', command, '../x', *rest]!r}\n"
+        "from sweeper.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: print('CODE', end.code)\n"
+        "print('HEAVY', [name for name in ('torch', 'ray', 'mlflow', 'pandas', 'plotly') if name in sys.modules])"
+    )
+    assert done.stdout.splitlines() == ["CODE 2", "HEAVY []"], done.stderr
+    assert done.stderr.startswith("--name: '../x' is not allowed")
+
+
 def test_records_are_read_where_torch_is_not_installed() -> None:
     done = python(
         "import sys\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -248,3 +249,58 @@ def test_the_file_to_copy_tells_on_the_first_rank_only_and_nothing_outside_a_swe
 @pytest.mark.parametrize("name", ["plain_gpt.py", "transformers_llama.py"])
 def test_the_examples_are_short(name: str) -> None:
     assert len((ROOT / "trainers" / "examples" / name).read_text().splitlines()) <= 150
+
+
+FAILING = """
+import json, sys
+from pathlib import Path
+steps, seed, out, method, broken = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], Path(sys.argv[5])
+if method == "tst" and seed >= 1000 and broken.exists():
+    sys.exit("no room for this one")
+with (out / "points.jsonl").open("w") as file:
+    for step in (steps // 2, steps):
+        loss = 3 + 100 / step - 0.1 * (method == "tst") + seed % 7 / 1000
+        print(json.dumps({"step": step, "loss": loss, "seconds": step / 100}), file=file)
+"""
+CONFIRMED_BY_TWO = """
+name: failing
+question: What if no confirmation ends?
+trainer:
+  command: ["{{python}}", failing.py, "{{total_steps}}", "{{seed}}", "{{out}}", "{{method}}", "{broken}", "{{learning_rate}}"]
+  code: [failing.py]
+  metrics: {{points: points.jsonl}}
+  decayed: true
+scales: {{small: {{}}}}
+seeds: {{tuning: [0], confirmation: [1000, 1001]}}
+methods:
+  baseline: {{budgets: {{tuning: 100, confirmation: [200, 300, 400]}}, axes: {{learning_rate: 0.002}}}}
+  tst: {{budgets: {{tuning: 100, confirmation: [200]}}, axes: {{learning_rate: 0.002}}}}
+search: {{trials_per_arm: 1}}
+resources: {{gpus: 0}}
+"""
+
+
+def test_a_sweep_whose_two_confirmations_fail_ends_with_1_until_they_do_not(tmp_path: Path) -> None:
+    broken, file, results = tmp_path / "broken", tmp_path / "failing.yaml", tmp_path / "results"
+    broken.touch()
+    (tmp_path / "failing.py").write_text(FAILING, encoding="utf-8")
+    file.write_text(CONFIRMED_BY_TWO.format(broken=broken), encoding="utf-8")
+    command = ("run", file, "--executor", "inline", "--results", results)
+    for _ in range(2):  # the second time they are tried again
+        done = sweeper(*command)
+        assert done.returncode == 1, done.stderr
+        assert done.stdout.startswith(
+            "Nothing is confirmed yet at small: the confirmation of TST failed at 200 steps (seeds"
+        )
+        assert "no room for this one" in done.stderr
+        assert done.stderr.splitlines()[-1] == "2 trials did not finish; `sweeper status` says why"
+        assert "Traceback" not in done.stderr
+    told = sweeper("report", "failing", "--results", results)
+    assert (told.returncode, told.stdout) == (0, done.stdout)
+    assert sweeper("report", "failing", "--results", results, "--fail-under", "1").returncode == 4
+    assert sweeper("recipe", "failing", "--results", results).returncode == 2
+    assert sweeper("status", "failing", "--results", results).stdout.count("no room for this one") == 2
+    broken.unlink()
+    done = sweeper(*command)
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"TST is 1\.\d+x faster", done.stdout)

@@ -19,14 +19,18 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from typer.testing import CliRunner
 
+from sweeper.cli.app import app
 from sweeper.ledger import connection
+from sweeper.ledger.connection import connect
 from sweeper.ledger.dashboard import free_port
 from sweeper.ledger.location import DATABASE, default_tracking_uri, log_in, sqlite_file
 from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
-from sweeper.options import REPORT
-from tests.support.places import GOLDEN, ROOT, SWEEPER
-from trainers.contract.errors import UserError
+from sweeper.options import CORPORA, REPORT
+from tests.integration.test_command_line import FILE
+from tests.support.places import GOLDEN, SWEEPER
+from trainers.contract.errors import InputError, UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
 
@@ -194,6 +198,65 @@ def test_name_and_password_of_a_server_are_used_and_never_shown(tmp_path: Path) 
     assert f"Basic {base64.b64encode(b'ann:s3cr@t').decode()}" in Refusing.asked
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["http://ann:s3cr/et@host:5000", "http://", "http://[::1", "https://host:port", "http://host:99999", "http://a b"],
+)
+def test_what_looks_like_an_address_and_is_none_is_one_line_without_it(address: str) -> None:
+    with pytest.raises(InputError, match=r"^--tracking-uri: no server's address, such as http://") as caught:
+        connect(address)
+    assert "s3cr" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["--results", "--tracking-uri"])
+def test_a_ledger_that_cannot_be_read_is_one_line_of_every_command(place: str, tmp_path: Path, corpora: Path) -> None:
+    """A file that is no database, and a server that is not there."""
+    results, runs, file = tmp_path / "results", tmp_path / "runs.csv", str(FILE)
+    results.mkdir()
+    (results / CORPORA).symlink_to(corpora)
+    if place == "--results":
+        (results / DATABASE).write_bytes(b"nothing that SQLite wrote" * 100)
+    runs.write_text("scale,method,total_steps,final_loss\nm,baseline,1000,3.3\nm,tst,1000,3.2\n", encoding="utf-8")
+    for words in (
+        ("plan", file),
+        ("plan", file, "--specs", str(tmp_path / "specs.jsonl")),
+        ("run", file, "--executor", "inline"),
+        ("status", "tiny"),
+        ("report", "tiny"),
+        ("report", "tiny", "other"),
+        ("recipe", "tiny"),
+        ("export", "tiny", str(tmp_path / "models")),
+        ("import", str(runs), "--name", "theirs"),
+        ("import", "--mlflow", "theirs", "--name", "theirs"),
+        ("ui", "tiny"),
+    ):
+        more = ("--results", str(results), *(("--tracking-uri", "http://127.0.0.1:9") if place != "--results" else ()))
+        done = CliRunner().invoke(app, [*words, *more])
+        assert done.exit_code == 2, (words, done.output)
+        said = done.stderr.splitlines()[-1]
+        assert ("no MLflow server answers" if place != "--results" else str(results / DATABASE)) in said, words
+        assert "Traceback" not in done.stderr, words
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("postgresql://ann:s3cr%40t@127.0.0.1:9/runs", "postgresql://127.0.0.1:9/runs: no database answers there: "),
+        ("postgresql://ann:s3cret@host:port/runs", "tracking_uri: postgresql://... is not a database's address"),
+        ("mysql+nodriver://ann:s3cret@host/runs", "tracking_uri: mysql+nodriver://... is not a database's address"),
+        ("mysql+pymysql://ann:s3cret@host/runs", "tracking_uri: the driver of mysql+pymysql is not installed"),
+    ],
+)
+def test_a_database_that_is_not_there_is_one_line_at_once(address: str, said: str) -> None:
+    """MLflow itself asks it again and again, for minutes."""
+    if address.startswith("postgresql:") and "answers" in said:
+        pytest.importorskip("psycopg", reason="psycopg not installed (PyPI: psycopg[binary])")
+    with pytest.raises(UserError) as caught:
+        connect(address)
+    assert str(caught.value).startswith(said)
+    assert "s3cr" not in str(caught.value)
+
+
 def test_an_address_without_a_login_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
     assert log_in("http://host:5000/a") == "http://host:5000/a"
@@ -222,8 +285,7 @@ def test_an_address_that_may_be_read_in_two_ways_is_refused_and_not_shown(earlie
 
 
 def test_a_server_that_is_not_there_is_said_before_any_text_is_prepared(tmp_path: Path) -> None:
-    file = ROOT / "tests" / "integration" / "tiny.yaml"
-    command = [SWEEPER, "run", file, "--results", tmp_path, "--tracking-uri", f"http://127.0.0.1:{free_port()}"]
+    command = [SWEEPER, "run", FILE, "--results", tmp_path, "--tracking-uri", f"http://127.0.0.1:{free_port()}"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()

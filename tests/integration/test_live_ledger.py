@@ -27,7 +27,7 @@ from sweeper.ledger.mlflow_ledger import Ledger
 from sweeper.ledger.spooled import FILE, SpooledLedger
 from tests.support.ledger_factory import MLFLOW_WARNINGS, about_of, empty_results
 from tests.support.strategies import record_of, spec_of
-from trainers.contract.record import EvalPoint, Failed, LossCurve, RunRecord
+from trainers.contract.record import EvalPoint, Failed, LossCurve, RunRecord, record_to_dict
 
 pytestmark = MLFLOW_WARNINGS
 NAME = "quickstart"
@@ -209,6 +209,29 @@ def test_what_was_said_twice_is_there_once(results: Path) -> None:
         assert ledger.records() == [record, mended]
         ledger.finish("finished", "done", None)
         assert charts(default_tracking_uri(results), plain.experiment_id) == before
+
+
+def test_damaged_entries_are_counted_and_the_others_written(results: Path) -> None:
+    record, said = curve_record(9, 3), list[str]()
+    good = json.dumps({"op": "write", "record": record_to_dict(record)}).encode()
+    bad = [
+        b"[]",
+        b"3",
+        b"{}",
+        b'{"op": "dance"}',
+        b'{"op": "write", "record": []}',
+        b'{"op": "points", "spec_id": 3, "points": 3}',
+    ]
+    (results / NAME).mkdir(parents=True)
+    (results / NAME / FILE).write_bytes(b"\n".join([*bad, good, b"\xff\xfe\x00", b"[" * 100_000, b'{"op": "wri']))
+    with spooling(results, say=said.append) as (plain, ledger):
+        assert ledger.records() == [record]
+        ledger.finish("finished", "done", None)
+        assert plain.records() == [record]
+    assert said == [
+        "1 entries that the ledger had not taken are written",
+        f"{results / NAME / FILE}: 6 of its entries are damaged; what they said is found in the stages again",
+    ]
 
 
 def test_a_run_that_was_half_made_is_completed(results: Path) -> None:

@@ -64,23 +64,23 @@ def test_a_mistake_of_the_user_has_one_root(tmp_path: Path) -> None:
         ({"micro_sequences": 0}, "micro_sequences: 0 is not a positive number"),
         (
             {"study_storage": "studies.db"},
-            "study_storage: 'studies.db' is not a database's address, such as sqlite:///studies.db",
+            "study_storage: 'studies.db' is not a database's address, such as sqlite:///FILE.db",
         ),
         (
             {"study_storage": "me:secret@host/studies"},
-            "study_storage: it is not a database's address, such as sqlite:///studies.db",
+            "study_storage: it is not a database's address, such as sqlite:///FILE.db",
         ),
         (
             {"study_storage": "journal:///secret.log"},
-            "study_storage: journal://... is not a database's address; Optuna knows sqlite, postgresql and mysql by address",
+            "study_storage: journal://... is not a database's address; sqlite, postgresql and mysql are known by address",
         ),
         (
             {"study_storage": "postgresql://me:secret@host:12x/studies"},
-            "study_storage: postgresql://... is not a database's address; Optuna knows sqlite, postgresql and mysql by address",
+            "study_storage: postgresql://... is not a database's address; sqlite, postgresql and mysql are known by address",
         ),
         (
             {"study_storage": "mysql+our://me:secret@host/studies"},
-            "study_storage: mysql+our://... is not a database's address; Optuna knows sqlite, postgresql and mysql by address",
+            "study_storage: mysql+our://... is not a database's address; sqlite, postgresql and mysql are known by address",
         ),
         ({"max_gpu_hours": -1.0}, "max_gpu_hours: -1.0 is not a number of hours"),
         ({"max_gpu_hours": float("nan")}, "max_gpu_hours: nan is not a number of hours"),

@@ -5,6 +5,7 @@ A fault is never told as if the user had made it: whoever reads "bad number" wit
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
@@ -21,8 +22,12 @@ USER, FAULT, STOPPED, INTERRUPTED, TERMINATED = 2, 1, 3, 130, 143
 """Exit codes: the user's mistake, a fault of the program or the machine, no room on a disk, Ctrl-C, SIGTERM."""
 FULL_DISK = ("[Errno 28]", "[Errno 122]", "os error 28", "os error 122", "database or disk is full")
 """No space left, and no quota left, as Python, Rust and SQLite say it."""
-_PASSWORD = re.compile(r"(?<=://)\S+@")
-"""To the last `@`: a password may hold one."""
+LONGEST_SHOWN = 200
+"""Characters of a path in a message about it."""
+_NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
+_LOGIN = re.compile(r"(?<=://)[^/\s]\S*@")
+"""Up to the last `@`: a password may hold one, or a `/`, that should have been quoted."""
+_SECRET = re.compile(r"(?i)([?&;](?:\w*passw(?:or)?d|pwd|\w*token|\w*secret|\w*key)=)[^&;\s'\"]+")
 
 
 class Terminated(KeyboardInterrupt):
@@ -32,17 +37,19 @@ class Terminated(KeyboardInterrupt):
 def end_of(error: Exception, program: str, folder: Path | None, *, debug: bool = False) -> int:
     """Say on standard error what ended `program`; returns its exit code.
 
-    A `UserError` is its own text, a full disk the place where it is. Anything else is one line with the path of a log, which
-    is written into `folder`, or among the machine's temporary files where that does not exist or cannot be written. `debug`
-    prints the traceback at once.
+    A `UserError` is its own text, and so is a path that no file system takes: it can only have been given. Of a full disk the
+    place is named. Anything else is one line with the path of a log, which is written into `folder`, or among the machine's
+    temporary files where that does not exist or cannot be written. `debug` prints the traceback at once.
     """
-    code = USER if isinstance(error, UserError) else STOPPED if is_full_disk(str(error)) else FAULT
+    code = USER if _is_given(error) else STOPPED if is_full_disk(str(error)) else FAULT
     if debug:
-        traceback.print_exception(error)
+        sys.stderr.write(without_login("".join(traceback.format_exception(error))))
         return code
     said = " ".join(str(error).split())[:300]
-    if code == USER:
+    if isinstance(error, UserError):
         words = str(error) or type(error).__name__
+    elif isinstance(error, OSError) and code == USER:
+        words = f"{str(error.filename)[:LONGEST_SHOWN]}: {error.strerror}"
     elif code == STOPPED:
         words = f"{program} stopped: {_full(error, folder)}: no room on the disk ({said}); make room there"
     else:
@@ -50,6 +57,10 @@ def end_of(error: Exception, program: str, folder: Path | None, *, debug: bool =
         words = f"{program} failed: {without_login(what)}; the traceback is in {_write_log(error, program, folder)}"
     print(words, file=sys.stderr)
     return code
+
+
+def _is_given(error: Exception) -> bool:
+    return isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in _NO_PATH)
 
 
 def is_full_disk(reason: str) -> bool:
@@ -61,7 +72,7 @@ def _full(error: Exception, folder: Path | None) -> Path | str:
     """The file that an error names, else the place with the least room: a write that fails names none."""
     if isinstance(error, OSError) and error.filename:
         return str(error.filename)
-    places = [place for place in (folder, _temporary()) if place is not None and place.is_dir()]
+    places = [place for place in (folder, _temporary()) if place is not None and os.path.isdir(place)]
     return min(places, key=lambda place: shutil.disk_usage(place).free, default="somewhere")
 
 
@@ -73,8 +84,8 @@ def _temporary() -> Path | None:
 
 
 def without_login(text: str) -> str:
-    """Without the user name and password that an address may hold."""
-    return _PASSWORD.sub("", text)
+    """Without the user name and password that an address may hold, before its host or among its options."""
+    return _SECRET.sub(r"\1***", _LOGIN.sub("", text))
 
 
 def _write_log(error: Exception, program: str, folder: Path | None) -> Path:
@@ -82,7 +93,7 @@ def _write_log(error: Exception, program: str, folder: Path | None) -> Path:
     head = f"{program}, Python {platform.python_version()} on {platform.platform()}\n"
     text = head + without_login("".join(traceback.format_exception(error)))
     for place in (folder, _temporary()):
-        if place is not None and place.is_dir():
+        if place is not None and os.path.isdir(place):
             try:
                 (place / name).write_text(text, encoding="utf-8")
                 return (place / name).absolute()

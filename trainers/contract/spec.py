@@ -21,6 +21,9 @@ from trainers.contract.schedule import LATER
 NUMERICS_VERSION = 2
 """Raised whenever the same spec would train to different weights; a record of an older version is another trial."""
 
+MOST_IN_A_BAG = 1_000_000
+"""Tokens, far beyond any."""
+
 Scalar = int | float | str
 
 
@@ -126,6 +129,16 @@ class Spec:
         return fingerprint(spec_to_dict(self))
 
 
+def _refuse_strange(spec: Spec) -> None:
+    """Raise `ValueError` for parameters that no report could read: those that every method counts steps and tokens by."""
+    given = dict(spec.parameters)
+    bag, ratio = given.get("bag_size", 1), given.get("step_ratio", 0.0)
+    if isinstance(bag, str | bool) or not 1 <= bag <= MOST_IN_A_BAG or bag != int(bag):
+        raise ValueError(f"parameters.bag_size: {bag!r} is not a whole number from 1 to {MOST_IN_A_BAG:,}")
+    if isinstance(ratio, str | bool) or not 0 <= ratio <= 1:
+        raise ValueError(f"parameters.step_ratio: {ratio!r} is not in [0, 1]")
+
+
 @dataclass(frozen=True, slots=True)
 class TrialSpec(Spec):
     """One trial of our own trainer. `context` and `tokens_per_step` count latent positions, the same in every phase of every
@@ -153,6 +166,7 @@ class TrialSpec(Spec):
     def __post_init__(self) -> None:
         if self.parameters != tuple(sorted(self.parameters)):
             object.__setattr__(self, "parameters", tuple(sorted(self.parameters)))
+        _refuse_strange(self)
         if self.context < 1 or self.tokens_per_step < 1 or self.tokens_per_step % self.context:
             raise ValueError(
                 f"tokens_per_step: {self.tokens_per_step} is not a multiple of the context length {self.context}"
@@ -192,6 +206,7 @@ class ForeignSpec(Spec):
     def __post_init__(self) -> None:
         for name in ("scale_values", "parameters", "environment"):
             object.__setattr__(self, name, tuple(sorted(getattr(self, name))))
+        _refuse_strange(self)
         if not self.command:
             raise ValueError("command: is empty")
 

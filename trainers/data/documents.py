@@ -13,6 +13,11 @@ from dataclasses import dataclass
 
 from trainers.contract.errors import InputError
 
+
+class MissingTextError(InputError):
+    """What the user named is not on this machine; another, where the sweep will run, may have it."""
+
+
 SPLIT_RULE = "sha256 of the name below the fraction, at least one document a side"
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from trainers.contract.errors import InputError
-from trainers.data.documents import Document
+from trainers.contract.faults import LONGEST_SHOWN
+from trainers.data.documents import Document, MissingTextError
 
 _ROOT = Path("/")
 _RECURSIVE = "**"
@@ -42,7 +43,7 @@ def documents(paths: tuple[str, ...]) -> tuple[Document, ...]:
 def listing(paths: tuple[str, ...]) -> Mapping[str, Path]:
     """The files that `paths` name, by their names and in the order of these; a file that is named twice counts once.
 
-    Raises `InputError` in one line for a path that matches nothing, and for two files of one name.
+    Raises `MissingTextError` in one line for a path that matches nothing, `InputError` for two files of one name.
     """
     found: dict[str, Path] = {}
     seen: set[Path] = set()
@@ -65,7 +66,7 @@ def listing(paths: tuple[str, ...]) -> Mapping[str, Path]:
 def opened(path: Path) -> Iterator[BinaryIO]:
     """The file, to read from its beginning, decompressed where its name says so.
 
-    Raises `InputError` naming a file that is damaged, and lets `OSError` travel where it cannot be read.
+    Raises `InputError` naming a file that is damaged, or that cannot be read.
     """
     with path.open("rb") as file:
         try:
@@ -83,7 +84,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         except OSError as error:
             if error.errno is None:  # pyarrow's word for a frame that it cannot decompress
                 raise InputError(f"corpus.paths: {path} is damaged ({' '.join(str(error).split())})") from None
-            raise
+            raise InputError(f"corpus.paths: {path} cannot be read ({error.strerror})") from None
 
 
 def content_of(path: Path) -> bytes:
@@ -94,15 +95,27 @@ def content_of(path: Path) -> bytes:
 
 def label(paths: tuple[str, ...], what: str = "text files") -> str:
     """What a report calls this corpus."""
-    names = [Path(path).name or path for path in paths]
+    names = [_called(path) for path in paths]
     return f"{what} {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+
+
+def _called(given: str) -> str:
+    """The last name of a path; of a glob the folder that it looks in and what it looks for there."""
+    path = Path(given)
+    if not glob.has_magic(given):
+        return path.name or given
+    fixed = _fixed_part(path)
+    return str(Path(fixed.name) / path.relative_to(fixed))
 
 
 def _matches(given: str) -> list[tuple[str, Path]]:
     """Pairs of document name and path that one entry of `paths` stands for."""
     path = Path(given).expanduser()
-    if path.is_file():
-        return [(path.name, path)]
+    try:
+        if path.is_file():
+            return [(path.name, path)]
+    except OSError as error:  # a name that no file system takes, a folder that is not ours to enter
+        raise InputError(f"corpus.paths: {given[:LONGEST_SHOWN]} cannot be read ({error.strerror})") from None
     if is_everything(given):
         raise InputError(f"corpus.paths: {given} {EVERYTHING}")
     if path.is_dir():
@@ -112,9 +125,9 @@ def _matches(given: str) -> list[tuple[str, Path]]:
         files = [Path(match) for match in glob.glob(str(path), recursive=True)]
         files = [match for match in files if match.is_file()]
     else:
-        raise InputError(f"corpus.paths: {given} does not exist (looked for from {Path.cwd()})")
+        raise MissingTextError(f"corpus.paths: {given} does not exist (looked for from {Path.cwd()})")
     if not files:
-        raise InputError(f"corpus.paths: {given} holds no file; name text files, a directory of them or a glob")
+        raise MissingTextError(f"corpus.paths: {given} holds no file; name text files, a directory of them or a glob")
     return [(file.relative_to(root).as_posix(), file) for file in sorted(files)]
 
 

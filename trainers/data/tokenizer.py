@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trainers.contract.errors import InputError
+from trainers.contract.faults import LONGEST_SHOWN
 from trainers.contract.reading import json_value
 from trainers.contract.spec import fingerprint
+from trainers.data.documents import MissingTextError
 from trainers.data.manifest import TOKENIZER_FILE
 from trainers.data.request import CorpusRequest
 
@@ -64,10 +66,15 @@ def tokenizer_file(path: str) -> Path:
 
 
 def tokenizer_text(file: Path, name: str) -> str:
-    """The text of a tokenizer.json. Raises `InputError` with the name that it was given by where it cannot be read."""
+    """The text of a tokenizer.json. Raises `InputError` with the name that it was given by where it cannot be read, and
+    `MissingTextError` where there is none."""
     try:
         return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except FileNotFoundError as error:
+        raise MissingTextError(f"tokenizer.path: {name} cannot be read ({error.strerror})") from None
+    except OSError as error:
+        raise InputError(f"tokenizer.path: {name[:LONGEST_SHOWN]} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
         raise InputError(f"tokenizer.path: {name} cannot be read ({error})") from None
 
 

@@ -124,6 +124,24 @@ def test_a_plan_knows_the_epochs_of_a_text_that_is_still_to_be_prepared(tmp_path
         plan(RunOptions(file, tmp_path / "results"))
 
 
+@pytest.mark.parametrize("source", ["files", "local"])
+def test_a_plan_refuses_a_text_that_no_machine_can_give(source: str, tmp_path: Path) -> None:
+    """What is only not here may be where the sweep will run, and is planned for."""
+    text = (ROOT / "tests" / "integration" / "tiny.yaml").read_text(encoding="utf-8")
+    file = tmp_path / "tiny.yaml"
+
+    def planned(path: str) -> str:
+        corpus = f"{{source: {source}, validation_fraction: 0.2, paths: ['{path}']}}"
+        file.write_text(text.replace("{source: stdlib}", corpus), encoding="utf-8")
+        return plan(RunOptions(file, tmp_path / "results")).corpus
+
+    assert "unprepared (corpus.paths: /nowhere/x.txt does not exist" in planned("/nowhere/x.txt")
+    with pytest.raises(UserError, match=r"^corpus\.paths: /\*\* is everything on this machine; name a folder$"):
+        planned("/**")
+    with pytest.raises(UserError, match=r"^corpus\.paths: .* cannot be read \(File name too long\)$"):
+        planned("x" * 300)
+
+
 def test_a_plan_says_that_a_prepared_text_is_too_little(tmp_path: Path) -> None:
     """Once it is prepared, in the words of the run that would be refused; before, nobody knows."""
     text = (ROOT / "tests" / "integration" / "tiny.yaml").read_text(encoding="utf-8")

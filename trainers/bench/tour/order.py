@@ -19,6 +19,7 @@ from typing import Any
 from trainers.bench.tour.process import run_bound
 from trainers.contract.errors import InputError
 from trainers.contract.faults import USER
+from trainers.contract.reading import json_value
 from trainers.contract.writing import write_atomically
 
 TOUR_SCHEMA = 1
@@ -116,7 +117,7 @@ def _is_part(plain: object) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
+        plain = json_value(path.read_bytes())
         return plain if isinstance(plain, dict) else {}
     except (OSError, ValueError):
         return {}

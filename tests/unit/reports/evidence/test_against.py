@@ -60,3 +60,7 @@ def test_the_page_says_who_stands_in_the_baselines_place() -> None:
 def test_what_cannot_be_held_against_is_one_line(study: Study, method: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         held_against(study, method)
+
+
+def test_a_name_is_found_as_tables_are_read() -> None:
+    assert held_against(two_methods(), "Patch").context.against == "patch"

@@ -52,7 +52,7 @@ def test_a_history_may_be_one_json_array_on_one_line_or_on_many() -> None:
         assert rows("b1.json", text) == ["run,step,loss,gpu_hours", "b1,0,10.8,", "b1,2,nan,"]
     late = json.dumps([*entries, {"_step": 3, "val/loss": "x"}], indent=2)
     for text, said in (
-        (late, "b1.json:14: 'x' is not a number"),
+        (late, "b1.json:14: loss: 'x' is not a positive number"),
         ("[{}, 3]", "b1.json:1: is not a JSON object"),
         ('[{"_step": 0', "b1.json:1: is not JSON: "),
     ):
@@ -68,7 +68,7 @@ def test_a_table_without_a_run_is_of_its_file_and_has_the_keys_of_a_history() ->
     assert rows("b1.csv", history, {"loss": "train/loss"})[1:] == ["b1,0,3.1,", "b1,1,3.1,", "b1,5,3.1,"]
     costs = "step;loss;tokens\n0;10.8;0\n5;3.5;90\n"
     assert rows("b1.csv", costs) == ["run,step,loss,gpu_hours,tokens", "b1,0,10.8,,0", "b1,5,3.5,,90"]
-    with pytest.raises(RunImportError, match=r"b1\.csv:4: 'x' is not a number"):
+    with pytest.raises(RunImportError, match=r"b1\.csv:4: loss: 'x' is not a positive number"):
         rows("b1.csv", "step,loss\n0,1\n\n5,x\n")
 
 
@@ -78,8 +78,17 @@ def test_a_table_without_a_run_is_of_its_file_and_has_the_keys_of_a_history() ->
         ('{"_step": 1}\n', "b1.jsonl:1: no key for loss; name it with --map loss=KEY, there are _step"),
         ('{"_step": 1, "val/loss": 3}\n{', "b1.jsonl:2: is not JSON"),
         ('{"_step": 1, "val/loss": 3}\n[1]', "b1.jsonl:2: is not a JSON object"),
-        ('{"_step": 1, "val/loss": 3}\n{"_step": 2, "val/loss": [3]}', "b1.jsonl:2: '[3]' is not a number"),
-        ('{"_step": 1, "val/loss": "x"}', "b1.jsonl:1: 'x' is not a number"),
+        (
+            '{"_step": 1, "val/loss": 3}\n{"_step": 2, "val/loss": [3]}',
+            "b1.jsonl:2: loss: '[3]' is not a positive number",
+        ),
+        ('{"_step": 1, "val/loss": "x"}', "b1.jsonl:1: loss: 'x' is not a positive number"),
+        ('{"_step": 1}\n\n{"_step": -1, "val/loss": 3}', "b1.jsonl:3: step: -1 is not a number from 0 up"),
+        ('{"_step": 1}\n{"_step": 2, "val/loss": -3}', "b1.jsonl:2: loss: -3 is not a positive number"),
+        (
+            json.dumps({"_step": 1, "val/loss": "9" * 400 + "x"}),
+            f"b1.jsonl:1: loss: '{'9' * 60}...' is not a positive number",
+        ),
         ('{"a": ' * 100_000, "b1.jsonl:1: is not JSON"),
     ],
 )
@@ -117,6 +126,8 @@ def test_logs_are_runs_that_ended_stopped_or_diverged() -> None:
     ]
     with pytest.raises(RunImportError, match="empty:1: has no line like step:"):
         logs_as_tables([*logs, Log("muon", "empty", "nothing")], 8)
+    with pytest.raises(RunImportError, match=r"^low:4: val_loss: -3\.2779 is not a positive number$"):
+        logs_as_tables([*logs, Log("muon", "low", LOG.replace("3.2779", "-3.2779"))], 8)
 
 
 def test_a_text_that_is_no_table_stays_what_it_is() -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from sweeper.foreign.costs import DryTimes
+from sweeper.foreign.dry import measured_by_a_dry_run
 from sweeper.foreign.trainer import ForeignTrainer
-from sweeper.foreign.worker import TrialFolder, environment_of
+from sweeper.foreign.worker import TrialFolder, Watched, environment_of
 from sweeper.space.foreign_schema import Metrics
 from tests.unit.trainers.planning.test_command import SPEC
 
@@ -35,6 +37,15 @@ def test_a_command_sees_as_many_devices_as_its_trial_has(
     if seen is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
     assert found(gpus)["CUDA_VISIBLE_DEVICES"] == visible
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "3", '{"seconds": 1}', '{"seconds": [], "spans": 3}', "\0"])
+def test_what_took_how_long_is_not_known_where_its_file_is_damaged(tmp_path: Path, text: str) -> None:
+    (tmp_path / "dry").mkdir()
+    for file in (tmp_path / "watched.json", tmp_path / "dry" / "measured.json"):
+        file.write_text(text, encoding="utf-8")
+    assert Watched.load(tmp_path / "watched.json") == Watched(tmp_path / "watched.json", 0.0, [])
+    assert measured_by_a_dry_run(tmp_path, "code") == DryTimes()
 
 
 def test_a_command_is_no_rank_of_whoever_started_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +22,7 @@ from sweeper.space.load import load_search_space
 from tests.support.places import ROOT
 from tests.support.tiny_sweep import space_of
 from tests.unit.sweeper.engine.test_rungs import RUNGS, rung_space
+from trainers.contract.errors import UserError
 
 COST = StepCost({}, 1e12, "assumed")
 
@@ -60,6 +62,16 @@ def test_a_plan_with_rungs_counts_them() -> None:
         assert arm.tuning_trials == 7
     ends = {stage.end for stage in plan.stages if stage.method == "tst"}
     assert set(RUNGS) <= ends
+
+
+def test_a_run_that_nobody_would_see_the_end_of_is_one_line() -> None:
+    budgets = {"tuning": 100, "confirmation": (10**9,)}
+    methods = {"baseline": {"budgets": budgets, "axes": {"learning_rate": 0.002}}}
+    slow = replace(COST, flops_per_second=1e6)
+    with pytest.raises(
+        UserError, match=r"^budgets: 1,000,000,000 steps of baseline at nano take [\d,]+ years; .* 317$"
+    ):
+        make_plan(space_of(methods=methods), corpus=UNPREPARED, corpus_words="none", cost=slow, workers=1, on_gpu=False)
 
 
 def test_json_is_plain_and_holds_both_costs() -> None:

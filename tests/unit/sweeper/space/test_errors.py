@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,7 @@ def test_one_mistake_makes_one_line(case: str) -> None:
         "tokenizer_file_bare": 2,
         "tokenizer_hub_bare": 3,
         "corpus_hub_nameless": 2,
+        "budget_too_long": 2,
         "budget_without_decay": 2,
         "method_name_missing": 10,
     }
@@ -127,6 +129,24 @@ def test_sizes_that_nobody_can_mean_are_refused_before_they_are_planned(old: str
     many = f"confirmation: {list(range(5_000, 13_000))}"
     with pytest.raises(SearchSpaceError, match=message):
         parse_search_space(text.replace(old, many, 1), Path(f"{new}.yaml"))
+
+
+EXAMPLES = re.findall(r"```yaml\n(.*?)```", (SHIPPED / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+NUMBER = re.compile(r"(?<=[ \[])[0-9][0-9.e-]*(?=[ ,\]}\n])")
+
+
+@pytest.mark.parametrize("number", ["10000000000000000", "-1.0e+300", ".nan", ".inf", "1.0e+400"])
+@pytest.mark.parametrize("example", EXAMPLES, ids=["own", "foreign"])
+def test_no_number_of_a_file_is_beyond_all_sense(example: str, number: str) -> None:
+    """Whichever it is, in lines that can be read."""
+    example = re.sub(r" +#.*", "", example).replace("# target_loss", "target_loss")
+    places = list(NUMBER.finditer(example))
+    assert len(places) > 15
+    for place in places:
+        bad = f"{example[: place.start()]}{number}{example[place.end() :]}"
+        with pytest.raises(SearchSpaceError) as caught:
+            parse_search_space(bad, Path("space.yaml"))
+        assert all(len(line) < 300 for line in str(caught.value).splitlines())
 
 
 def test_a_glob_of_code_that_names_a_whole_tree_is_refused_before_it_is_walked(tmp_path: Path) -> None:

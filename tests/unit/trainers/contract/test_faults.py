@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.places import ROOT
 from trainers.contract.errors import InputError, UserError, given
-from trainers.contract.faults import FAULT, STOPPED, USER, end_of
+from trainers.contract.faults import FAULT, STOPPED, USER, end_of, without_login
 
 
 def broken(message: str) -> Exception:
@@ -41,6 +41,20 @@ def test_the_user_s_mistake_is_its_own_text_and_leaves_no_log(
     assert end_of(kind("bag_size: 0 is not a positive integer"), "sweeper run", tmp_path) == USER
     assert capsys.readouterr().err == "bag_size: 0 is not a positive integer\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["x" * 5_000, "file/below", "circle"])
+def test_a_path_that_cannot_be_one_is_the_user_s_and_short(
+    path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(OSError, match=r"too long|Not a directory|Too many levels") as caught:
+        (tmp_path / path).read_text(encoding="utf-8")
+    assert end_of(caught.value, "sweeper status", tmp_path / path) == USER
+    said = capsys.readouterr().err
+    assert said.startswith(f"{tmp_path / path}"[:200])
+    assert len(said) < 300
 
 
 @pytest.mark.parametrize(
@@ -78,13 +92,30 @@ def test_where_the_folder_does_not_exist_the_log_is_a_temporary_file(
     assert str(log) in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("password", ["secret", "se@secret", "/secret"])
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://user:secret@host:5000/",
+        "http://user:not/quoted@secret@host:5000",
+        "http://user:/secret@host:5000/",
+        "postgresql://host/runs?user=ann&password=secret",
+        "https://host/?x=1&access_token=secret#there",
+    ],
+)
 def test_a_password_in_an_address_is_in_neither(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], password: str
+    address: str, debug: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    end_of(broken(f"http://user:{password}@host:5000/ says no"), "sweeper run", tmp_path)
-    (log,) = tmp_path.iterdir()
-    assert "secret" not in capsys.readouterr().err + log.read_text()
+    end_of(broken(f"{address} says no"), "sweeper run", tmp_path, debug=debug)
+    text = capsys.readouterr().err + "".join(log.read_text() for log in tmp_path.iterdir())
+    assert "secret" not in text
+    assert "host" in text
+    assert "says no" in text
+
+
+@pytest.mark.parametrize("text", ["sqlite:////a@b/mlflow.db", "see file:///home/a@b.c and http://host/x?y=z", "a@b"])
+def test_an_address_without_a_login_is_left_alone(text: str) -> None:
+    assert without_login(text) == text
 
 
 def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:

@@ -19,6 +19,15 @@ from trainers.contract.spec import Optimizer, Schedule, TrialSpec, fingerprint, 
         ({"context": 0}, "not a multiple"),
         ({"validation_tokens": 7}, "7 is less than one context of 8"),
         ({"precision": "fp8"}, "'fp8' is not one of fp32, bf16"),
+        (
+            {"parameters": (("bag_size", "../x"),)},
+            "parameters.bag_size: '../x' is not a whole number from 1 to 1,000,000",
+        ),
+        ({"parameters": (("bag_size", 10**19),)}, "parameters.bag_size: 10000000000000000000 is not a whole"),
+        ({"parameters": (("bag_size", 2.5),)}, "parameters.bag_size: 2.5 is not a whole"),
+        ({"parameters": (("bag_size", True),)}, "parameters.bag_size: True is not a whole"),
+        ({"parameters": (("step_ratio", ""),)}, "parameters.step_ratio: '' is not in"),
+        ({"parameters": (("step_ratio", -1),)}, "parameters.step_ratio: -1 is not in"),
     ],
 )
 def test_impossible_trials_are_named(changes: dict[str, Any], message: str) -> None:

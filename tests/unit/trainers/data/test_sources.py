@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from trainers.contract.errors import InputError
 from trainers.data import files, installed, stdlib
 from trainers.data.documents import Document, hash_document, split_documents
 from trainers.data.request import CorpusRequest
@@ -125,6 +126,24 @@ def test_the_home_directory_may_be_written_short(text_root: Path, monkeypatch: p
 def test_a_whole_machine_is_no_corpus(path: str) -> None:
     with pytest.raises(ValueError, match="everything on this machine; name a folder"):
         files.documents((path,))
+
+
+@pytest.mark.parametrize("path", ["x" * 5_000, "texts/" + "x" * 300])
+def test_a_name_that_no_file_can_have_is_one_short_line(
+    path: str, text_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(text_root.parent)
+    with pytest.raises(InputError, match=r"^corpus\.paths: x?.* cannot be read \(File name too long\)$") as caught:
+        files.documents((path,))
+    assert len(str(caught.value)) < 300
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """The kernel lets nobody read the first page of a process's memory."""
+    (tmp_path / "memory").symlink_to("/proc/self/mem")
+    (document,) = files.documents((str(tmp_path / "memory"),))
+    with pytest.raises(InputError, match=r"^corpus\.paths: .*/memory cannot be read \(Input/output error\)$"):
+        document.load()
 
 
 def test_two_files_of_one_name_are_refused(text_root: Path) -> None:
