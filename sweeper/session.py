@@ -7,7 +7,6 @@ time; a stop request, Ctrl-C and SIGTERM all let running stages save their state
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 import os
 import shlex
@@ -42,7 +41,7 @@ from sweeper.space.foreign_schema import AnySpace
 from sweeper.space.load import load_search_space
 from sweeper.studies.keeper import StudyLedger, place_of, remembered
 from trainers.contract.errors import UserError
-from trainers.contract.faults import FAULT, Terminated
+from trainers.contract.faults import FAULT, NO_ROOM, Terminated
 from trainers.contract.record import Failed, Provenance, RunRecord
 from trainers.planning.store import DiskStore
 from trainers.training.provenance import provenance
@@ -121,7 +120,6 @@ class _Stopping:
 
 VIEW_SHARE = 20
 """Times as long as a view took, until the next one."""
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

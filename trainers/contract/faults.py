@@ -17,8 +17,11 @@ from pathlib import Path
 
 from trainers.contract.errors import UserError
 
-USER, FAULT, INTERRUPTED, TERMINATED = 2, 1, 130, 143
-"""Exit codes: the user's mistake, a fault of the program or the machine, Ctrl-C, SIGTERM."""
+USER, FAULT, STOPPED, INTERRUPTED, TERMINATED = 2, 1, 3, 130, 143
+"""Exit codes: the user's mistake, a fault of the program or the machine, an end before the end, Ctrl-C, SIGTERM."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NO_ROOM_WORDS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
+"""How libraries say so that raise errors of their own."""
 LONGEST_SHOWN = 200
 """Characters of a path in a message about it."""
 _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
@@ -36,26 +39,42 @@ def end_of(error: Exception, program: str, folder: Path | None, *, debug: bool =
 
     A `UserError` is its own text, and so is a path that no file system takes: it can only have been given. Anything else is
     one line with the path of a log, which is written into `folder`, or among the machine's temporary files where that does
-    not exist or cannot be written. `debug` prints the traceback at once.
+    not exist or cannot be written; but a full disk, which has no room for a log, is one line and an end before the end.
+    `debug` prints the traceback at once.
     """
     if debug:
         sys.stderr.write(without_login("".join(traceback.format_exception(error))))
     if isinstance(error, UserError):
         if not debug:
             print(str(error) or type(error).__name__, file=sys.stderr)
-        return USER
+        return STOPPED if _no_room(error) else USER
     if isinstance(error, OSError) and error.errno in _NO_PATH:
         if not debug:
             print(f"{str(error.filename)[:LONGEST_SHOWN]}: {error.strerror}", file=sys.stderr)
         return USER
+    said = " ".join(str(error).split())[:300]
+    if _no_room(error):
+        if not debug:
+            print(f"{program} stopped: {without_login(said)}; with room the same command goes on", file=sys.stderr)
+        return STOPPED
     if not debug:
-        said = " ".join(str(error).split())[:300]
         what = f"{type(error).__name__}: {said}" if said else type(error).__name__
         print(
             f"{program} failed: {without_login(what)}; the traceback is in {_write_log(error, program, folder)}",
             file=sys.stderr,
         )
     return FAULT
+
+
+def _no_room(error: BaseException | None) -> bool:
+    """Whether a disk was full: this, or what it came of."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return True
+        if any(words in str(error) for words in _NO_ROOM_WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def without_login(text: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from tests.support.places import ROOT
 from trainers.contract.errors import InputError, UserError, given
-from trainers.contract.faults import FAULT, USER, end_of, without_login
+from trainers.contract.faults import FAULT, STOPPED, USER, end_of, without_login
 
 
 def broken(message: str) -> Exception:
@@ -54,6 +56,39 @@ def test_a_path_that_cannot_be_one_is_the_user_s_and_short(
     said = capsys.readouterr().err
     assert said.startswith(f"{tmp_path / path}"[:200])
     assert len(said) < 300
+
+
+def full(error: type[Exception], *words: object) -> Exception:
+    """As it comes of a full disk, or says so itself."""
+    try:
+        with given("page.html"):
+            raise error(*words)
+    except Exception as caught:
+        return caught
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (full(OSError, errno.ENOSPC, "No space left on device"), "page.html: No space left on device"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "sweeper prepare stopped: [Errno 28] No space left on device;",
+        ),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "sweeper prepare stopped: [Errno 122] Disk quota exceeded;"),
+        (sqlite3.OperationalError("database or disk is full"), "sweeper prepare stopped: database or disk is full;"),
+        (
+            RuntimeError("I/O error: No space left on device (os error 28)"),
+            "sweeper prepare stopped: I/O error: No space",
+        ),
+    ],
+)
+def test_a_full_disk_is_an_end_before_the_end_and_needs_no_log(
+    error: Exception, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert end_of(error, "sweeper prepare", tmp_path) == STOPPED
+    assert capsys.readouterr().err.startswith(line)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_debug_shows_the_traceback_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
