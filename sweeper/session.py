@@ -21,13 +21,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from sweeper.engine.live import LiveSweep
+from sweeper.engine.live import STARTING, LiveSweep
 from sweeper.engine.site import Site
 from sweeper.engine.status import StatusFile
 from sweeper.engine.sweep import Sweep
 from sweeper.engine.view import SweepView, not_done, view_of
 from sweeper.executors.inline import Executor, InlineExecutor
-from sweeper.executors.workers import Workers
+from sweeper.executors.workers import PATIENCE_SECONDS, Workers
 from sweeper.ledger.about import SweepAbout
 from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
 from sweeper.ledger.spooled import SpooledLedger
@@ -40,8 +40,8 @@ from sweeper.plans.room import Room, find_room, gpus_here, refuse_too_little
 from sweeper.space.foreign_schema import AnySpace
 from sweeper.space.load import load_search_space
 from sweeper.studies.keeper import StudyLedger, place_of, remembered
-from trainers.contract.errors import UserError
-from trainers.contract.faults import FAULT, NO_ROOM, Terminated
+from trainers.contract.errors import NO_ROOM, UserError
+from trainers.contract.faults import FAULT, Terminated
 from trainers.contract.record import Failed, Provenance, RunRecord
 from trainers.planning.store import DiskStore
 from trainers.training.provenance import provenance
@@ -196,7 +196,7 @@ def run(options: RunOptions, say: Say = lambda line: None, watch: Watch = lambda
     with (
         driving(folder),
         _stopping(folder) as stopping,
-        _executor(space, options, folder, room, lost) as (executor, room),
+        _executor(space, options, folder, room, lost, say) as (executor, room),
         contextlib.ExitStack() as stack,
     ):
         stopping.listen()
@@ -233,7 +233,7 @@ def run(options: RunOptions, say: Say = lambda line: None, watch: Watch = lambda
 
 @contextlib.contextmanager
 def _executor(
-    space: AnySpace, options: RunOptions, folder: Path, room: Room | None, lost: Callable[[str], None]
+    space: AnySpace, options: RunOptions, folder: Path, room: Room | None, lost: Callable[[str], None], say: Say
 ) -> Iterator[tuple[Executor, Room]]:
     """The executor, and the room of a trial: the one given, or what the cluster says where there is none."""
     if options.executor == "inline":
@@ -253,7 +253,9 @@ def _executor(
         kind = kind or cluster.only_kind if room.on_gpu else None
         ranks = ranks_of(space)
         workers = room.workers if ranks > 1 else options.workers  # else Ray counts them, also on nodes that join later
-        yield RayExecutor(folder / "ray", room.cpus, room.gpus, workers, ranks=ranks, accelerator=kind), room
+        executor = RayExecutor(folder / "ray", room.cpus, room.gpus, workers, ranks=ranks, accelerator=kind)
+        patience = max(PATIENCE_SECONDS, STARTING * 60 * space.resources.stall_minutes)
+        yield replace(executor, start_seconds=patience, say=say), room
 
 
 class _Watching:

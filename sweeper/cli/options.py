@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,6 +56,20 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         "debug": _DEBUG.annotation
     }
     return run
+
+
+def writable(folder: Path) -> Path:
+    """`folder`, or one in the working directory, said in a line, where it is somebody else's or may only be read."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            return folder  # whoever writes there will say what is wrong
+        here = Path(f"report-{folder.name}").absolute()
+        print(f"{folder}: {error.strerror}; writing into {here} instead", file=sys.stderr)
+        return here
 
 
 def print_json(value: Any) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeper.cli.options import RESULTS, Json, Results, Uri, guarded, print_json
+from sweeper.cli.options import RESULTS, Json, Results, Uri, guarded, print_json, writable
 from sweeper.options import REPORT, check_study_storage
 from trainers.contract.errors import UserError, given
 from trainers.contract.faults import without_login
@@ -167,13 +167,16 @@ def _swept(
 ) -> Study:
     """A sweep of the ledger, whose records are written to a file, too. Its studies are brought up to it."""
     from sweeper.imports.records import write_records
-    from sweeper.reporting import read_study
+    from sweeper.ledger.imports import ImportLedger
+    from sweeper.reporting import study_in
     from sweeper.studies.keeper import copy_studies
 
     if records is not None:
         write_records(results, name, tracking_uri, records)
-    made: Study = read_study(results, name, tracking_uri)
-    copy_studies(results, name, tracking_uri, study_storage, lambda line: print(line, file=sys.stderr))
+    # Read once for both: it is most of the time that a large sweep takes.
+    with ImportLedger.open(results, name, tracking_uri, create=False) as ledger:
+        made: Study = study_in(ledger, shlex.join(["sweeper", "report", name]))
+        copy_studies(ledger, results / name, study_storage, lambda line: print(line, file=sys.stderr))
     return made
 
 
@@ -223,7 +226,7 @@ def _report(
     from sweeper.reporting import below, write_report_files
     from trainers.contract.writing import write_atomically
 
-    study = read()
+    study, folder = read(), writable(folder)
     summary = write_report_files(study, folder)
     if csv is not None:
         with given(csv):
@@ -251,7 +254,8 @@ def _compare(names: Sequence[str], results: Path, tracking_uri: str | None, as_j
     if names[0] == names[1]:
         raise UserError(f"{names[0]}: cannot be compared with itself; give two names")
     first, second = (read_study(results, name, tracking_uri) for name in names)
-    made, page = write_comparison_files(first, second, results, shlex.join(["sweeper", "report", *names]))
+    command = shlex.join(["sweeper", "report", *names])
+    made, page = write_comparison_files(first, second, writable(results), command)
     if as_json:
         print_json(comparison_to_json(made))
         return

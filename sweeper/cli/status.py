@@ -67,10 +67,12 @@ def status(
 def status_of(results: Path, name: str, tracking_uri: str | None) -> tuple[SweepStatus, Driver | None]:
     """How the sweep stands, and who drives it. Raises `LedgerError` where there is no such sweep."""
     from sweeper.engine.status import read_status, with_stages
+    from sweeper.ledger.location import check_name
     from sweeper.lock import current_driver
     from sweeper.options import STAGES
     from trainers.planning.life import lives_in
 
+    check_name(name)
     driver = current_driver(results / name)
     found = read_status(results / name) or _from_ledger(results, name, tracking_uri)
     return with_stages(found, lives_in(results / name / STAGES)), driver

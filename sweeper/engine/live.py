@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sweeper.engine.sweep import Idle, Sweep
+from trainers.contract.faults import is_full_disk
 from trainers.contract.flops import flops_at
 from trainers.contract.record import Stopped
 from trainers.contract.schedule import data_position
@@ -22,7 +23,7 @@ from trainers.contract.spec import AnySpec, ForeignSpec
 from trainers.contract.stage import PointCost, StageJob, StageResult
 from trainers.methods import phases_of
 from trainers.planning.assemble import is_evaluated, phase_timings
-from trainers.planning.life import StageLife, life_file, lives_in, read_life, write_life
+from trainers.planning.life import StageLife, life_file, lives_in, read_life, signed_at, write_life
 
 LOOK_SECONDS = 2.0
 """Between two readings of the signs of life."""
@@ -32,13 +33,6 @@ STARTING = 3
 """Times the limit that a stage may take to its first look: it compiles."""
 MOST_POINTS = 400
 """Of a trial while it trains; the dashboard has room for the rest of the curve's shape when it has ended."""
-FULL_DISK = ("[Errno 28]", "[Errno 122]", "os error 28", "os error 122")
-"""No space left, and no quota left: nothing of a trial's fault."""
-
-
-def is_full_disk(reason: str) -> bool:
-    """Whether that is why a stage failed."""
-    return any(word in reason for word in FULL_DISK)
 
 
 class LiveLedger(Protocol):
@@ -64,7 +58,7 @@ class LiveSweep:
         self.lives: dict[str, StageLife] = {}
         self._jobs: dict[str, tuple[StageJob, float]] = {}
         self._charted: dict[str, int] = {}
-        self._changed: dict[str, tuple[float, float]] = {}
+        self._changed: dict[str, tuple[int, float]] = {}
         self._looked = -LOOK_SECONDS
         self.came = False
         """Whether any worker has ever said anything."""
@@ -167,9 +161,9 @@ class LiveSweep:
         self._looked = moment
         self.lives = {life.node: life for life in lives_in(self.store)}
         for node in self._jobs:
-            changed = _changed_at(life_file(self.store, node))
+            changed = signed_at(self.store, node)
             # By when a change is seen here: the clock of another machine, or a step of this one's, decides nothing.
-            if changed is not None and self._changed.get(node, (0.0, 0.0))[0] != changed:
+            if changed is not None and self._changed.get(node, (0, 0.0))[0] != changed:
                 self._changed[node] = (changed, moment)
         self.came = self.came or any(life.running and node in self._jobs for node, life in self.lives.items())
         self.sweep.open_hours = sum(life.hours for life in self.lives.values())
@@ -205,10 +199,3 @@ class LiveSweep:
             self.lives[node] = replace(life, running=False)
             write_life(self.store, self.lives[node])
         self.sweep.open_hours = sum(life.hours for life in self.lives.values())
-
-
-def _changed_at(file: Path) -> float | None:
-    try:
-        return file.stat().st_mtime_ns
-    except OSError:
-        return None

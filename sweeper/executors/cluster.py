@@ -27,7 +27,7 @@ from typing import Any
 
 import psutil
 
-from sweeper.executors.alive import Address, answers, watched
+from sweeper.executors.alive import Address, Reply, reply_of, watched
 from trainers.contract.errors import InputError, UserError
 from trainers.contract.record import reason_of
 
@@ -123,6 +123,9 @@ def attach(
     # After the settings: Ray reads some of them while it is imported.
     import ray
 
+    if ray.is_initialized():
+        raise UserError("Ray runs in this process already; end it with ray.shutdown()")
+    _have_settings_read()
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a worker that dies is a page of traceback there
     _keep_to_itself()
@@ -135,12 +138,12 @@ def attach(
             options |= {"_temp_dir": str(stack.enter_context(_short_folder()))}
         else:
             options |= {"address": address, "runtime_env": {"py_modules": our_packages()}}
+        stack.callback(ray.shutdown)  # also of what has started when a signal comes in between
         try:
             ray.init(**options)
         except Exception as error:  # a busy machine's is a bare one: "timed out during startup"
             where = f"no Ray cluster at {address}" if address else "Ray does not start on this machine"
             raise UserError(f"{where}: {reason_of(error)}") from error
-        stack.callback(ray.shutdown)
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         if address is not None and shared is not None:
@@ -149,12 +152,24 @@ def attach(
         yield Cluster(int(resources.get("CPU", 0)), _gpus_by_kind(nodes), len(nodes))
 
 
+def _have_settings_read() -> None:
+    """Whoever calls, in a notebook say, may have imported Ray before the settings were made."""
+    from ray import _raylet
+
+    if hasattr(_raylet, "AuthenticationTokenLoader"):
+        _raylet.Config.initialize("")  # type: ignore[attr-defined]
+        _raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
 def _keep_to_itself() -> None:
-    """Ray prints pages of its servers' logs among our results when one of them ends, and no setting is against it."""
-    from ray._private import worker
+    """Ray prints pages of its servers' logs among our results when one of them ends, and takes SIGTERM for itself when it
+    starts. No setting is against either."""
+    from ray._private import utils, worker
 
     if hasattr(worker, "print_to_stdstream"):
         worker.print_to_stdstream = lambda *lines, **options: None
+    if hasattr(utils, "set_sigterm_handler"):
+        utils.set_sigterm_handler = lambda handler: None
 
 
 def _servers(nodes: list[Any]) -> dict[str, Address]:
@@ -187,10 +202,13 @@ def our_packages() -> list[str]:
 
 @contextlib.contextmanager
 def _short_folder() -> Iterator[Path]:
-    """A folder for Ray's own files, gone afterwards. A job's `TMPDIR` may be too long for a socket's name."""
+    """A folder for Ray's own files, gone afterwards. A job's `TMPDIR` may be too long for a socket's name.
+
+    Ray opens its folder and the sockets in it to every user of the machine: it lies in one that is ours alone.
+    """
     places = [Path(place) for place in (tempfile.gettempdir(), "/tmp", "/dev/shm")]
     for place in places:
-        if len(str(place)) + len("/ray-12345678") <= LONGEST_FOLDER and os.access(place, os.W_OK | os.X_OK):
+        if len(str(place)) + len("/ray-12345678/r") <= LONGEST_FOLDER and os.access(place, os.W_OK | os.X_OK):
             folder = Path(tempfile.mkdtemp(prefix="ray-", dir=place))
             break
     else:
@@ -199,7 +217,7 @@ def _short_folder() -> Iterator[Path]:
             "is: set TMPDIR"
         )
     try:
-        yield folder
+        yield folder / "r"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -223,8 +241,11 @@ def _looked_for(address: str) -> Mapping[str, str]:
 
 def _asked(address: str, environment: Mapping[str, str]) -> str | None:
     """None where a cluster answers at `address`, else what was wrong, in one line."""
-    # Where somebody listens, a busy machine may take longer than that to load Ray before it asks.
-    seconds = PATIENT_SECONDS if _listens(address) else ANSWER_SECONDS
+    reply = _reply(address)
+    if reply is Reply.SILENCE:
+        return f"somebody listens there, but nobody answered within {ANSWER_SECONDS} seconds"
+    # Where somebody speaks, a busy machine may take longer than that to load Ray before it asks.
+    seconds = PATIENT_SECONDS if reply is Reply.WORD else ANSWER_SECONDS
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     try:
         done = subprocess.run(
@@ -236,9 +257,9 @@ def _asked(address: str, environment: Mapping[str, str]) -> str | None:
     return None if done.returncode == 0 else (said or ["no answer"])[-1][:300]
 
 
-def _listens(address: str) -> bool:
+def _reply(address: str) -> Reply:
     host, _, port = address.rpartition(":")
-    return port.isdecimal() and answers((host.strip("[]"), int(port)))
+    return reply_of((host.strip("[]"), int(port)), ANSWER_SECONDS) if port.isdecimal() else Reply.NOTHING
 
 
 def _refuse_blind_nodes(nodes: list[Any], shared: Path) -> None:

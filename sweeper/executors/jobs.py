@@ -6,6 +6,7 @@ driver joins its cluster is `cluster`'s.
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sweeper.executors.cluster import QUIET, our_packages
+from sweeper.ledger.location import refuse_odd_address
 from sweeper.space.load import load_search_space
 from sweeper.space.schema import SearchSpace
 from trainers.contract.errors import InputError, UserError, given
@@ -46,6 +48,7 @@ def submit(file: Path, results: Path, address: str, options: Mapping[str, object
         from ray.job_submission import JobSubmissionClient
     except ImportError as error:
         raise UserError(f"submit needs Ray's jobs ({error}): pip install 'tst-sweeper[cluster]'") from error
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it names every file that it sends
     with tempfile.TemporaryDirectory() as folder:
         with given(file):
             Path(folder, file.name).write_bytes(file.read_bytes())
@@ -58,7 +61,7 @@ def submit(file: Path, results: Path, address: str, options: Mapping[str, object
                     metadata={"sweep": space.name},
                 )
             )
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # also of Ray's own kinds, where a token is missing or wrong
             said = without_login(f"no job was started at {address}: {reason_of(error)}")
             raise UserError(f"{said}; it needs Ray's dashboard there, which `tst-sweeper[cluster]` brings") from error
 
@@ -70,6 +73,7 @@ def _refuse_what_is_only_here(space: SearchSpace, results: Path, options: Mappin
         if not os.path.isabs(path):
             raise InputError(f"{key}: {path!r} is relative; a job needs a path of the cluster's from / on")
     uri = str(options.get("tracking-uri") or "")
+    refuse_odd_address(uri)
     if without_login(uri) != uri:  # Ray shows a job's command to whoever opens the dashboard
         raise InputError(
             "tracking-uri: a job's command is shown to others; set MLFLOW_TRACKING_USERNAME and "

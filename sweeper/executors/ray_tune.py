@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sweeper.engine.live import is_full_disk
+from sweeper.engine.live import LOOK_SECONDS
 from sweeper.engine.sweep import Idle
 from sweeper.executors.cluster import KIND
 from sweeper.executors.inline import MAX_FAILURES, StageSource, Train
 from sweeper.executors.ray_train import RankResources, train_on_ranks
 from sweeper.executors.workers import failure_file
+from trainers.contract.faults import is_full_disk
 from trainers.contract.record import reason_of
 from trainers.contract.spec import TrialSpec
 from trainers.contract.stage import (
@@ -37,10 +40,14 @@ from trainers.contract.stage import (
     result_to_dict,
 )
 from trainers.planning.footprint import footprint
-from trainers.planning.life import first_sign, write_life
+from trainers.planning.life import first_sign, label_of, signed_at, write_life
 
+POINT_SECONDS = 3.0
+"""At least so long between two messages from a stage: one takes milliseconds, on a busy machine tens, in which nothing trains.
+The ledger is written as seldom."""
 A_LITTLE = 0.001
 """Of a node's kind: so that as many trials as there are GPUs can ask for it."""
+DIED = "the worker process died"
 
 
 def _searcher(source: StageSource, max_failures: int) -> Any:
@@ -55,6 +62,8 @@ def _searcher(source: StageSource, max_failures: int) -> Any:
             self.jobs: dict[str, StageJob] = {}
             self.trials: dict[str, Any] = {}
             self.deaths: Counter[str] = Counter()
+            self.signs: dict[str, int | None] = {}
+            self.unheard: dict[str, str] = {}
 
         def __getstate__(self) -> dict[str, Any]:
             return {}
@@ -65,17 +74,19 @@ def _searcher(source: StageSource, max_failures: int) -> Any:
             job = self.source.next_job()
             if isinstance(job, StageJob):
                 self.jobs[trial_id] = job
+                self.signs[trial_id] = signed_at(Path(job.store), job.node)
                 return {"job": json.dumps(job_to_dict(job))}
             return Searcher.FINISHED if job is Idle.OVER else None
 
         def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-            if "loss" in result and trial_id in self.jobs:
-                cost = PointCost(*result["cost"]) if "cost" in result else None
-                self.source.point(self.jobs[trial_id].node, result["step"], result["loss"], cost)
+            for step, loss, cost in result.get("points", ()) if trial_id in self.jobs else ():
+                self.source.point(self.jobs[trial_id].node, step, loss, None if cost is None else PointCost(*cost))
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
             # Exactly one of the four ways to end a stage is told for every job that was given out.
             job, trial = self.jobs.pop(trial_id), self.trials.pop(trial_id, None)
+            self.signs.pop(trial_id, None)
+            unheard = self.unheard.pop(trial_id, DIED)
             end = (result or {}).get("end")
             if error or end is None:
                 # Of a worker that dies while it changes from one trial to the next Tune says at once that its trial failed.
@@ -83,7 +94,7 @@ def _searcher(source: StageSource, max_failures: int) -> Any:
                 if self.deaths[job.node] <= max_failures and not _failure_file(job).exists():
                     self.source.give_back(job.node)
                 else:
-                    self.source.fail(job.node, _reason(job, getattr(trial, "error_file", None)))
+                    self.source.fail(job.node, _reason(job, getattr(trial, "error_file", None), unheard))
             elif end == "full":
                 self.source.fail(job.node, (result or {})["reason"])
             elif end == "lost":
@@ -100,7 +111,74 @@ def _searcher(source: StageSource, max_failures: int) -> Any:
     return StageSearcher(source)
 
 
-def _callback(watch: Callable[[], None], searcher: Any, raised: list[Exception]) -> Any:
+def _scheduler() -> Any:
+    from ray.tune.schedulers import FIFOScheduler
+
+    class Workers(FIFOScheduler):
+        """In their order, like Tune's own. Schedulers alone are shown which worker a trial has before that has started."""
+
+        def __init__(self) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]
+            self.controller: Any = None
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {}
+
+        def choose_trial_to_run(self, tune_controller: Any, **options: Any) -> Any:
+            self.controller = tune_controller
+            return super().choose_trial_to_run(tune_controller, **options)
+
+        def workers(self) -> dict[str, tuple[object, Any]]:
+            """Of each trial that has one: what Tune knows it by, and Ray's handle to it. Tune promises neither name."""
+            try:
+                handles = self.controller._actor_manager._live_actors_to_ray_actors_resources
+                mine = self.controller._trial_to_actor
+            except AttributeError:
+                return {}
+            return {trial.trial_id: (actor, handles[actor][0]) for trial, actor in mine.items() if actor in handles}
+
+    return Workers()
+
+
+class _Unheard:
+    """Ends workers that have a stage and never say a word: Ray waits for a process that hangs while it starts for ever.
+
+    After its first sign a worker is under the eye of `sweeper.engine.live`.
+    """
+
+    def __init__(self, searcher: Any, scheduler: Any, seconds: float, say: Callable[[str], None]) -> None:
+        self._searcher, self._scheduler, self._seconds, self._say = searcher, scheduler, seconds, say
+        self._begun: dict[str, tuple[object, float, int | None]] = {}
+        """Of each trial its worker, since when it has it, and the sign that was there before."""
+        self._looked = 0.0
+
+    def look(self) -> None:
+        import ray
+
+        moment = time.monotonic()
+        if moment - self._looked < LOOK_SECONDS:
+            return
+        self._looked, before, self._begun = moment, self._begun, {}
+        for trial_id, (worker, handle) in self._scheduler.workers().items():
+            job = self._searcher.jobs.get(trial_id)
+            if job is None:
+                continue
+            sign = signed_at(Path(job.store), job.node)
+            begun = before.get(trial_id)
+            if begun is None or begun[0] is not worker:
+                # Of the first attempt as it was when the stage was given out: the worker may have signed since.
+                begun = (worker, moment, self._searcher.signs.get(trial_id) if begun is None else sign)
+            self._begun[trial_id] = begun
+            silence = moment - begun[1]
+            if sign == begun[2] and silence > self._seconds:
+                words = f"its worker gave no sign of life for {silence / 60:.2g} minutes"
+                self._say(f"{label_of(job.spec)}: {words} and is ended, to be tried again")
+                self._searcher.unheard[trial_id] = words
+                self._begun.pop(trial_id)
+                ray.kill(handle)
+
+
+def _callback(watch: Callable[[], None], searcher: Any, unheard: _Unheard, raised: list[Exception]) -> Any:
     from ray.tune import Callback
 
     class Watch(Callback):
@@ -122,6 +200,7 @@ def _callback(watch: Callable[[], None], searcher: Any, raised: list[Exception])
         def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
             try:
                 self.watch()
+                unheard.look()
             except Exception as error:
                 raised.append(error)
                 raise
@@ -137,8 +216,8 @@ _MEMORY = re.compile(r"Memory on the node .*?was ([\d.]+)GB used / ([\d.]+)GB li
 """In the words of Ray's memory monitor, which ends workers for what anybody on their machine uses."""
 
 
-def _reason(job: StageJob, told: str | None) -> str:
-    """Why a stage failed: what the worker left, or Tune was told of its end, or that nobody knows."""
+def _reason(job: StageJob, told: str | None, otherwise: str) -> str:
+    """Why a stage failed: what the worker left, or Tune was told of its end, or `otherwise`."""
     with contextlib.suppress(OSError):
         return _failure_file(job).read_text(encoding="utf-8")
     said = ""
@@ -151,7 +230,7 @@ def _reason(job: StageJob, told: str | None) -> str:
             f"out of memory: ended while {used} of {limit} GB were in use on its machine, by this trial or others there"
             + _needed(job)
         )
-    return "the worker process died"
+    return otherwise
 
 
 def _needed(job: StageJob) -> str:
@@ -173,15 +252,22 @@ def _trainable(train: Train, ranks: RankResources) -> Callable[[dict[str, Any]],
 
         job = job_from_dict(json.loads(config["job"]))
         _failure_file(job).unlink(missing_ok=True)  # of an earlier attempt; this one may die without a word
-        write_life(Path(job.store), first_sign(job))
+        alone = ranks.size == 1
+        # Ranks may have to wait for their devices, and Ray Train looks after them.
+        write_life(Path(job.store), replace(first_sign(job), watched=alone))
+
+        waiting: list[tuple[int, float, tuple[float, ...] | None]] = []
+        told = -math.inf
 
         def on_point(point: StagePoint) -> None:
-            # In a list: Tune takes mappings apart.
-            cost = {} if point.cost is None else {"cost": list(astuple(point.cost))}
-            tune.report({"step": point.step, "loss": point.loss, **cost})
+            nonlocal told
+            waiting.append((point.step, point.loss, None if point.cost is None else astuple(point.cost)))
+            if time.monotonic() - told >= POINT_SECONDS:
+                tune.report({"points": waiting.copy()})
+                waiting.clear()
+                told = time.monotonic()
 
         try:
-            alone = ranks.size == 1
             result = train(job, on_point) if alone else train_on_ranks(train, job, on_point, ranks)
             end = json.dumps(result_to_dict(result))
         except ParentLostError:
@@ -189,12 +275,13 @@ def _trainable(train: Train, ranks: RankResources) -> Callable[[dict[str, Any]],
         except Exception as error:
             # A further attempt would find the disk as full, and no room for the reason.
             if is_full_disk(reason_of(error)):
-                tune.report({"end": "full", "reason": reason_of(error)})
+                tune.report({"points": waiting, "end": "full", "reason": reason_of(error)})
                 return
+            tune.report({"points": waiting})
             _failure_file(job).parent.mkdir(parents=True, exist_ok=True)
             _failure_file(job).write_text(reason_of(error), encoding="utf-8")
             raise
-        tune.report({"end": end})
+        tune.report({"points": waiting, "end": end})
 
     return stage
 
@@ -205,7 +292,8 @@ class RayExecutor:
 
     `workers` is the number of stages at once; 0 means as many as the cluster has room for. With several `ranks` a stage is
     that many processes, which share its CPUs and have a GPU each; `workers` has then to be given. `accelerator` is the kind of
-    GPU, under Ray's name, that stages run on.
+    GPU, under Ray's name, that stages run on. A worker may take `start_seconds` until it gives a first sign of life; `say` is
+    told of one that is ended.
     """
 
     scratch: Path
@@ -215,6 +303,8 @@ class RayExecutor:
     max_failures: int = MAX_FAILURES
     ranks: int = 1
     accelerator: str | None = None
+    start_seconds: float = math.inf
+    say: Callable[[str], None] = lambda line: None
 
     def run(self, source: StageSource, train: Train, watch: Callable[[], None]) -> None:
         """See `Executor`."""
@@ -229,7 +319,8 @@ class RayExecutor:
         if self.ranks > 1:
             resources = {"cpu": 0, "memory": 1}  # one byte: Tune refuses a trial without any resources
         raised: list[Exception] = []
-        searcher = _searcher(source, self.max_failures)
+        searcher, scheduler = _searcher(source, self.max_failures), _scheduler()
+        unheard = _Unheard(searcher, scheduler, self.start_seconds, self.say)
         ranks = RankResources(self.ranks, self.cpus / self.ranks, int(self.gpus > 0), str(storage), self.accelerator)
         # Tune restores nothing: a new Tuner with a folder of its own, so that what an earlier run left cannot be in
         # the way.
@@ -237,6 +328,7 @@ class RayExecutor:
             tune.with_resources(_trainable(train, ranks), resources),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
+                scheduler=scheduler,
                 num_samples=-1,
                 max_concurrent_trials=self.workers or None,
                 reuse_actors=True,
@@ -247,7 +339,7 @@ class RayExecutor:
                 storage_path=str(self.scratch.resolve()),
                 failure_config=tune.FailureConfig(max_failures=self.max_failures),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                callbacks=[_callback(watch, searcher, raised)],
+                callbacks=[_callback(watch, searcher, unheard, raised)],
                 verbose=0,
             ),
         )

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Self
 
 from sweeper.foreign import guard
+from trainers.contract.faults import without_login
 
 
 class StillRunsError(RuntimeError):
@@ -128,7 +129,8 @@ class GuardedProcess:
 
 
 def last_lines(log: Path, lines: int = 5, longest: int = 160) -> str:
-    """The end of a log in one line of text, each of its lines in quotes; empty where there is none."""
+    """The end of a log in one line of text, each of its lines in quotes and without the login of an address; empty where there
+    is none."""
     try:
         with log.open("rb") as file:
             file.seek(0, os.SEEK_END)
@@ -137,5 +139,5 @@ def last_lines(log: Path, lines: int = 5, longest: int = 160) -> str:
     except OSError:
         return ""
     # Progress bars overwrite their line: what was seen last is what stands behind the last carriage return.
-    kept = [line.rstrip("\r").rpartition("\r")[2].strip() for line in text.split("\n")]
+    kept = [line.rstrip("\r").rpartition("\r")[2].strip() for line in without_login(text).split("\n")]
     return " | ".join(repr(line[:longest]) for line in [line for line in kept if line][-lines:])

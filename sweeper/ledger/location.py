@@ -93,27 +93,28 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(path) if path not in (uri, "", ":memory:") and "?" not in path else None
 
 
-def _refuse_no_address(uri: str) -> None:
-    """Raise `LedgerError` for what looks like a server's address and is none; what of it is a password, nobody knows."""
+def refuse_odd_address(uri: str) -> None:
+    """Raise `InputError` for a server's address that may be read in two ways: nobody knows what in it is a password."""
+    if uri.partition("://")[0].lower() not in ("http", "https"):
+        return
     try:
         parts = urlsplit(uri)
-        sound = bool(parts.hostname) and (parts.port or 1) > 0 and not re.search(r"[\s\x00-\x1f]", uri)
-    except ValueError:  # a port that is no number, brackets that do not close
-        sound = False
-    if not sound:
-        raise LedgerError(
-            "the ledger's address is not http://HOST:PORT, before the host perhaps a name and a password: NAME:PASSWORD@, in "
-            "which / is %2F and @ is %40"
+        odd = parts.port == 0 or not parts.hostname or parts.netloc.count("@") > 1
+    except ValueError:
+        odd = True
+    if odd or parts.query or parts.fragment or re.search(r"[\s\x00-\x1f\x7f]", uri):
+        raise InputError(
+            "--tracking-uri: no server's address, such as http://127.0.0.1:5000 or http://NAME:PASSWORD@HOST/PATH; "
+            "in a password / ? # @ and : are written as %2F %3F %23 %40 and %3A"
         )
 
 
 def log_in(uri: str) -> str:
     """A server's address without name and password, which are left where MLflow looks for them, in the environment.
 
-    Raises `LedgerError` for one that is none.
+    Raises `InputError` like `refuse_odd_address`.
     """
-    if uri.partition("://")[0].lower() in ("http", "https"):
-        _refuse_no_address(uri)
+    refuse_odd_address(uri)
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https") or parts.username is None:
         return uri

@@ -290,7 +290,7 @@ class Ledger:
     @uncollected()
     def records(self) -> list[RunRecord]:
         """Every readable record, in the order asked. What `damaged` lists is left out, with one logged line each."""
-        found = [self._read(trial) for trial in self._trials().values() if trial.complete]
+        found = [self._read(trial) for trial in self._known().values() if trial.complete]
         for _, problem in found:
             if problem:
                 _logger.warning("%s", problem)
@@ -309,7 +309,7 @@ class Ledger:
 
     def damaged(self) -> list[str]:
         """One line for each trial that ended but whose record cannot be read; it is pending again."""
-        found = [self._read(trial) for trial in self._trials().values() if trial.complete]
+        found = [self._read(trial) for trial in self._known().values() if trial.complete]
         return [problem for _, problem in found if problem]
 
     def about(self) -> SweepAbout:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from sweeper.space.errors import choose_from, shown
 from sweeper.space.schema import Corpus, CorpusPart, Tokenizer
 from sweeper.space.yaml_lines import Location
+from trainers.data.files import EVERYTHING, is_everything
 from trainers.data.request import HUGGINGFACE, LOCAL, MIXTURE, STREAMED_SOURCES
 from trainers.data.sources import SOURCES
 
@@ -57,6 +58,9 @@ def _keys(given: Corpus | CorpusPart, place: Location) -> Iterator[Finding]:
     if source in PATH_SOURCES and not given.paths:
         what = "text files" if source != LOCAL else "Parquet, JSON Lines or text files"
         yield Finding((*place, "paths"), f"missing; source: {source} reads {what}, folders or globs: paths: [...]")
+    for index, path in enumerate(given.paths):
+        if is_everything(path):
+            yield Finding((*place, "paths", index), f"{shown(path)} {EVERYTHING}")
     if source == HUGGINGFACE and given.name is None:
         yield Finding(
             (*place, "name"), f"missing; source: {HUGGINGFACE} needs a data set: name: HuggingFaceFW/fineweb-edu"

@@ -25,7 +25,6 @@ UNIFORM_CELLS = 8
 MOST_VALUES = 1_000
 MOST_SEEDS = 2_000
 MOST_BUDGETS = 100
-"""Of one axis."""
 MOST_STEPS = 10**9
 """Of one run: hundreds of times the longest that anybody has published."""
 LARGEST_SEED = 2**32 - 1
@@ -205,7 +204,6 @@ AxisOrConstant = Annotated[
     | Annotated[Constant, Tag(CONSTANT_TAG)],
     Discriminator(_kind_of_axis, custom_error_type="axis", custom_error_message=AXIS_HELP),
 ]
-
 
 DataSet = Annotated[Text | None, Field(description="Data set of the Hugging Face hub, or the folder of a copy.")]
 Config = Annotated[Text | None, Field(description="Configuration of the data set, for instance sample-100BT.")]

@@ -230,24 +230,21 @@ class StudyLedger:
         return [copy_of(self._space, tuple(members)) for name, members in studies.items() if name in names]
 
 
-def copy_studies(
-    results: Path, name: str, tracking_uri: str | None, study_storage: str | None, say: Callable[[str], None]
-) -> None:
-    """Make the studies of sweep `name` as its ledger is; nothing where it was imported, or runs and does so itself.
+def copy_studies(ledger: Ledger, folder: Path, study_storage: str | None, say: Callable[[str], None]) -> None:
+    """Make the studies of a sweep as its ledger is; nothing where it was imported, or runs and does so itself.
 
-    `study_storage` is where, None for where the sweep had them.
+    `folder` is the sweep's own; `study_storage` is where the studies are, None for where the sweep had them.
     """
-    if current_driver(results / name) is not None:
+    if current_driver(folder) is not None:
         return
-    with Ledger.open(results, name, tracking_uri, create=False) as ledger:
-        about = ledger.about()
-        if about.origin != "sweep":
-            return
-        where = study_storage or about.study_storage or None
-        if where is not None and HIDDEN in where:
-            say(
-                f"{name}: its studies at {where} are as the last run left them; --study-storage URL brings them up to date"
-            )
-            return
-        with StudyLedger(ledger, place_of(results / name, where), say) as kept:
-            kept.records()
+    about = ledger.about()
+    if about.origin != "sweep":
+        return
+    where = study_storage or about.study_storage or None
+    if where is not None and HIDDEN in where:
+        say(
+            f"{about.name}: its studies at {where} are as the last run left them; --study-storage URL brings them up to date"
+        )
+        return
+    with StudyLedger(ledger, place_of(folder, where), say) as kept:
+        kept.records()

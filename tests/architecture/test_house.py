@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 from collections import Counter
@@ -31,6 +32,14 @@ def test_unit_tests_stand_in_the_folders_of_what_they_test() -> None:
     unit = ROOT / "tests" / "unit"
     folders = {file.parent.relative_to(unit) for file in unit.rglob("test_*.py")}
     assert {folder.as_posix() for folder in folders if not (ROOT / folder / "__init__.py").exists()} == set()
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in (ROOT / "tests" / "gpu").glob("test_*.py")))
+def test_tests_on_a_gpu_bear_with_a_torch_that_warns(name: str) -> None:
+    """Warnings are errors here, and a GPU build of torch warns of its own affairs: what forgets that fails on a GPU alone."""
+    marks = {mark.name: mark.args for mark in importlib.import_module(f"tests.gpu.{name}").pytestmark}
+    assert {"gpu", "skipif"} <= marks.keys()
+    assert marks["filterwarnings"] == ("default",)
 
 
 def test_top_level_is_the_customer_s() -> None:

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from sweeper.engine.sweep import Idle
 from sweeper.executors.inline import InlineExecutor
 from sweeper.executors.ray_train import RankLostError, cause_of
+from tests.support.counted_steps import counted, counting
 from tests.support.tiny_training import job_of, tiny_spec, train_tiny
 from trainers.contract.stage import ParentLostError, StageJob, StagePoint, StageResult, read_result
 
@@ -89,10 +90,14 @@ def train_and_lose_a_rank_once(job: StageJob, on_point: Callable[[StagePoint], N
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray 2.60 uses what it and its libraries deprecate
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_a_ladder_on_two_ranks_is_that_of_one_although_a_rank_is_killed(tmp_path: Path) -> None:
+def test_a_ladder_on_two_ranks_is_that_of_one_although_a_rank_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from sweeper.executors.cluster import attach
     from sweeper.executors.ray_tune import RayExecutor
 
+    for name, value in counting(tmp_path / "steps").items():
+        monkeypatch.setenv(name, value)
     alone, ranks = Ladder(tmp_path / "alone", 1), Ladder(tmp_path / "ranks", 2)
     InlineExecutor().run(alone, train_tiny, lambda: None)
     with attach(None, num_cpus=2):
@@ -111,6 +116,11 @@ def test_a_ladder_on_two_ranks_is_that_of_one_although_a_rank_is_killed(tmp_path
         assert [timing.steps for timing in result.timings] == [timing.steps for timing in other.timings]
         assert read_result(tmp_path / "ranks", node) == result
         assert result.devices == 2
+    done = counted(tmp_path / "steps")
+    again = done.trained - 2 * 20
+    print(f"{again} steps of two ranks were trained again")
+    assert 0 <= again <= 2 * KILLED_AT
+    assert done.beyond == 0, "of each rank"
 
 
 class WorkerHealthCheckFailedError(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import io
+import json
 import os
 import re
 import subprocess
@@ -145,13 +146,15 @@ def test_no_new_sweep_lies_on_something_else(name: str) -> None:
 def test_commands_refuse_a_path_as_a_name(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
+    status = json.dumps({"name": "outside", "question": "", "arms": []})
+    (outside / "status.json").write_text(status)
     results = tmp_path / "results"
     results.mkdir()
     for words in (("stop", "../outside"), ("status", "../outside"), ("report", "../outside"), ("ui", "../outside")):
         done = command(results, *words)
         assert done.returncode == 2, (words, done.stderr)
         assert len(done.stderr.splitlines()) == 1
-    assert list(outside.iterdir()) == []
+    assert [file.read_text() for file in outside.iterdir()] == [status]
 
 
 def test_an_experiment_of_somebody_s_with_a_path_for_a_name_is_no_sweep(tmp_path: Path) -> None:

@@ -46,6 +46,8 @@ def test_a_password_would_be_shown_by_ray_and_is_refused(tmp_path: Path) -> None
     line = refused(FILE, "--results", tmp_path, "--tracking-uri", "http://ann:s3cret@host:5000")
     assert "MLFLOW_TRACKING_PASSWORD" in line
     assert "s3cret" not in line
+    line = refused(FILE, "--results", tmp_path, "--tracking-uri", "http://host:5000/?token=s3cret")
+    assert "s3cret" not in line
 
 
 def test_where_nobody_takes_jobs_is_one_line(tmp_path: Path) -> None:
@@ -85,6 +87,12 @@ def test_a_job_runs_the_sweep_to_its_report(results: Path, short: Path) -> None:
             while (done := submit(FILE, "--results", results, "--address", dashboard, **TOKEN)).returncode:
                 assert time.monotonic() < deadline, done.stderr
                 time.sleep(1)
+            (line,) = done.stderr.splitlines()
+            assert line.startswith("its output: ray job logs"), "Ray names what it sends"
+            other = submit(FILE, "--results", results, "--address", dashboard, **{**TOKEN, "RAY_AUTH_TOKEN": "ba" * 32})
+            assert other.returncode == 2
+            (line,) = other.stderr.splitlines()
+            assert line.startswith(f"no job was started at {dashboard}: ")
             job = done.stdout.strip()
             asked = [RAY, "job", "status", job, "--address", dashboard]
             status = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -23,12 +24,12 @@ from typer.testing import CliRunner
 from sweeper.cli.app import app
 from sweeper.ledger import connection
 from sweeper.ledger.connection import connect
-from sweeper.ledger.location import DATABASE, LedgerError, default_tracking_uri, log_in, sqlite_file
+from sweeper.ledger.location import DATABASE, default_tracking_uri, log_in, sqlite_file
 from sweeper.ledger.mlflow_ledger import Ledger, list_sweeps
-from sweeper.options import CORPORA
+from sweeper.options import CORPORA, REPORT
 from tests.integration.test_command_line import FILE
 from tests.support.places import GOLDEN, SWEEPER
-from trainers.contract.errors import UserError
+from trainers.contract.errors import InputError, UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
 
@@ -117,7 +118,7 @@ def test_a_ledger_that_stays_locked_ends_in_one_line(earlier: Path, monkeypatch:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize("moved", [False, True])
-def test_somebody_else_s_results_are_read(earlier: Path, moved: bool) -> None:
+def test_somebody_else_s_results_are_read(earlier: Path, moved: bool, tmp_path_factory: pytest.TempPathFactory) -> None:
     """By a user who may change nothing there; also a copy, whose artifacts lie elsewhere than the ledger says."""
     if not moved:
         for name in list_sweeps(earlier):
@@ -135,6 +136,15 @@ def test_somebody_else_s_results_are_read(earlier: Path, moved: bool) -> None:
     assert done.returncode == 0, done.stderr
     assert "finished" in done.stdout
     assert "unreadable" not in done.stderr
+    here = tmp_path_factory.mktemp("here")
+    here.chmod(0o777)
+    command[command.index("status")] = "report"
+    read = subprocess.run(command, capture_output=True, text=True, cwd=here, env={**os.environ, "HOME": "/nonexistent"})
+    assert read.returncode == 0, read.stderr
+    page = here / f"report-{name}" / REPORT
+    assert read.stdout.splitlines()[-1] == str(page)
+    assert page.exists()
+    assert f"Permission denied; writing into {page.parent} instead" in read.stderr
     assert {path: path.stat().st_mtime_ns for path in earlier.rglob("*")} == before
 
 
@@ -192,7 +202,7 @@ def test_name_and_password_of_a_server_are_used_and_never_shown(tmp_path: Path) 
     ["http://ann:s3cr/et@host:5000", "http://", "http://[::1", "https://host:port", "http://host:99999", "http://a b"],
 )
 def test_what_looks_like_an_address_and_is_none_is_one_line_without_it(address: str) -> None:
-    with pytest.raises(LedgerError, match=r"^the ledger's address is not http://HOST:PORT, ") as caught:
+    with pytest.raises(InputError, match=r"^--tracking-uri: no server's address, such as http://") as caught:
         connect(address)
     assert "s3cr" not in str(caught.value)
 
@@ -250,6 +260,27 @@ def test_an_address_without_a_login_is_left_alone(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
     assert log_in("http://host:5000/a") == "http://host:5000/a"
     assert "MLFLOW_TRACKING_USERNAME" not in os.environ
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://ann:s3/cret@127.0.0.1:5000",
+        "http://ann:s3@cret@127.0.0.1:5000",
+        "http://ann:s3#cret@127.0.0.1:5000",
+        "http://ann:s3 cret@127.0.0.1:5000",
+        "http://127.0.0.1:5000/?token=s3cret",
+        "http://127.0.0.1:5000/\x1b[31m",
+        "https://ann:s3cret@127.0.0.1:50x0",
+    ],
+)
+def test_an_address_that_may_be_read_in_two_ways_is_refused_and_not_shown(earlier: Path, uri: str) -> None:
+    command = [SWEEPER, "status", "x", "--results", str(earlier), "--tracking-uri", uri]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("--tracking-uri: no server's address")
+    assert not {"s3", "cret"} & set(re.split(r"\W", line))
 
 
 def test_the_dashboard_s_server_ends_with_a_killed_command(earlier: Path) -> None:

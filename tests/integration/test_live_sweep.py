@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from sweeper.lock import LOCK
 from sweeper.options import CORPORA, STAGES
 from tests.conformance.sweep_of import RAY_WARNINGS
 from tests.integration.test_command_line import FILE, SWEEPER, TRIALS, results, sweeper
-from tests.support.tiny_sweep import Desk, result_of
+from tests.support.counted_steps import counted, counting
+from tests.support.tiny_sweep import Desk, result_of, site_in
 from trainers.contract.record import Finished
+from trainers.contract.stage import StageJob, StagePoint, StageResult
 from trainers.planning.life import StageLife, lives_in
 
 __all__ = ["results"]
@@ -58,6 +61,20 @@ def await_(what: Callable[[], Any], process: subprocess.Popen[str] | None = None
         assert time.monotonic() < deadline
         time.sleep(0.2)
     return found
+
+
+def counted_driver(command: list[str], tmp_path: Path) -> subprocess.Popen[str]:
+    """A sweep whose steps are counted, with a state a second."""
+    env = {**os.environ, **counting(tmp_path / "steps", 1.0)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+
+def refuse_lost_steps(tmp_path: Path) -> None:
+    """Of what had been trained nothing is trained again that a state held."""
+    done = counted(tmp_path / "steps")
+    print(done)
+    assert done.repeated < done.trained
+    assert done.beyond == 0
 
 
 def training(results: Path) -> list[StageLife]:
@@ -103,7 +120,7 @@ def test_a_stopped_worker_is_ended_and_another_terminal_sees_it_all(results: Pat
     """SIGSTOP on a real worker; then the driver is killed, and the state of things is still to be had."""
     file = text_with(tmp_path, *LONG, ("cpus: 1}", "cpus: 1, stall_minutes: 0.2}"))
     command = [str(SWEEPER), "run", str(file), "--results", str(results), "--workers", "1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
+    with counted_driver(command, tmp_path) as driver:
         (before,) = await_(lambda: training(results), driver)
         await_(lambda: list((results / "tiny" / STAGES / before.node).glob("partial/*")), driver)
         os.kill(before.pid, signal.SIGSTOP)
@@ -125,6 +142,7 @@ def test_a_stopped_worker_is_ended_and_another_terminal_sees_it_all(results: Pat
     assert dead["stages"]
     assert dead["hours_spent"] > 0
     assert (results / "tiny" / LOCK).exists()
+    refuse_lost_steps(tmp_path)
 
 
 def test_a_sweep_to_which_no_worker_comes_ends_with_a_likely_reason(tmp_path: Path) -> None:
@@ -151,6 +169,55 @@ def test_a_sweep_to_which_no_worker_comes_ends_with_a_likely_reason(tmp_path: Pa
         with pytest.raises(NoWorkerError, match=r"no worker came within 0 minutes: \w+") as raised:
             RayExecutor(tmp_path / "ray").run(live, lambda job, on_point: result_of(job), watch)
     assert len(str(raised.value).splitlines()) == 1
+
+
+@dataclass
+class HangsOnce:
+    """Trains like `result_of`; the first process to get at it stops, by a signal that no handler of its own sees."""
+
+    mark: Path
+    where: str
+    driver: int = field(default_factory=os.getpid)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._hang("while it is loaded")
+
+    def __call__(self, job: StageJob, on_point: Callable[[StagePoint], None]) -> StageResult:
+        self._hang("before it trains")
+        return result_of(job)
+
+    def _hang(self, where: str) -> None:
+        with suppress(FileExistsError):
+            if where == self.where and os.getpid() != self.driver:
+                self.mark.touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+
+@pytest.mark.parametrize("where", ["while it is loaded", "before it trains"])
+def test_a_worker_that_hangs_before_it_has_begun_is_ended_and_another_one_trains(tmp_path: Path, where: str) -> None:
+    """In the first case it has not said a word, and nobody knows its process."""
+    from sweeper.engine.live import STARTING, LiveSweep
+
+    limit, said = 3.0, list[str]()
+    desk, store = Desk(), tmp_path / STAGES
+    train = HangsOnce(tmp_path / "mark", where)
+    with attach(None, num_cpus=1):
+        live = LiveSweep(desk.open(site=site_in(store)), None, store, limit)
+        workers = Workers(live, said.append, joined=True)
+
+        def watch() -> None:
+            live.look()
+            workers.look()
+
+        executor = RayExecutor(tmp_path / "ray", start_seconds=STARTING * limit, say=said.append)
+        executor.run(live, train, watch)
+    assert train.mark.exists()
+    (line,) = said
+    assert "no sign of life for" in line
+    assert all(isinstance(record.outcome, Finished) for record in desk.ledger.records())
+    assert live.sweep.stopping is None
+    assert not live.sweep.book.paths
 
 
 def test_on_a_cluster_of_others_waiting_is_said_again_and_again(tmp_path: Path) -> None:
@@ -193,7 +260,7 @@ def test_a_full_disk_ends_a_sweep_in_order_and_with_room_it_goes_on(
     (small_disk / CORPORA).symlink_to(corpora)
     file = text_with(tmp_path, ("tuning: 30", "tuning: 600"))
     command = [str(SWEEPER), "run", str(file), "--results", str(small_disk)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
+    with counted_driver(command, tmp_path) as driver:
         await_(lambda: training(small_disk), driver)
         filler = small_disk / "filler"
         with suppress(OSError), filler.open("wb", buffering=0) as stream:
@@ -204,9 +271,30 @@ def test_a_full_disk_ends_a_sweep_in_order_and_with_room_it_goes_on(
     assert "Traceback" not in err
     assert "make room there" in err
     filler.unlink()
-    done = sweeper("run", file, "--results", small_disk)
-    assert done.returncode == 0, done.stderr
+    with counted_driver(command, tmp_path) as again:
+        _, err = again.communicate(timeout=400)
+    assert again.returncode == 0, err
+    refuse_lost_steps(tmp_path)
     with Ledger.open(small_disk, "tiny", create=False) as ledger:
         records = ledger.records()
     assert len(records) == TRIALS
     assert all(isinstance(record.outcome, Finished) for record in records)
+
+
+@pytest.mark.parametrize("command", ["prepare", "run"])
+def test_a_disk_that_was_full_before_is_named_and_with_room_the_same_command_goes_on(
+    small_disk: Path, command: str
+) -> None:
+    filler = small_disk / "filler"
+    with filler.open("wb") as stream:
+        stream.truncate(0)
+        os.posix_fallocate(stream.fileno(), 0, 38 * 2**20)
+    words = [command, FILE, "--results", small_disk, *(["--executor", "inline"] if command == "run" else [])]
+    full = sweeper(*words)
+    assert full.returncode == 3, full.stderr
+    (line,) = [line for line in full.stderr.splitlines() if "stopped" in line]
+    assert f"{small_disk}" in line
+    assert "no room on the disk" in line
+    filler.unlink()
+    done = sweeper(*words)
+    assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Parts of a cluster that die under a sweep: a worker, a node, the raylet, the head.
+"""Parts of a sweep that end or die under it: its driver, a worker, a node, the raylet, the head.
 
 Real processes on loopback. What is compared with an undisturbed sweep is whatever is not a clock, to the last bit; each
 step that is trained is counted (printed), and none may be trained again that a saved state had held.
@@ -43,7 +43,7 @@ pytestmark = [
 ]
 DEADLINE = 900.0
 SECONDS_BETWEEN_STATES = 1.0
-SECONDS_LOCKED = 30.0
+SECONDS_LOCKED = 60.0
 """MLflow gives up a call after twenty."""
 WORKER = "ray::ImplicitFunc"
 ELSEWHERE = ["unshare", "--uts", "sh", "-c", 'echo "$0" > /proc/sys/kernel/hostname && exec "$@"']
@@ -207,6 +207,33 @@ def test_a_killed_worker_is_replaced(file: Path, results: Path, undisturbed: dic
     refuse_lost_steps(steps)
 
 
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130), ("stop", 3)],
+    ids=["SIGKILL", "SIGTERM", "one Ctrl-C", "stop"],
+)
+def test_a_driver_that_ends_is_followed_by_one_that_goes_on(
+    file: Path, results: Path, undisturbed: dict[str, Any], steps: Path, how: signal.Signals | str, code: int
+) -> None:
+    run = driver(file, results, steps=steps)
+    until(lambda: training(results) and any(results.glob("tiny/stages/*/partial/*")), run)
+    if isinstance(how, signal.Signals):
+        run.send_signal(how)
+    else:
+        subprocess.run([str(SWEEPER), how, "tiny", "--results", str(results)], check=True, env=environment())
+    _, err = run.communicate(timeout=DEADLINE)
+    assert run.returncode == code, err
+    assert "Traceback" not in err
+    assert "***" not in err, "a dump of the C++ side"
+    assert ("the same command goes on from here" in err) == (how != signal.SIGKILL)
+    again = driver(file, results, steps=steps)
+    _, err = again.communicate(timeout=DEADLINE)
+    assert again.returncode == 0, err
+    assert records_of(results) == undisturbed
+    refuse_lost_steps(steps)
+    assert how == signal.SIGKILL or counted(steps).repeated == 0, "what was told to end saves its states"
+
+
 @pytest.mark.parametrize("whole", [True, False], ids=["the whole node", "its raylet"])
 def test_a_lost_node_costs_what_ran_on_it(
     file: Path, results: Path, nodes: Nodes, undisturbed: dict[str, Any], steps: Path, whole: bool
@@ -225,16 +252,22 @@ def test_a_lost_node_costs_what_ran_on_it(
     refuse_lost_steps(steps)
 
 
-@pytest.mark.parametrize("part", ["gcs_server", "raylet"])
+@pytest.mark.parametrize(
+    ("part", "number"),
+    [("gcs_server", signal.SIGKILL), ("raylet", signal.SIGKILL), ("gcs_server", signal.SIGSTOP)],
+    ids=["gcs_server", "raylet", "a gcs_server that hangs"],
+)
 def test_a_lost_head_is_one_line_with_a_report_and_the_same_command_goes_on(
-    file: Path, results: Path, undisturbed: dict[str, Any], steps: Path, part: str
+    file: Path, results: Path, undisturbed: dict[str, Any], steps: Path, part: str, number: signal.Signals
 ) -> None:
     run = driver(file, results, steps=steps)
     until(lambda: training(results) and part_of(run.pid, WORKER), run)
     process = part_of(run.pid, part)
     assert process is not None
-    process.kill()
+    process.send_signal(number)
     out, err = run.communicate(timeout=DEADLINE)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.kill()
     assert run.returncode == 1, err
     assert out == ""
     assert "Traceback" not in err

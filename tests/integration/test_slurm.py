@@ -23,6 +23,7 @@ from sweeper.ledger.dashboard import free_port
 from sweeper.ledger.mlflow_ledger import Ledger
 from tests.integration.test_cluster import environment
 from tests.integration.test_command_line import FILE, SWEEPER, TRIALS, results
+from tests.support.counted_steps import counted, counting
 from tests.support.places import ROOT
 
 __all__ = ["results"]
@@ -106,7 +107,7 @@ def slurm(tmp_path: Path) -> Iterator[Slurm]:
         CONFIGURATION.format(folder=folder, host=host, controller=free_port(), node=free_port()), encoding="utf-8"
     )
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    found = Slurm(folder, environment(SLURM_CONF=str(configuration), PATH=path))
+    found = Slurm(folder, environment(SLURM_CONF=str(configuration), PATH=path, **counting(folder / "steps", 1.0)))
     servers = "slurmctld -D & slurmd -D & wait"
     command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", servers]
     with (
@@ -144,6 +145,9 @@ def test_a_job_that_is_told_to_end_is_queued_again_and_goes_on_to_its_report(
         assert len(ledger.records()) == TRIALS
         assert not ledger.pending()
     assert {file: file.stat().st_mtime_ns for file in before} == before, "a finished stage was trained again"
+    done = counted(slurm.folder / "steps")
+    print(done)
+    assert done.trained > done.repeated == 0, "what was told to end saves its states"
     assert (results / "tiny" / "report.html").exists()
     assert not Path(f"/tmp/ray-{job}").exists(), "Ray's own files are gone"
 

@@ -5,10 +5,13 @@ It stands here, below everything, so that trainers and reports can raise it as w
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""A full disk, or a full share of it."""
 MOST_PROBLEMS = 20
 """Problems of one file that are spelled out; more of them are counted."""
 
@@ -30,8 +33,13 @@ def first_lines(lines: Sequence[str]) -> str:
 
 @contextmanager
 def given(path: Path | str) -> Iterator[None]:
-    """What goes wrong with a file or folder of the user's choice is told by its name: an `OSError` becomes a `UserError`."""
+    """What goes wrong with a file or folder of the user's choice is told by its name: an `OSError` becomes a `UserError`.
+
+    But for a full disk, which is nobody's mistake.
+    """
     try:
         yield
     except OSError as error:
+        if error.errno in NO_ROOM:
+            raise
         raise UserError(f"{path}: {error.strerror or error}") from error

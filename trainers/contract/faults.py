@@ -9,6 +9,7 @@ import errno
 import os
 import platform
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -18,10 +19,9 @@ from pathlib import Path
 from trainers.contract.errors import UserError
 
 USER, FAULT, STOPPED, INTERRUPTED, TERMINATED = 2, 1, 3, 130, 143
-"""Exit codes: the user's mistake, a fault of the program or the machine, an end before the end, Ctrl-C, SIGTERM."""
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-_NO_ROOM_WORDS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
-"""How libraries say so that raise errors of their own."""
+"""Exit codes: the user's mistake, a fault of the program or the machine, no room on a disk, Ctrl-C, SIGTERM."""
+FULL_DISK = ("[Errno 28]", "[Errno 122]", "os error 28", "os error 122", "database or disk is full")
+"""No space left, and no quota left, as Python, Rust and SQLite say it."""
 LONGEST_SHOWN = 200
 """Characters of a path in a message about it."""
 _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
@@ -37,44 +37,50 @@ class Terminated(KeyboardInterrupt):
 def end_of(error: Exception, program: str, folder: Path | None, *, debug: bool = False) -> int:
     """Say on standard error what ended `program`; returns its exit code.
 
-    A `UserError` is its own text, and so is a path that no file system takes: it can only have been given. Anything else is
-    one line with the path of a log, which is written into `folder`, or among the machine's temporary files where that does
-    not exist or cannot be written; but a full disk, which has no room for a log, is one line and an end before the end.
-    `debug` prints the traceback at once.
+    A `UserError` is its own text, and so is a path that no file system takes: it can only have been given. Of a full disk the
+    place is named. Anything else is one line with the path of a log, which is written into `folder`, or among the machine's
+    temporary files where that does not exist or cannot be written. `debug` prints the traceback at once.
     """
+    code = STOPPED if is_full_disk(str(error)) else USER if _is_given(error) else FAULT
     if debug:
         sys.stderr.write(without_login("".join(traceback.format_exception(error))))
-    if isinstance(error, UserError):
-        if not debug:
-            print(str(error) or type(error).__name__, file=sys.stderr)
-        return STOPPED if _no_room(error) else USER
-    if isinstance(error, OSError) and error.errno in _NO_PATH:
-        if not debug:
-            print(f"{str(error.filename)[:LONGEST_SHOWN]}: {error.strerror}", file=sys.stderr)
-        return USER
+        return code
     said = " ".join(str(error).split())[:300]
-    if _no_room(error):
-        if not debug:
-            print(f"{program} stopped: {without_login(said)}; with room the same command goes on", file=sys.stderr)
-        return STOPPED
-    if not debug:
+    if isinstance(error, UserError):
+        words = str(error) or type(error).__name__
+    elif isinstance(error, OSError) and code == USER:
+        words = f"{str(error.filename)[:LONGEST_SHOWN]}: {error.strerror}"
+    elif code == STOPPED:
+        words = f"{program} stopped: {_full(error, folder)}: no room on the disk ({said}); make room there"
+    else:
         what = f"{type(error).__name__}: {said}" if said else type(error).__name__
-        print(
-            f"{program} failed: {without_login(what)}; the traceback is in {_write_log(error, program, folder)}",
-            file=sys.stderr,
-        )
-    return FAULT
+        words = f"{program} failed: {without_login(what)}; the traceback is in {_write_log(error, program, folder)}"
+    print(words, file=sys.stderr)
+    return code
 
 
-def _no_room(error: BaseException | None) -> bool:
-    """Whether a disk was full: this, or what it came of."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            return True
-        if any(words in str(error) for words in _NO_ROOM_WORDS):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def _is_given(error: Exception) -> bool:
+    return isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in _NO_PATH)
+
+
+def is_full_disk(reason: str) -> bool:
+    """Whether that is why something failed: nobody's fault, and done with where there is room again."""
+    return any(word in reason for word in FULL_DISK)
+
+
+def _full(error: Exception, folder: Path | None) -> Path | str:
+    """The file that an error names, else the place with the least room: a write that fails names none."""
+    if isinstance(error, OSError) and error.filename:
+        return str(error.filename)
+    places = [place for place in (folder, _temporary()) if place is not None and os.path.isdir(place)]
+    return min(places, key=lambda place: shutil.disk_usage(place).free, default="somewhere")
+
+
+def _temporary() -> Path | None:
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError:  # it looks for one that can be written
+        return None
 
 
 def without_login(text: str) -> str:
@@ -86,7 +92,7 @@ def _write_log(error: Exception, program: str, folder: Path | None) -> Path:
     name = f"fault-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     head = f"{program}, Python {platform.python_version()} on {platform.platform()}\n"
     text = head + without_login("".join(traceback.format_exception(error)))
-    for place in (folder, Path(tempfile.gettempdir())):
+    for place in (folder, _temporary()):
         if place is not None and os.path.isdir(place):
             try:
                 (place / name).write_text(text, encoding="utf-8")

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, assert_never
 
 from trainers.contract.errors import InputError
+from trainers.contract.faults import without_login
 from trainers.contract.reading import pairs_of, value_of
 from trainers.contract.routing import RoutingPoint, RoutingShift, load_shift
 from trainers.contract.spec import AnySpec, spec_from_dict, spec_to_dict
@@ -233,8 +234,8 @@ class Failed:
 
 
 def reason_of(error: BaseException) -> str:
-    """An exception as one line."""
-    text = " ".join(str(error).split())
+    """An exception as one line, which goes into ledger and page: without the login of an address."""
+    text = " ".join(without_login(str(error)).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -26,6 +26,15 @@ _ROOT = Path("/")
 _RECURSIVE = "**"
 
 
+EVERYTHING = "is everything on this machine; name a folder"
+
+
+def is_everything(given: str) -> bool:
+    """Whether one entry of `paths` means the whole machine, which nobody wants walked."""
+    path = Path(given).expanduser()
+    return path.resolve() == _ROOT or (_RECURSIVE in path.parts and _fixed_part(path).resolve() == _ROOT)
+
+
 def documents(paths: tuple[str, ...]) -> tuple[Document, ...]:
     """The files that `paths` name, in the order of document names. Raises `InputError` like `listing`."""
     return tuple(Document(name, partial(content_of, path)) for name, path in listing(paths).items())
@@ -86,8 +95,17 @@ def content_of(path: Path) -> bytes:
 
 def label(paths: tuple[str, ...], what: str = "text files") -> str:
     """What a report calls this corpus."""
-    names = [Path(path).name or path for path in paths]
+    names = [_called(path) for path in paths]
     return f"{what} {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+
+
+def _called(given: str) -> str:
+    """The last name of a path; of a glob the folder that it looks in and what it looks for there."""
+    path = Path(given)
+    if not glob.has_magic(given):
+        return path.name or given
+    fixed = _fixed_part(path)
+    return str(Path(fixed.name) / path.relative_to(fixed))
 
 
 def _matches(given: str) -> list[tuple[str, Path]]:
@@ -98,8 +116,8 @@ def _matches(given: str) -> list[tuple[str, Path]]:
             return [(path.name, path)]
     except OSError as error:  # a name that no file system takes, a folder that is not ours to enter
         raise InputError(f"corpus.paths: {given[:LONGEST_SHOWN]} cannot be read ({error.strerror})") from None
-    if path.resolve() == _ROOT or (_RECURSIVE in path.parts and _fixed_part(path).resolve() == _ROOT):
-        raise InputError(f"corpus.paths: {given} is everything on this machine; name a folder")
+    if is_everything(given):
+        raise InputError(f"corpus.paths: {given} {EVERYTHING}")
     if path.is_dir():
         root, files = path, _files_below(path)
     elif glob.has_magic(given):

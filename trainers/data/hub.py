@@ -6,6 +6,7 @@ says what may be named instead. A name stands for what its revision is when the 
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -53,13 +54,21 @@ class HubReader:
     def texts(self, unit: int, skip: int) -> Iterator[str]:
         """As `Reader` has it."""
         rows = self._data.shard(num_shards=self.units, index=unit).skip(skip).with_format("arrow")
-        with _told(f"corpus.source: {self._name}", INSTEAD_OF_DATA):
-            for table in rows.iter(batch_size=ROWS_AT_ONCE):
-                if self._field not in table.column_names:
-                    columns = ", ".join(table.column_names)
-                    raise InputError(f"corpus.field: {self._field!r} is not a column of {self._name}; it has {columns}")
-                for chunk in table.column(self._field).chunks:
-                    yield from column_texts(chunk, self._field, self._name)
+        try:
+            with _told(f"corpus.source: {self._name}", INSTEAD_OF_DATA):
+                for table in rows.iter(batch_size=ROWS_AT_ONCE):
+                    yield from self._column(table)
+        finally:
+            # What was begun and not read to its end reads ahead in threads, which abort a process that ends meanwhile
+            # (apache/arrow #45214, huggingface/datasets #7566).
+            gc.collect()
+
+    def _column(self, table: Any) -> Iterator[str]:
+        if self._field not in table.column_names:
+            columns = ", ".join(table.column_names)
+            raise InputError(f"corpus.field: {self._field!r} is not a column of {self._name}; it has {columns}")
+        for chunk in table.column(self._field).chunks:
+            yield from column_texts(chunk, self._field, self._name)
 
 
 def tokenizer_folder(name: str, revision: str | None) -> Path:

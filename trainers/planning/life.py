@@ -23,6 +23,7 @@ from typing import Self
 
 from trainers.contract.errors import InputError
 from trainers.contract.reading import json_value, value_of
+from trainers.contract.spec import AnySpec
 from trainers.contract.stage import RESULT, StageJob
 from trainers.methods import describe_parameters
 
@@ -39,7 +40,7 @@ class StageLife:
 
     `rate` is steps a second of wall time and `step_seconds` the stage's own clock (see `Timing`), both of late and 0 before
     they are known; `gap_seconds` is the median time between two looks. `seconds` are billed, earlier attempts included, on
-    each of `devices`. `at` is this sign's moment by the clock of `host`. Training is `watched` once its loop gives the signs.
+    each of `devices`. `at` is this sign's moment by the clock of `host`. Where it is `watched`, silence means that it hangs.
     """
 
     node: str
@@ -80,6 +81,14 @@ def read_life(file: Path) -> StageLife | None:
         return None
 
 
+def signed_at(store: Path, node: str) -> int | None:
+    """When the sign of a stage changed, in nanoseconds by the clock of its file system; None where there is none."""
+    try:
+        return life_file(store, node).stat().st_mtime_ns
+    except OSError:
+        return None
+
+
 def lives_in(store: Path) -> list[StageLife]:
     """Every stage that has given a sign and has no result, the one with most to do last."""
     with contextlib.suppress(OSError):
@@ -104,17 +113,21 @@ def write_life(store: Path, life: StageLife) -> None:
             os.utime(file)
 
 
+def label_of(spec: AnySpec) -> str:
+    """A trial in words for people."""
+    words = [spec.scale, spec.method, describe_parameters(spec.parameters), f"lr={spec.schedule.learning_rate:g}"]
+    return " ".join([*(word for word in words if word), f"seed {spec.seed}"])
+
+
 def first_sign(job: StageJob) -> StageLife:
     """What a worker can say before it has begun. Earlier attempts at the same steps have spent what they have spent."""
-    spec = job.spec
-    words = [spec.scale, spec.method, describe_parameters(spec.parameters), f"lr={spec.schedule.learning_rate:g}"]
     before = read_life(life_file(Path(job.store), job.node))
     same = before is not None and (before.parent, before.start) == (job.parent, job.start)
     return StageLife(
         node=job.node,
         parent=job.parent,
         trial=job.booked_by,
-        label=" ".join([*(word for word in words if word), f"seed {spec.seed}"]),
+        label=label_of(job.spec),
         start=job.start,
         end=job.end,
         step=before.step if before is not None and same else job.start,

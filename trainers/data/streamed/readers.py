@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePath
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from trainers.contract.errors import InputError
 from trainers.contract.reading import json_value
@@ -21,6 +21,9 @@ from trainers.data.tokenizer import SEPARATOR
 COMPRESSED = (".gz", ".zst")
 PARQUET, JSON_LINES, TEXT = (".parquet",), (".jsonl", ".ndjson", ".json"), (".txt", ".text")
 ROWS_AT_ONCE = 1_024
+TEXT_AT_ONCE = 1 << 20
+MOST_TEXT_BYTES = 32 << 20
+"""Of a document in a text file: a file without separators is one, and its tokens take a hundred times its size to find."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ class LocalReader:
             case ".jsonl":
                 yield from _json_texts(path, self._field, skip)
             case _:
-                yield from islice(_decoded(files.content_of(path), path).split(SEPARATOR), skip, None)
+                yield from _separated_texts(path, skip)
 
 
 def stamps(paths: tuple[str, ...]) -> list[list[Any]]:
@@ -170,8 +173,27 @@ def text_of(record: Any, field: str, where: str) -> str:
     return text
 
 
-def _decoded(content: bytes, path: Path) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"corpus.paths: {path} is not UTF-8 text (byte {error.start})") from None
+def _separated_texts(path: Path, skip: int) -> Iterator[str]:
+    """The documents of a text file but the first `skip`, of which a few are in memory however large it is."""
+    with files.opened(path) as file:
+        for offset, content in islice(_separated(file, path), skip, None):
+            try:
+                yield content.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise InputError(f"corpus.paths: {path} is not UTF-8 text (byte {offset + error.start})") from None
+
+
+def _separated(file: BinaryIO, path: Path) -> Iterator[tuple[int, bytes]]:
+    """What stands between separators, and where in the file that begins."""
+    offset, rest = 0, b""
+    while block := file.read(TEXT_AT_ONCE):
+        *whole, rest = (rest + block).split(SEPARATOR.encode())
+        for content in whole:
+            yield offset, content
+            offset += len(content) + len(SEPARATOR)
+        if len(rest) > MOST_TEXT_BYTES:
+            raise InputError(
+                f"corpus.paths: {path} has a document of more than {MOST_TEXT_BYTES >> 20} MB; write {SEPARATOR} between its "
+                "documents, or give them as JSON Lines"
+            )
+    yield offset, rest

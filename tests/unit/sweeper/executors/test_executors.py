@@ -115,4 +115,5 @@ def test_trouble_of_the_ledger_is_not_taken_for_a_failed_trial() -> None:
 
 def test_a_reason_is_one_line() -> None:
     assert reason_of(ValueError("a\n  b\tc")) == "ValueError: a b c"
+    assert reason_of(ValueError("http://ann:s3cret@host says no")) == "ValueError: http://host says no"
     assert reason_of(KeyboardInterrupt()) == "KeyboardInterrupt"

@@ -75,3 +75,5 @@ def test_the_end_of_a_log_is_one_line(tmp_path: Path) -> None:
     log.write_bytes(b"first\n\n  10%\r 50%\r100%\r\nTraceback\nValueError: no \xff layer\n")
     assert last_lines(log, lines=3) == "'100%' | 'Traceback' | 'ValueError: no � layer'"
     assert last_lines(tmp_path / "none") == ""
+    log.write_text(f"{'long ' * 29}http://ann:s3cret@host/ refuses\n")
+    assert "s3c" not in last_lines(log)

@@ -35,26 +35,30 @@ def ended_sweep(results: Path, study_storage: str) -> None:
             ledger.write(record)
 
 
+def copied(results: Path, study_storage: str | None) -> list[str]:
+    """What is said while the studies of the sweep are made."""
+    said: list[str] = []
+    with Ledger.open(results, "tiny", create=False) as ledger:
+        copy_studies(ledger, results / "tiny", study_storage, said.append)
+    return said
+
+
 def test_a_report_finds_the_studies_where_the_sweep_had_them(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     ended_sweep(results, "sqlite:///elsewhere.db")
     monkeypatch.chdir(results)  # a report may be asked for from any folder
-    said: list[str] = []
-    copy_studies(results, "tiny", None, None, said.append)
-    assert said == []
+    assert copied(results, None) == []
     assert optuna.get_all_study_names(f"sqlite:///{tmp_path / 'elsewhere.db'}") == ["tiny/nano/baseline/8"]
     assert not (results / "tiny" / "optuna.db").exists()
-    copy_studies(results, "tiny", None, f"sqlite:///{tmp_path / 'third.db'}", said.append)
+    copied(results, f"sqlite:///{tmp_path / 'third.db'}")
     assert (tmp_path / "third.db").exists()
 
 
 def test_where_a_password_was_left_out_the_option_is_named(results: Path) -> None:
     ended_sweep(results, "postgresql://me:se/cret@nowhere/studies")
-    said: list[str] = []
-    copy_studies(results, "tiny", None, None, said.append)
-    assert said == [
+    assert copied(results, None) == [
         "tiny: its studies at postgresql://me:***@nowhere/studies are as the last run left them; "
         "--study-storage URL brings them up to date"
     ]

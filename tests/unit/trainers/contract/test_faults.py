@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -58,37 +57,27 @@ def test_a_path_that_cannot_be_one_is_the_user_s_and_short(
     assert len(said) < 300
 
 
-def full(error: type[Exception], *words: object) -> Exception:
-    """As it comes of a full disk, or says so itself."""
-    try:
-        with given("page.html"):
-            raise error(*words)
-    except Exception as caught:
-        return caught
-
-
 @pytest.mark.parametrize(
-    ("error", "line"),
+    "error",
     [
-        (full(OSError, errno.ENOSPC, "No space left on device"), "page.html: No space left on device"),
-        (
-            OSError(errno.ENOSPC, "No space left on device"),
-            "sweeper prepare stopped: [Errno 28] No space left on device;",
-        ),
-        (OSError(errno.EDQUOT, "Disk quota exceeded"), "sweeper prepare stopped: [Errno 122] Disk quota exceeded;"),
-        (sqlite3.OperationalError("database or disk is full"), "sweeper prepare stopped: database or disk is full;"),
-        (
-            RuntimeError("I/O error: No space left on device (os error 28)"),
-            "sweeper prepare stopped: I/O error: No space",
-        ),
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+        RuntimeError("(sqlite3.OperationalError) database or disk is full"),
     ],
 )
-def test_a_full_disk_is_an_end_before_the_end_and_needs_no_log(
-    error: Exception, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_full_disk_is_nobody_s_fault_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
-    assert end_of(error, "sweeper prepare", tmp_path) == STOPPED
-    assert capsys.readouterr().err.startswith(line)
+    assert end_of(error, "sweeper run", tmp_path) == STOPPED
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sweeper run stopped: /")
+    assert "no room on the disk" in line
     assert list(tmp_path.iterdir()) == []
+    told = UserError(f"{tmp_path}: {error}")  # by a ledger, in its own words
+    assert end_of(told, "sweeper import", tmp_path) == STOPPED
+    assert capsys.readouterr().err == f"{told}\n"
+    with pytest.raises(OSError, match="No space left"), given(tmp_path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_debug_shows_the_traceback_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,6 +101,7 @@ def test_where_the_folder_does_not_exist_the_log_is_a_temporary_file(
     [
         "http://user:secret@host:5000/",
         "http://user:not/quoted@secret@host:5000",
+        "http://user:/secret@host:5000/",
         "postgresql://host/runs?user=ann&password=secret",
         "https://host/?x=1&access_token=secret#there",
     ],

@@ -53,6 +53,24 @@ def test_a_reader_gives_every_record_and_goes_on_from_any(repository: Path) -> N
     assert (reader.origin.name, reader.origin.revision, reader.origin.licence) == ("fineweb-edu, train", None, "odc-by")
 
 
+LEFT_EARLY = """
+import sys
+from trainers.data.hub import HubReader
+from trainers.data.request import PartRequest
+for _ in range(16):
+    next(HubReader(PartRequest("huggingface", name=sys.argv[1])).texts(0, 0))
+sys.exit(2)
+"""
+
+
+def test_a_process_that_leaves_a_data_set_early_ends_as_it_wants_to(tmp_path: Path) -> None:
+    """And is not aborted by threads that read ahead, as half of all such processes are where nobody ends them."""
+    repository = write_repository(tmp_path / "large", [str(number) * 9_999 for number in range(2_000)])
+    command = [sys.executable, "-c", LEFT_EARLY, str(repository)]
+    ends = [subprocess.run(command, capture_output=True, check=False).returncode for _ in range(5)]
+    assert ends == [2] * 5
+
+
 def test_a_configuration_is_chosen_by_name(repository: Path) -> None:
     reader = HubReader(part(repository, config="sample-10BT"))
     assert list(reader.texts(0, 0)) == list(documents()[:40])

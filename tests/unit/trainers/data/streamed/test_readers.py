@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +12,9 @@ from pyarrow import parquet
 from tests.support.corpora import compressed, write_json_lines, write_parquet
 from trainers.contract.errors import InputError
 from trainers.data.request import PartRequest
+from trainers.data.streamed import readers
 from trainers.data.streamed.readers import LocalReader
+from trainers.data.tokenizer import SEPARATOR
 
 TEXTS = [f"text number {index}" for index in range(200)]
 
@@ -43,6 +46,62 @@ def test_a_text_file_is_a_document_or_several(tmp_path: Path, name: str) -> None
     assert list(reader(path).texts(0, 1)) == ["thr\u00e9e"]
 
 
+@pytest.mark.parametrize("at_once", [1, 5, 16, 17, 4_096])
+@pytest.mark.parametrize(
+    "text", ["", "a", "<|endoftext|>", "a<|endoftext|>", "a<|endof<|endoftext|><|endoftext|>\u00e9\u00e9"]
+)
+def test_a_text_file_is_the_same_however_little_of_it_is_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, at_once: int
+) -> None:
+    monkeypatch.setattr(readers, "TEXT_AT_ONCE", at_once)
+    path = tmp_path / "a.txt"
+    path.write_text(text, encoding="utf-8")
+    assert list(reader(path).texts(0, 0)) == text.split(SEPARATOR)
+
+
+def test_a_text_file_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    documents, size = 400, 1 << 17
+    path.write_text(SEPARATOR.join(["x" * size] * documents))
+    tracemalloc.start()
+    try:
+        assert sum(map(len, reader(path).texts(0, 0))) == documents * size
+        assert tracemalloc.get_traced_memory()[1] < documents * size / 4
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_text_file_without_separators_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "MOST_TEXT_BYTES", 3 << 20)
+    path = tmp_path / "a.txt"
+    path.write_text(f"short{SEPARATOR}{'x' * (5 << 20)}")
+    texts = reader(path).texts(0, 0)
+    assert next(texts) == "short"
+    with pytest.raises(InputError, match=r"a\.txt has a document of more than 3 MB; write <\|endoftext\|> between"):
+        next(texts)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("dclm/**/*.parquet", "local files dclm/**/*.parquet"),
+        ("{}/fineweb-edu/data/*/a.parquet", "local files data/*/a.parquet"),
+        ("*.parquet", "local files *.parquet"),
+        ("dclm", "local files dclm"),
+    ],
+)
+def test_parts_of_a_mixture_are_told_apart_by_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, name: str
+) -> None:
+    """And by nothing that another machine would not have."""
+    monkeypatch.chdir(tmp_path)
+    for path in ("dclm/global/a.parquet", "fineweb-edu/data/b/a.parquet", "a.parquet"):
+        write_parquet(tmp_path / path, TEXTS)
+    assert reader(Path(given.format(tmp_path))).origin.name == name
+
+
 def test_files_come_in_the_order_of_their_names_however_they_are_given(tmp_path: Path) -> None:
     for index, name in enumerate(("b/1.parquet", "a/2.parquet", "a/1.parquet")):
         write_parquet(tmp_path / name, [f"{index}"])
@@ -61,13 +120,14 @@ def test_files_come_in_the_order_of_their_names_however_they_are_given(tmp_path:
         ("a.jsonl.zst", b"no zstd at all", r"a\.jsonl\.zst is damaged \("),
         ("a.parquet", b"no parquet", r"a\.parquet cannot be read as Parquet \("),
         ("a.txt", b"\xff\xfe", r"a\.txt is not UTF-8 text \(byte 0\)$"),
+        ("a.txt", b"one<|endoftext|>\xff", r"a\.txt is not UTF-8 text \(byte 16\)$"),
         (
             "a.csv",
             b"a,b",
             r"a\.csv is none of \.parquet, \.jsonl, .*name the files by a glob such as data/\*\*/\*\.parquet$",
         ),
     ],
-    ids=range(10),  # compressed bytes hold the time, and ids must be the same in every process
+    ids=range(11),  # compressed bytes hold the time, and ids must be the same in every process
 )
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
