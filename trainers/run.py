@@ -19,7 +19,7 @@ from time import monotonic
 from types import FrameType
 
 from trainers.contract.errors import InputError
-from trainers.contract.faults import end_of
+from trainers.contract.faults import STOPPED, end_of
 from trainers.contract.writing import guard_terminal
 
 PROGRAM = "python -m trainers.run"
@@ -129,7 +129,7 @@ def _train(given: argparse.Namespace, began: float) -> int:
     print(f"{end.ended} trials ended, {end.unfinished} of them without a final loss; {end.left} left. {given.out}")
     if end.left and site.stop_file.exists():
         print("stopped: the same command goes on from here", file=sys.stderr)
-        return 3
+        return STOPPED
     return 1 if end.unfinished or end.left else 0
 
 

@@ -22,7 +22,7 @@ from sweeper.cli.replay import replay
 from sweeper.cli.reports import import_runs, report
 from sweeper.cli.status import status
 from trainers.contract.errors import UserError, given
-from trainers.contract.faults import FAULT, without_login
+from trainers.contract.faults import FAULT, STOPPED, without_login
 
 if TYPE_CHECKING:
     from sweeper.options import RunOptions
@@ -181,7 +181,7 @@ def run(
     print(end.report)
     if end.reason:
         print(f"stopped early: {end.reason}; the same command goes on from here", file=sys.stderr)
-        raise typer.Exit(3)
+        raise typer.Exit(STOPPED)
     if end.unfinished:
         print(f"{end.unfinished} trials did not finish; `sweeper status` says why", file=sys.stderr)
     if end.failed:

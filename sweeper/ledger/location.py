@@ -42,8 +42,13 @@ def check_name(name: str) -> None:
 def check_new_name(name: str) -> None:
     """Also for one that would lie on something else in the results folder."""
     check_name(name)
-    if name in RESERVED:
+    if is_taken(name):
         raise InputError(f"--name: {name!r} is not allowed: it is something else's in a results folder")
+
+
+def is_taken(name: str) -> bool:
+    """Whether something else of that name lies in a results folder, or may: the database has a lock and journals beside it."""
+    return name in RESERVED or name.startswith(f"{Path(DATABASE).stem}.")
 
 
 def is_name(name: str) -> bool:

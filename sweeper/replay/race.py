@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
 from statistics import median
 
 from reports.pages.replay import Race, ReplayResult, Standing
@@ -225,6 +226,18 @@ def _chunks(seeds: int) -> list[range]:
     return [range(first, min(first + RACES_A_TASK, seeds)) for first in range(0, seeds, RACES_A_TASK)]
 
 
+def _end_with_parent() -> None:
+    """For a process of the pool. It waits for tasks, and would for ever where the command was killed."""
+    parent = parent_process()
+    assert parent is not None, "it was started by a pool"
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _run(tasks: Sequence[_Task], workers: int) -> Iterator[list[list[Race]]]:
     """What the tasks found, in their order."""
     workers = min(workers, len(tasks))
@@ -236,7 +249,7 @@ def _run(tasks: Sequence[_Task], workers: int) -> Iterator[list[list[Race]]]:
     threads = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(dict.fromkeys(THREADS, "1"))
     try:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
             yield from pool.map(_Task.races, tasks)
     finally:
         for name, before in threads.items():

@@ -20,7 +20,7 @@ from functools import partial
 from itertools import islice, pairwise
 from typing import Any
 
-from sweeper.ledger.location import RESERVED
+from sweeper.ledger.location import is_taken
 from sweeper.search.domain import LAST_SEARCH_SEED
 from sweeper.space.errors import choose_from, closest, shown
 from sweeper.space.rules_text import Finding, corpus_findings, tokenizer_findings
@@ -93,7 +93,7 @@ def findings(sound: Mapping[str, Any], rules: Rules) -> Iterator[Finding]:
 
 
 def free_name(name: str) -> Iterator[Finding]:
-    if name in RESERVED:
+    if is_taken(name):
         yield Finding(("name",), f"{shown(name)} is something else's in a results folder; choose another name")
 
 

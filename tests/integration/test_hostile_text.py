@@ -134,7 +134,9 @@ def test_a_name_that_leaves_the_results_is_refused(name: str, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["published", "corpora", "bench", "comparisons", "mlflow.db"])
+@pytest.mark.parametrize(
+    "name", ["published", "corpora", "bench", "comparisons", "mlflow.db", "mlflow.lock", "mlflow.db-wal"]
+)
 def test_no_new_sweep_lies_on_something_else(name: str) -> None:
     check_name(name)
     with pytest.raises(InputError, match="something else's"):

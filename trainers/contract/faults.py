@@ -41,7 +41,7 @@ def end_of(error: Exception, program: str, folder: Path | None, *, debug: bool =
     place is named. Anything else is one line with the path of a log, which is written into `folder`, or among the machine's
     temporary files where that does not exist or cannot be written. `debug` prints the traceback at once.
     """
-    code = USER if _is_given(error) else STOPPED if is_full_disk(str(error)) else FAULT
+    code = STOPPED if is_full_disk(str(error)) else USER if _is_given(error) else FAULT
     if debug:
         sys.stderr.write(without_login("".join(traceback.format_exception(error))))
         return code

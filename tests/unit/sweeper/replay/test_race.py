@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,6 +210,36 @@ def test_the_races_do_not_depend_on_the_number_of_processes() -> None:
     assert alone == both
     assert seen == sorted(seen)
     assert seen[-1] == num_races(contestants, 2, 10) == 60
+
+
+RACING = """
+from sweeper.replay.race import Contestant, Rules, compare_strategies
+from tests.unit.sweeper.replay.test_race import made_table
+contestants = [Contestant("surface", shared=False)]
+say = lambda ended: print(ended, flush=True)
+compare_strategies([made_table()], contestants, seeds=10_000, rules=Rules(trials=5), workers=2, watch=say)
+"""
+
+
+def test_processes_of_a_killed_race_end_with_it() -> None:
+    def racing() -> list[int]:
+        children = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()
+        return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    def alive(pid: int) -> bool:
+        state = Path(f"/proc/{pid}/stat")
+        return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+    with subprocess.Popen([sys.executable, "-c", RACING], cwd=ROOT, stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        assert command.stdout.readline(), "a race has ended"
+        processes = racing()
+        assert len(processes) == 2
+        command.kill()
+    deadline = time.monotonic() + 60
+    while any(map(alive, processes)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.mark.slow

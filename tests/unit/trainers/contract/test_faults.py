@@ -73,6 +73,9 @@ def test_a_full_disk_is_nobody_s_fault_and_named(
     assert line.startswith("sweeper run stopped: /")
     assert "no room on the disk" in line
     assert list(tmp_path.iterdir()) == []
+    told = UserError(f"{tmp_path}: {error}")  # by a ledger, in its own words
+    assert end_of(told, "sweeper import", tmp_path) == STOPPED
+    assert capsys.readouterr().err == f"{told}\n"
     with pytest.raises(OSError, match="No space left"), given(tmp_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
