@@ -7,7 +7,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper.ledger.mlflow_ledger import Ledger
@@ -32,7 +32,7 @@ def names() -> Iterator[str]:
 record_lists = st.lists(run_records(), min_size=1, max_size=3, unique_by=lambda record: record.spec.spec_id)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12)
 @given(written=record_lists)
 def test_records_survive_the_round_trip(results: Path, names: Iterator[str], written: list[RunRecord]) -> None:
     name = next(names)
@@ -50,7 +50,7 @@ def test_records_survive_the_round_trip(results: Path, names: Iterator[str], wri
 asked_trials = st.lists(st.tuples(trial_specs(), st.sampled_from(PURPOSES)), min_size=1, max_size=5)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(asked=asked_trials, data=st.data())
 def test_pending_is_what_was_asked_and_not_written_in_order(
     results: Path, names: Iterator[str], asked: list[tuple[TrialSpec, str]], data: st.DataObject

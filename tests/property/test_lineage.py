@@ -86,7 +86,7 @@ def drive(book: StageBook, store: Path, order: random.Random, corrupt: bool = Fa
 
 
 @pytest.mark.slow
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(first=trials(), later=trials(most=3), seed=st.integers(0, 99))
 def test_shared_training_ends_bit_equal_to_training_alone(
     first: list[TrialSpec], later: list[TrialSpec], seed: int
@@ -113,7 +113,7 @@ def test_shared_training_ends_bit_equal_to_training_alone(
             ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(plan=trials(most=8))
 def test_every_way_is_whole_and_nothing_is_trained_twice(plan: list[TrialSpec]) -> None:
     tree = build_tree(path_of(trial, "eager") for trial in plan)
@@ -136,7 +136,7 @@ def result_of(segment: Segment) -> StageResult:
     )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(first=trials(most=6), later=trials(most=4), workers=st.integers(1, 6), seed=st.integers(0, 999))
 def test_any_number_of_workers_train_each_stage_once_and_no_needed_state_is_deleted(
     first: list[TrialSpec], later: list[TrialSpec], workers: int, seed: int

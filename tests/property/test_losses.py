@@ -50,7 +50,7 @@ def loss_and_gradients(loss: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
     return (loss.detach(), *torch.autograd.grad(loss, leaves))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=cases())
 def test_the_fused_loss_is_the_reference(case: Case) -> None:
     hidden, head = (x.clone().requires_grad_() for x in (case.hidden_ND, case.head_VD))
@@ -61,7 +61,7 @@ def test_the_fused_loss_is_the_reference(case: Case) -> None:
         torch.testing.assert_close(got, wanted.float(), rtol=2e-5, atol=2e-5)  # float32 sums of up to 60 products
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(case=cases())
 def test_chunks_change_no_value_beyond_rounding(case: Case) -> None:
     hidden, head = case.hidden_ND.float(), case.head_VD.float()
@@ -70,7 +70,7 @@ def test_chunks_change_no_value_beyond_rounding(case: Case) -> None:
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(case=cases(), scale=st.floats(-4.0, 4.0))
 def test_gradients_follow_what_comes_after_the_loss(case: Case, scale: float) -> None:
     """Micro-batches divide the loss: the gradient that was formed early must be scaled alike."""
@@ -81,7 +81,7 @@ def test_gradients_follow_what_comes_after_the_loss(case: Case, scale: float) ->
     torch.testing.assert_close(scaled, plain * scale, rtol=1e-5, atol=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=cases())
 def test_the_uniform_loss_is_the_mean_of_s_cross_entropies(case: Case) -> None:
     logits, bag = case.hidden_ND @ case.head_VD.T, case.targets_NS.shape[1]

@@ -73,7 +73,7 @@ RECORD = json.loads(json.dumps(record_to_dict(record_of(tiny_spec()))))
 ABOUT = json.loads(json.dumps(about_to_dict(about_of("x"))))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_a_damaged_record_is_read_as_it_stands_or_refused_in_one_line(data: st.DataObject) -> None:
     plain = damaged(data, RECORD)
@@ -85,7 +85,7 @@ def test_a_damaged_record_is_read_as_it_stands_or_refused_in_one_line(data: st.D
         assert len(record.spec.spec_id) == 16
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_so_is_a_damaged_description_of_a_sweep(data: st.DataObject) -> None:
     plain = damaged(data, ABOUT)
@@ -93,14 +93,14 @@ def test_so_is_a_damaged_description_of_a_sweep(data: st.DataObject) -> None:
     assert found is None or json.loads(json.dumps(about_to_dict(found))) == plain
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.text(max_size=40) | st.just("[" * 10_000) | st.just("NaN") | st.just("1e999") | st.just('{"a":' * 5_000))
 def test_any_text_is_json_or_one_line(text: str) -> None:
     value = read_or_refused(lambda: json_value(text))
     assert value is None or value == json.loads(text)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_a_strange_lock_is_nobody_s(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("lock")
@@ -110,7 +110,7 @@ def test_a_strange_lock_is_nobody_s(data: st.DataObject, tmp_path_factory: pytes
     assert driver is None or isinstance(plain["host"], str)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_manifest_says_what_its_files_hold_or_is_refused(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

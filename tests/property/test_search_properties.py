@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from random import Random
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper.search import Axis, Domain, Proposal, Strategy, make_strategy
@@ -78,7 +78,7 @@ def check_course(domain: Domain, strategy: Strategy, trials: int, fan: int, orde
 
 def relaxed(max_examples: int) -> settings:
     """Models are fitted in every example, on shared cores: no limit on its time."""
-    return settings(max_examples=max_examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    return settings(max_examples=max_examples)
 
 
 @relaxed(40)

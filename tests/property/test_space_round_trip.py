@@ -125,7 +125,7 @@ def written(space: SearchSpace) -> str:
     return as_yaml(space.model_dump(mode="json", exclude_defaults=True))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(spaces())
 def test_a_space_survives_being_written_and_read(plain: dict[str, Any]) -> None:
     space = parse_search_space(as_yaml(plain), NAME)
@@ -165,7 +165,7 @@ junk = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.sampled_from(TEXTS), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 12), junk), min_size=1, max_size=4))
 def test_damage_to_the_text_gives_messages(text: str, cuts: list[tuple[float, int, str]]) -> None:
     for where, length, inserted in cuts:
@@ -197,7 +197,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.data(), spaces())
 def test_damage_to_the_values_gives_messages(data: st.DataObject, plain: dict[str, Any]) -> None:
     damaged = copy.deepcopy(plain)

@@ -33,7 +33,7 @@ def shuffled(value: object, order: random.Random) -> object:
     return value
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(spec=trial_specs(), order=st.randoms(use_true_random=False))
 def test_a_spec_is_read_back_equal_from_json_in_any_order(spec: TrialSpec, order: random.Random) -> None:
     plain = json.loads(json.dumps(shuffled(spec_to_dict(spec), order)))
@@ -42,7 +42,7 @@ def test_a_spec_is_read_back_equal_from_json_in_any_order(spec: TrialSpec, order
     assert back.spec_id == spec.spec_id
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(first=trial_specs(), second=trial_specs())
 def test_specs_are_equal_exactly_when_their_identities_are(first: TrialSpec, second: TrialSpec) -> None:
     assert (first == second) == (first.spec_id == second.spec_id)

@@ -61,7 +61,7 @@ def verdict_of(runs: list[FinishedRun]) -> ScaleVerdict:
 
 
 @given(ladders)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_identical_arms_are_equally_fast(truth: tuple[float, float, float, int, int]) -> None:
     baseline = arm("baseline", truth, 1.0, sigma=0.0005)
     study = make_study([*baseline, *as_method(baseline)])
@@ -83,7 +83,7 @@ def test_identical_arms_are_equally_fast(truth: tuple[float, float, float, int, 
 
 
 @given(ladders, st.floats(0.8, 1.25))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_swapping_the_arms_inverts_the_speedup(truth: tuple[float, float, float, int, int], speedup: float) -> None:
     study = make_study([*arm("baseline", truth, 1.0), *as_method(arm("other", truth, speedup))])
     (scale,) = study.scales
@@ -105,7 +105,7 @@ def test_swapping_the_arms_inverts_the_speedup(truth: tuple[float, float, float,
 
 
 @given(ladders, st.floats(1.0, 1.5), st.floats(0.1, 10.0), st.sampled_from(("baseline", "tst")))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_scaling_one_arms_cost_scales_the_speedup_on_every_clock(
     truth: tuple[float, float, float, int, int], speedup: float, factor: float, scaled: str
 ) -> None:
@@ -141,7 +141,7 @@ def test_scaling_one_arms_cost_scales_the_speedup_on_every_clock(
 
 
 @given(ladders, st.floats(0.5, 4.0))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_bracketed_target_is_read_between_the_budgets_that_hold_it(
     truth: tuple[float, float, float, int, int], speedup: float
 ) -> None:
@@ -161,7 +161,7 @@ def test_a_bracketed_target_is_read_between_the_budgets_that_hold_it(
 
 
 @given(ladders, st.floats(3.6, 20.0))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_method_that_the_baseline_never_reaches_is_censored_at_every_budget(
     truth: tuple[float, float, float, int, int], speedup: float
 ) -> None:
@@ -178,7 +178,7 @@ def test_a_method_that_the_baseline_never_reaches_is_censored_at_every_budget(
     st.lists(st.floats(1.05, 3.0), min_size=2, max_size=5),
     st.floats(0.2, 5.0),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_weights_of_any_ladder_sum_to_one(losses: list[float], ratios: list[float], at: float) -> None:
     size = min(len(losses), len(ratios) + 1)
     if size < 3:
@@ -191,7 +191,7 @@ def test_weights_of_any_ladder_sum_to_one(losses: list[float], ratios: list[floa
 
 
 @given(ladders, st.floats(0.7, 2.0), st.floats(-0.5, 0.5))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_shift_of_all_losses_changes_no_fitted_speedup(
     truth: tuple[float, float, float, int, int], speedup: float, shift: float
 ) -> None:

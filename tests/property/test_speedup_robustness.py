@@ -41,7 +41,7 @@ def any_run(draw: st.DrawFn) -> FinishedRun:
 
 
 @given(st.lists(any_run(), max_size=24))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_any_mixture_of_runs_has_a_summary(runs: list[FinishedRun]) -> None:
     study = make_study(runs, axes={"tst": {"bag_size": (2, 4)}}, target_scale_params=1e9)
     summary = summarize(study)
@@ -66,7 +66,7 @@ def test_any_mixture_of_runs_has_a_summary(runs: list[FinishedRun]) -> None:
 
 
 @given(st.permutations(range(18)))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_the_order_of_the_runs_does_not_matter(order: list[int]) -> None:
     study = sweep(1.3)
     shuffled = make_study([study.runs[number] for number in order])

@@ -58,7 +58,7 @@ def history(path: TrialPath, step: int) -> list[tuple[object, ...]]:
     return seen
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(first=specs(), second=specs(), data=st.data())
 def test_states_of_one_name_have_one_history(first: TrialSpec, second: TrialSpec, data: st.DataObject) -> None:
     a, b = path_of(first, "eager"), path_of(second, "eager")
@@ -69,7 +69,7 @@ def test_states_of_one_name_have_one_history(first: TrialSpec, second: TrialSpec
         assert history(a, step) != history(b, step) or first.schedule.warmup_steps != second.schedule.warmup_steps
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(plan=plans)
 def test_other_executions_share_nothing(plan: list[TrialSpec]) -> None:
     tree = build_tree([path_of(spec, "eager") for spec in plan])
@@ -78,7 +78,7 @@ def test_other_executions_share_nothing(plan: list[TrialSpec]) -> None:
     assert tree.steps == compiled.steps
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(plan=plans)
 def test_a_stage_lies_within_one_phase_of_every_trial_that_shares_it(plan: list[TrialSpec]) -> None:
     paths = {spec.spec_id: path_of(spec, "eager") for spec in plan}
@@ -120,7 +120,7 @@ def stage_result(segment: Segment) -> StageResult:
     )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(plan=plans, budget=st.integers(0, 4), seed=st.integers(0, 99))
 def test_the_disk_budget_gives_way_only_to_what_is_needed(plan: list[TrialSpec], budget: int, seed: int) -> None:
     order, book = random.Random(seed), StageBook(SizedStore())
@@ -146,7 +146,7 @@ def test_the_disk_budget_gives_way_only_to_what_is_needed(plan: list[TrialSpec],
     assert all(book.chain(spec.spec_id)[1] for spec in plan)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(plan=plans, seed=st.integers(0, 99))
 def test_whatever_is_lost_is_trained_again(plan: list[TrialSpec], seed: int) -> None:
     """Results and states vanish from the store while trials are trained; in the end every trial has its whole way."""
@@ -181,7 +181,7 @@ def undisturbed(name: str) -> Desk:
     return UNDISTURBED[name]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     name=st.sampled_from(sorted(SPACES)),
     workers=st.integers(1, 5),

@@ -29,7 +29,6 @@ def test_an_order_is_a_permutation(count: int, seed: int, epoch: int) -> None:
     assert sorted(map(Permutation(count, seed, epoch), range(count))) == list(range(count))
 
 
-@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 30), min_size=1, max_size=5),
     block=st.integers(1, 20),
@@ -69,7 +68,7 @@ def corpus() -> PreparedCorpus:
     return prepare(local_request(folder / "texts"), folder / "cache")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_manifest_is_as_it_was_written_or_refused_in_one_line(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -85,7 +84,7 @@ def test_a_manifest_is_as_it_was_written_or_refused_in_one_line(
         assert strange == plain
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(content=st.binary(max_size=300) | st.just(b"[" * 5_000))
 def test_any_bytes_are_no_manifest(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("corpus")
@@ -93,7 +92,7 @@ def test_any_bytes_are_no_manifest(content: bytes, tmp_path_factory: pytest.Temp
     assert read_or_refused(lambda: read_manifest(folder)) is None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_strange_progress_is_gone_on_from_or_not(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("building")

@@ -47,7 +47,7 @@ def assert_equal_states(first: Path, second: Path) -> None:
         assert torch.equal(left[name], right[name]), name
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(bag_size=bag_sizes, position=st.integers(0, 7))
 def test_no_position_sees_a_later_bag(bag_size: int, position: int) -> None:
     """The gradient of position j's output with respect to the bags after j is exactly zero."""
@@ -61,7 +61,7 @@ def test_no_position_sees_a_later_bag(bag_size: int, position: int) -> None:
     assert torch.count_nonzero(gradient_BLD[:, : position + 1]) > 0
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(step_ratio=step_ratios, seed=st.integers(0, 5))
 def test_a_bag_of_one_is_the_baseline_to_the_last_bit(step_ratio: float, seed: int) -> None:
     with TemporaryDirectory() as folder:
@@ -74,7 +74,7 @@ def test_a_bag_of_one_is_the_baseline_to_the_last_bit(step_ratio: float, seed: i
 
 
 @pytest.mark.slow
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(data=st.data())
 def test_a_run_that_was_stopped_anywhere_ends_like_one_that_never_stopped(data: st.DataObject) -> None:
     trial = small.spec("tst", total_steps=40, decay_steps=10, bag_size=3, step_ratio=0.5)

@@ -63,7 +63,7 @@ def brute_force(train: np.ndarray, validation: np.ndarray) -> float:
     return float(covered.mean()) if len(covered) else 0.0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), vocabulary=st.sampled_from([1, 2, 500]), planted=st.integers(0, 200))
 def test_the_seen_share_is_that_of_a_plain_count(seed: int, vocabulary: int, planted: int) -> None:
     generator = np.random.default_rng(seed)
