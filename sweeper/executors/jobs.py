@@ -48,7 +48,9 @@ def submit(file: Path, results: Path, address: str, options: Mapping[str, object
         from ray.job_submission import JobSubmissionClient
     except ImportError as error:
         raise UserError(f"submit needs Ray's jobs ({error}): pip install 'tst-sweeper[cluster]'") from error
-    logging.getLogger("ray").setLevel(logging.ERROR)  # it names every file that it sends
+    # They name every package that they send; the second has a level of its own.
+    for name in ("ray", "ray.dashboard.modules.dashboard_sdk"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         with given(file):
             Path(folder, file.name).write_bytes(file.read_bytes())
